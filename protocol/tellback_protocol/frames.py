@@ -1,0 +1,261 @@
+"""The frames of the wire, both directions: what `spec/schema/` is generated from.
+
+Rules of this module:
+- A frame is one JSON object a message; unknown fields are ignored (BEHAVIOUR W2).
+- Frames to the client that stand on the hot path are built by `codec` as bytes; the structs here say what they hold,
+  and a test decodes every built frame with them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from .effects import AnyJson, Author, Effect, MessageJson
+from .ids import Version
+from .requests import (
+    Append,
+    Batch,
+    Close,
+    Delete,
+    History,
+    MetadataUpdate,
+    ObjectJson,
+    Open,
+    OwnerName,
+    Patch,
+    StateDelete,
+    StateGet,
+    StateUpdate,
+    WireInteger,
+)
+
+SUBPROTOCOL = "tellback.v1"
+PROTOCOL = 1
+
+CLOSE_GOING_AWAY = 1001
+CLOSE_SLOW = 4008
+"""More waits for this connection than its reserve for frames that are never dropped: reconnect."""
+CLOSE_TIMEOUT = 4408
+"""No hello, or an unfinished message, in time: reconnect."""
+CLOSE_FLOOD = 4429
+"""Too many bad frames: reconnect, more slowly."""
+CLOSE_RESTARTING = 4500 - 1
+CLOSE_PROTOCOL = 4500
+CLOSE_TAKEN_OVER = 4501
+CLOSE_UNAUTHENTICATED = 4502
+CLOSE_FORBIDDEN = 4503
+
+
+class Hello(msgspec.Struct, tag="hello", tag_field="type", gc=False):
+    """The first frame, within 10 s and 8 KiB."""
+
+    protocol: int
+    session: str
+    token: str | None = None
+    client: Annotated[str, msgspec.Meta(max_length=200)] | UnsetType = UNSET
+    """Name and version of the software, for logs."""
+
+
+class Auth(msgspec.Struct, tag="auth", tag_field="type", gc=False):
+    """A fresh token for the same user, before the old one expires."""
+
+    token: str
+    id: WireInteger | None = None
+
+
+class Ping(msgspec.Struct, tag="ping", tag_field="type", gc=False):
+    """Answered with `pong`, ahead of all data."""
+
+    id: WireInteger | None = None
+
+
+ClientFrame = (
+    Hello | Auth | Open | Close | Append | Patch | Delete | MetadataUpdate | Batch | StateGet | StateUpdate
+    | StateDelete | History | Ping
+)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the server accepts; sent in `welcome`."""
+
+    frame_bytes: int = 4 << 20
+    """A larger frame is answered with `too-large`; one of over twice this size closes the connection (1009)."""
+    depth: int = 64
+    patch_ops: int = 10_000
+    document_bytes: int = 8 << 20
+    """One message, one state document, or a chat's metadata."""
+    messages: int = 10_000
+    """Messages in one append."""
+    in_flight: int = 64
+    """Writes of one connection that wait for their answer."""
+    in_flight_bytes: int = 8 << 20
+    open_chats: int = 256
+    outcomes: int = 256
+    """Outcomes kept per session and owner."""
+
+
+class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
+    protocol: int
+    server: str
+    user: str
+    limits: Limits
+    heartbeat_ms: int
+    id: int | UnsetType | None = UNSET
+    """Set when it answers `auth`."""
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """A line of a chat's file that is no message; its bytes are kept."""
+
+    line: int
+    """1-based, as editors count."""
+    problem: str
+
+
+class Opened(msgspec.Struct, tag="opened", tag_field="type"):
+    """`snapshot`: messages here or in the parts; `replay`: integrity frames follow; `current`: nothing was missed."""
+
+    chat: str
+    chat_id: str
+    mode: Literal["snapshot", "replay", "current"]
+    version: Version
+    head: Version
+    next_op: int
+    id: int | None = None
+    count: int | UnsetType = UNSET
+    first: int | UnsetType = UNSET
+    """Index of the first message sent, when `tail` was asked for."""
+    metadata: ObjectJson | UnsetType = UNSET
+    messages: list[MessageJson] | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
+    reset: Literal["epoch", "trimmed", "ahead"] | UnsetType = UNSET
+    created: bool | UnsetType = UNSET
+    read_only: bool | UnsetType = UNSET
+    damage: list[Damage] | UnsetType = UNSET
+    generations: list[ObjectJson] = []
+
+
+class SnapshotPart(msgspec.Struct, tag="snapshot-part", tag_field="type"):
+    chat: str
+    part: int
+    of: int
+    messages: list[MessageJson]
+
+
+class Closed(msgspec.Struct, tag="closed", tag_field="type"):
+    chat: str
+    id: int | None = None
+
+
+class Ack(msgspec.Struct, tag="ack", tag_field="type"):
+    """The op is in the synced log. `ops` is there when the effects differ from what was asked."""
+
+    op: int
+    version: Version
+    durable: Literal["fsync", "memory"]
+    id: int | None = None
+    chat: str | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
+    messages: list[str] | UnsetType = UNSET
+    namespace: str | UnsetType = UNSET
+    ops: list[Effect] | UnsetType = UNSET
+    rebased: bool | UnsetType = UNSET
+    duplicate: bool | UnsetType = UNSET
+
+
+class IntegrityFrame(msgspec.Struct, tag="integrity", tag_field="type"):
+    """One commit, told to every other connection that has the chat open; also what a replay sends."""
+
+    chat: str
+    version: Version
+    previous: str
+    ops: list[Effect]
+    by: Author | None = None
+
+
+class Conflict(msgspec.Struct, tag="conflict", tag_field="type"):
+    """The base is not the document's version. `missed` leads from the base to `version`, or `resync` is true."""
+
+    op: int
+    version: Version
+    id: int | None = None
+    chat: str | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
+    namespace: str | UnsetType = UNSET
+    missed: list[IntegrityFrame] | UnsetType = UNSET
+    resync: bool | UnsetType = UNSET
+    duplicate: bool | UnsetType = UNSET
+
+
+class Error(msgspec.Struct, tag="error", tag_field="type"):
+    code: str
+    message: str
+    retry: Literal["never", "now", "backoff", "after-auth", "after-sync"]
+    id: int | None = None
+    op: int | UnsetType = UNSET
+    chat: str | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
+    pointer: str | UnsetType = UNSET
+    expected: int | UnsetType = UNSET
+    """The op number that `op-gap` waits for."""
+    after_ms: int | UnsetType = UNSET
+    duplicate: bool | UnsetType = UNSET
+
+
+class StateValue(msgspec.Struct):
+    version: Version
+    data: AnyJson
+
+
+class StateFrame(msgspec.Struct, tag="state", tag_field="type"):
+    owner: OwnerName
+    states: dict[str, StateValue | None]
+    id: int | None = None
+
+
+class HistoryFrame(msgspec.Struct, tag="history", tag_field="type"):
+    """A page: `commits` and `more`; or the chat as it was: `version`, `metadata`, `messages`."""
+
+    chat: str
+    id: int | None = None
+    commits: list[IntegrityFrame] | UnsetType = UNSET
+    more: bool | UnsetType = UNSET
+    version: Version | UnsetType = UNSET
+    metadata: ObjectJson | UnsetType = UNSET
+    messages: list[MessageJson] | UnsetType = UNSET
+
+
+class Reset(msgspec.Struct, tag="reset", tag_field="type"):
+    """What is open was replaced: open it again with `since` null."""
+
+    chat: str
+    reason: Literal["outside-edit", "restored", "failed"]
+    version: Version
+
+
+class Behind(msgspec.Struct, tag="behind", tag_field="type"):
+    """This tab was too slow: it last got `from`, the stream is at `to`. Open again with `since` = `from`."""
+
+    chat: str
+    from_: Version = msgspec.field(name="from")
+    to: Version
+
+
+class Goaway(msgspec.Struct, tag="goaway", tag_field="type"):
+    """The server stops reading this connection; everything acknowledged is stored."""
+
+    reason: str
+    after_ms: int = 0
+
+
+class Pong(msgspec.Struct, tag="pong", tag_field="type"):
+    id: int | None = None
+
+
+ServerFrame = (
+    Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame
+    | Reset | Behind | Goaway | Pong
+)

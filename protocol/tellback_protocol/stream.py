@@ -1,0 +1,306 @@
+"""The stream of one owner: its documents, the outcomes of its ops, and the commits it still remembers.
+
+Rules of this module:
+- One counter per owner; a document's version is that of the last commit that touched it (DESIGN section 2).
+- An outcome is kept with its op number: resending returns it, whatever it was (BEHAVIOUR O2).
+- A stream is a value: nothing here waits, reads a clock or draws a random number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from .chat import Chat, message_id_of
+from .effects import (
+    AppendEffect,
+    Author,
+    Commit,
+    DeleteEffect,
+    Effect,
+    InsertEffect,
+    MetadataEffect,
+    PatchEffect,
+    StateEffect,
+    encode_effects,
+)
+from .frames import Damage
+from .ids import Version
+from .patch import apply_patch
+from .values import dumps, loads
+
+OUTCOMES_MAX = 256
+"""Outcomes kept per session and owner."""
+SESSION_KEPT_MS = 30 * 24 * 3600 * 1000
+HISTORY_COMMITS_MAX = 2048
+HISTORY_BYTES_MAX = 1 << 20
+"""What a stream remembers in memory; the log holds more."""
+STATE_TRAVELS_BYTES_MAX = 64 << 10
+"""A larger state document travels as its version only (DESIGN section 5)."""
+
+
+class StateDocument:
+    """A namespace: `data` is JSON bytes, None when it does not exist; `corrupt` when its file is no JSON."""
+
+    __slots__ = ("corrupt", "data", "version")
+
+    def __init__(self, version: Version | None, data: bytes | None, *, corrupt: bool = False) -> None:
+        self.version = version
+        self.data = data
+        self.corrupt = corrupt
+
+
+class Outcome(msgspec.Struct, gc=False):
+    """The stored answer to one op: `body` is the answer without its envelope (type, id, owner, op)."""
+
+    kind: str
+    """`ack`, `conflict` or `error`."""
+    fingerprint: int
+    body: bytes
+    integrity: str | None = None
+    """Of the commit, when it is an ack."""
+
+
+class SessionOps:
+    """What one session did to one owner: contiguous numbers from 1, the last outcomes."""
+
+    __slots__ = ("last", "outcomes", "used_ms")
+
+    def __init__(self, last: int = 0, used_ms: int = 0) -> None:
+        self.last = last
+        self.outcomes: dict[int, Outcome] = {}
+        self.used_ms = used_ms
+
+    def add(self, op: int, outcome: Outcome, now_ms: int) -> None:
+        """Store the outcome of the next op."""
+        self.last = op
+        self.used_ms = now_ms
+        self.outcomes[op] = outcome
+        if len(self.outcomes) > OUTCOMES_MAX:
+            del self.outcomes[next(iter(self.outcomes))]
+
+
+class Past(msgspec.Struct, gc=False):
+    """A commit that the stream remembers: `core` is what the wire and the log share of it."""
+
+    seq: int
+    integrity: str
+    core: bytes
+    """`"version":...,"previous":...,"by":...,"ops":[...]`: an integrity frame without its type and owner."""
+    targets: tuple[str, ...]
+    """What it touched: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; `a` appended, `i` inserted, `d` deleted.
+
+    A request may also hold `x`: it names a message by index, so an insertion or deletion since its base moves it."""
+
+
+class Stream:
+    """One chat with everything it owns."""
+
+    __slots__ = (
+        "chat", "chat_id", "damage", "head", "history", "history_bytes", "history_from", "name", "sessions", "states",
+        "user",
+    )
+
+    def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
+        self.user = user
+        self.name = name
+        self.chat_id = chat_id
+        self.chat = chat
+        self.head = head if head is not None else chat.version
+        self.states: dict[str, StateDocument] = {}
+        self.sessions: dict[str, SessionOps] = {}
+        self.history: deque[Past] = deque()
+        self.history_bytes = 0
+        self.history_from = self.head
+        """The version before the oldest remembered commit."""
+        self.damage: list[Damage] = []
+        """Lines that are no messages; while there are any, the chat is read-only."""
+
+    def next_op(self, session: str) -> int:
+        """The op number that this session uses next."""
+        ops = self.sessions.get(session)
+        return 1 if ops is None else ops.last + 1
+
+    def session(self, session: str) -> SessionOps:
+        """The session's ops, made when there are none."""
+        ops = self.sessions.get(session)
+        if ops is None:
+            ops = self.sessions[session] = SessionOps()
+        return ops
+
+    def remember(self, past: Past) -> None:
+        """Add a commit to the history in memory and drop the oldest over the bounds."""
+        self.history.append(past)
+        self.history_bytes += len(past.core)
+        while len(self.history) > HISTORY_COMMITS_MAX or (
+            self.history_bytes > HISTORY_BYTES_MAX and len(self.history) > 1
+        ):
+            dropped = self.history.popleft()
+            self.history_bytes -= len(dropped.core)
+            self.history_from = Version(self.history_from.epoch, dropped.seq, dropped.integrity)
+
+    def forget_history(self) -> None:
+        """Nothing before the head can be replayed: history was changed from outside."""
+        self.history.clear()
+        self.history_bytes = 0
+        self.history_from = self.head
+
+    def since(self, version: Version) -> Iterator[Past] | None:
+        """The remembered commits after exactly `version`, or None when it is not remembered (BEHAVIOUR R1)."""
+        if version.epoch != self.head.epoch:
+            return None
+        return self.since_integrity(version.integrity, version.seq)
+
+    def since_integrity(self, integrity: str, seq: int | None = None) -> Iterator[Past] | None:
+        """As `since`, by the UUID alone; `seq` must agree when given. Cost: the commits after it."""
+        if integrity == self.head.integrity:
+            return iter(()) if seq in (None, self.head.seq) else None
+        after: list[Past] = []
+        for past in reversed(self.history):
+            if past.integrity == integrity:
+                return reversed(after) if seq in (None, past.seq) else None
+            after.append(past)
+        if self.history_from.integrity == integrity and seq in (None, self.history_from.seq):
+            return reversed(after)
+        return None
+
+    # -- recovery ----------------------------------------------------------------------------------------------------
+
+    def fold(self, commit: Commit, now_ms: int = 0) -> None:
+        """Install a commit from the log: documents, history and outcome."""
+        self.fold_effects(commit)
+        self.remember(past_of(commit))
+        self.head = commit.version
+        self.fold_outcome(commit, now_ms)
+
+    def fold_effects(self, commit: Commit) -> None:
+        """Install the effects of a commit and the versions it gave to documents."""
+        for effect in commit.ops:
+            if isinstance(effect, StateEffect):
+                self.apply_state(effect)
+            else:
+                self.chat.apply(effect)
+                self.chat.version = commit.version
+
+    def fold_outcome(self, commit: Commit, now_ms: int = 0) -> None:
+        """Store the ack of a commit from the log."""
+        if commit.by is not None and commit.fingerprint is not None:
+            outcome = Outcome("ack", commit.fingerprint, ack_body(commit), commit.version.integrity)
+            self.session(commit.by.session).add(commit.by.op, outcome, now_ms)
+
+    def apply_state(self, effect: StateEffect, known: bytes | None = None) -> None:
+        """Install a state effect; `known` is the document when `decide` already worked it out."""
+
+
+
+        document = self.states.get(effect.namespace)
+        if document is None:
+            document = self.states[effect.namespace] = StateDocument(None, None)
+        document.version = effect.version
+        document.corrupt = False
+        if effect.deleted is True:
+            document.data = None
+        elif known is not None:
+            document.data = known
+        elif isinstance(effect.data, msgspec.Raw):
+            document.data = bytes(effect.data)
+        elif isinstance(effect.patch, msgspec.Raw):
+            base = loads(document.data) if document.data is not None else {}
+            document.data = dumps(apply_patch(base, loads(bytes(effect.patch))).value)
+
+
+def targets_of(effects: list[Effect]) -> tuple[str, ...]:
+    """What a commit touched, in the words of `Past.targets`."""
+
+    targets: list[str] = []
+    for effect in effects:
+        match effect:
+            case AppendEffect():
+                targets.append("a")
+            case InsertEffect():
+                targets.append("i")
+            case PatchEffect():
+                targets.append(f"m:{effect.message}")
+            case DeleteEffect():
+                targets.append("d")
+                targets.extend(f"m:{message_id}" for message_id in effect.messages)
+            case MetadataEffect():
+                for operation in loads(bytes(effect.patch)):
+                    targets.append(f"M:{operation['path']}")
+                    if "from" in operation:
+                        targets.append(f"M:{operation['from']}")
+            case StateEffect():
+                targets.append(f"s:{effect.namespace}")
+    return tuple(targets)
+
+
+def overlap(one: str, other: str) -> bool:
+    """True when two targets are the same, or one metadata path lies inside the other."""
+    if one == "x":
+        return other in ("i", "d")
+    if one == other:
+        return one not in ("a", "i", "d")
+    if one.startswith("M:") and other.startswith("M:"):
+        return one.startswith(other + "/") or other.startswith(one + "/") or "M:" in (one, other)
+    return False
+
+
+_encode = msgspec.json.encode
+
+
+def author_json(author: Author | None) -> bytes:
+    return b"" if author is None else b'"by":{"session":%b,"op":%d},' % (_encode(author.session), author.op)
+
+
+def core_json(version: Version, previous: str, author: Author | None, ops: bytes) -> bytes:
+    """What the wire and the log share of a commit; the hot path's only encoding of it."""
+    return b'"version":%b,"previous":"%b",%b"ops":%b' % (
+        version.encoded(), previous.encode(), author_json(author), ops,
+    )
+
+
+def wire_effects(effects: list[Effect]) -> list[Effect]:
+    """The effects as they travel: a large state document goes as its version only."""
+    if not any(isinstance(effect, StateEffect) for effect in effects):
+        return effects
+    return [
+        StateEffect(effect.namespace, effect.version, effect.previous)
+        if isinstance(effect, StateEffect)
+        and max(
+            len(effect.data) if isinstance(effect.data, msgspec.Raw) else 0,
+            len(effect.patch) if isinstance(effect.patch, msgspec.Raw) else 0,
+        ) > STATE_TRAVELS_BYTES_MAX
+        else effect
+        for effect in effects
+    ]
+
+
+def wire_core(commit: Commit) -> bytes:
+    """The core of a commit from the log."""
+    return core_json(commit.version, commit.previous, commit.by, encode_effects(wire_effects(commit.ops)))
+
+
+def past_of(commit: Commit) -> Past:
+    """A commit from the log as the stream remembers it."""
+    return Past(commit.version.seq, commit.version.integrity, wire_core(commit), targets_of(commit.ops))
+
+
+def ack_body(commit: Commit) -> bytes:
+    """The body of the ack that a commit was answered with; the same bytes before and after a restart."""
+    body = [b'"version":', commit.version.encoded(), b',"durable":"fsync"']
+    if commit.plain:
+        for effect in commit.ops:
+            if isinstance(effect, AppendEffect):
+                body.append(b',"messages":' + _encode([message_id_of(bytes(raw)) for raw in effect.messages]))
+            elif isinstance(effect, StateEffect):
+                body.append(b',"namespace":' + _encode(effect.namespace))
+    else:
+        namespaces = [effect.namespace for effect in commit.ops if isinstance(effect, StateEffect)]
+        if len(commit.ops) == 1 and namespaces:
+            body.append(b',"namespace":' + _encode(namespaces[0]))
+        body.append(b',"ops":' + encode_effects(wire_effects(commit.ops)))
+    if commit.rebased:
+        body.append(b',"rebased":true')
+    return b"".join(body)

@@ -1,0 +1,138 @@
+"""JSON values and their bytes: what is accepted from the wire, and how users' old lines are read and served.
+
+Rules of this module:
+- From the wire: strict. No NaN, no half surrogates, no integer beyond 64 bits, nesting within the limit (BEHAVIOUR W4).
+- From a user's file: lenient. Whatever the standard library can read is kept as it stands (BEHAVIOUR F5).
+- Of duplicate keys the last one counts, for every reader.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+from .errors import Refused
+
+DEPTH_MAX = 64
+INTEGER_MIN = -(2**63)
+INTEGER_MAX = 2**64 - 1
+
+_LONG_DIGITS = re.compile(rb"\d{19}")
+
+
+def read_payload(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> Any:
+    """The value of a payload from the wire.
+
+    Raises: Refused `bad-json`, `number-range` or `too-deep`, with `pointer` to the frame's field.
+    """
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        text = str(error)
+        if "infinity" in text:
+            raise Refused("number-range", "A number is too large for a double.", pointer=pointer) from None
+        raise Refused("bad-json", f"The payload is not JSON: {text[:120]}.", pointer=pointer) from None
+    # Cheap screens first: only a payload that could break a limit pays for a walk.
+    if data.count(b"{") + data.count(b"[") > depth_max and _depth(value, depth_max + 1) > depth_max:
+        raise Refused("too-deep", f"The payload is nested deeper than {depth_max} levels.", pointer=pointer)
+    if _LONG_DIGITS.search(data):
+        _check_integers(data, pointer)
+    return value
+
+
+def _check_integers(data: bytes, pointer: str) -> None:
+    def integer(text: str) -> int:
+        # Python refuses to convert over 4,300 digits, so the length decides first.
+        if len(text) > 21 or not INTEGER_MIN <= int(text) <= INTEGER_MAX:
+            raise Refused("number-range", "An integer has more than 64 bits.", pointer=pointer)
+        return 0
+
+    json.loads(data, parse_int=integer)
+
+
+def _depth(value: Any, limit: int) -> int:
+    """Levels of nesting, counted up to `limit`; without recursion."""
+    level = [value]
+    depth = 0
+    while level and depth < limit:
+        deeper: list[Any] = []
+        containers = False
+        for item in level:
+            if isinstance(item, dict):
+                containers = True
+                deeper.extend(item.values())
+            elif isinstance(item, list):
+                containers = True
+                deeper.extend(item)
+        if not containers:
+            break
+        depth += 1
+        level = deeper
+    return depth
+
+
+def loads(data: bytes) -> Any:
+    """The value of bytes that are already stored. Exact for every integer; half surrogates become one character each.
+
+    Raises: ValueError when the standard library cannot read it either.
+    """
+    if not _LONG_DIGITS.search(data):
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError:
+            pass
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON. What orjson refuses (an old half surrogate, an integer of over 64 bits) goes the slow way."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+_HALF_SURROGATE_ESCAPE = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+
+
+def servable(line: bytes) -> bytes:
+    """`line` with every half surrogate replaced by U+FFFD, and not one other byte changed."""
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        found = match.group()
+        return rb"\ufffd" if len(found) == 6 else found
+
+    return _HALF_SURROGATE_ESCAPE.sub(replace, line)
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Equality of JSON values (RFC 6902 section 4.6): numbers by value, and true is not 1."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict):
+        return (
+            isinstance(right, dict)
+            and left.keys() == right.keys()
+            and all(equal(value, right[key]) for key, value in left.items())
+        )
+    if isinstance(left, list):
+        return (
+            isinstance(right, list)
+            and len(left) == len(right)
+            and all(equal(one, other) for one, other in zip(left, right, strict=True))
+        )
+    if isinstance(left, (int, float)):
+        return isinstance(right, (int, float)) and left == right
+    return type(left) is type(right) and bool(left == right)
