@@ -29,8 +29,6 @@ Platforms: Linux is what is tested. On macOS `fsync` does not flush the drive's 
 is no fdatasync. On Windows there is neither a directory fsync, nor flock, nor pwrite: the server does not run there.
 """
 
-# ruff: noqa: N818 - an error is named by the state it reports, as everywhere in this project.
-
 from __future__ import annotations
 
 import contextlib
@@ -298,8 +296,7 @@ class Fs:
     # Looking.
 
     def stat(self, path: str) -> FileStat | None:
-        """What stands at `path`, or None when nothing does. Does not follow a link. Raises OSError (EACCES, EIO, ...).
-        """
+        """What stands at `path`, or None when nothing does. Does not follow a link. Raises OSError (EACCES, EIO, ...)."""
         try:
             return _file_stat(os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -497,12 +494,13 @@ class Fs:
     def temporary_path(self, path: str) -> str:
         """A fresh name beside `path`: `.<name, shortened>.<random>.tellback-tmp`, at most 255 bytes."""
         directory, name = os.path.split(path)
-        ending = f".{self._token()}{TEMPORARY_SUFFIX}"
+        ending = f".{self.token()}{TEMPORARY_SUFFIX}"
         room = _NAME_BYTES_MAX - 1 - len(ending)
         shortened = os.fsencode(name)[:room].decode("utf-8", "ignore")
         return os.path.join(directory, f".{shortened}{ending}")
 
-    def _token(self) -> str:
+    def token(self) -> str:
+        """16 characters that no other temporary file here has."""
         return system_token()
 
     def write_atomically(

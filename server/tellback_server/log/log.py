@@ -1,0 +1,394 @@
+"""Log: the truth of the process. Appended in the loop thread, made durable in the writer thread, told back in the loop.
+
+Rules this module keeps:
+
+- Two positions, always by these names: sequenced (given out by `append`) >= durable (synced, told).
+- `append` never blocks and never waits. What is appended in one iteration of the loop goes to the writer together, at
+  the end of the iteration.
+- A waiter of `flush` owns nothing: cancelling it leaves the batch alone.
+- After the first failure (poison) nothing is told any more: `on_poison` once, every waiter and every later append gets
+  LogPoisoned. The outcome of what was not told is unknown, not failed.
+- Readers (`read`, `records`, `scan`, `owners`) see durable records only, from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from typing import Final
+
+import structlog
+
+from tellback_server.clock import Clock
+from tellback_server.fs import DirectoryLock, Fs
+from tellback_server.log.errors import LogClosed, LogPoisoned, RecordMissing, RecordTooLarge
+from tellback_server.log.format import (
+    BODY_BYTES_MAX,
+    OWNER_BYTES_MAX,
+    RECORD_HEADER_BYTES,
+    Position,
+    Record,
+    encode_record,
+)
+from tellback_server.log.recovery import Logger, Recovered, recover
+from tellback_server.log.term import TermFile, TermLine
+from tellback_server.log.writer import BATCH_BYTES_MAX, LogStats, Writer
+
+__all__ = ["SEGMENT_BYTES", "Log"]
+
+SEGMENT_BYTES: Final = 16 << 20
+"""Large enough that a roll is rare, small enough that retention is fine-grained and a rescan of one is quick."""
+SEGMENT_BYTES_MIN: Final = 1 << 10
+SEGMENT_BYTES_MAX: Final = 1 << 30  # Offsets in the index are 32 bits.
+RETAIN_BYTES: Final = 1 << 30
+RETAIN_S: Final = 7 * 86_400
+
+
+class Log:
+    """One log per process and data folder. Made by `open`; `start` comes before the first `append`."""
+
+    _writer_class: type[Writer] = Writer
+
+    def __init__(
+        self,
+        fs: Fs,
+        directory: str,
+        clock: Clock,
+        lock: DirectoryLock,
+        term_file: TermFile,
+        recovered: Recovered,
+        *,
+        segment_bytes: int,
+        retain_bytes: int,
+        retain_s: float,
+        sync: bool,
+        logger: Logger,
+    ) -> None:
+        """Use `open`."""
+        self._fs = fs
+        self._clock = clock
+        self._lock = lock
+        self._term_file = term_file
+        self._index = recovered.index
+        self._retain_bytes = retain_bytes
+        self._retain_s = retain_s
+        self._logger = logger
+        self._collecting = threading.Lock()
+        self.stats = LogStats()
+        self.term = recovered.term
+        self._writer = self._writer_class(
+            fs,
+            directory,
+            clock,
+            recovered,
+            term_file,
+            segment_bytes=segment_bytes,
+            sync=sync,
+            stats=self.stats,
+            on_synced=self._synced,
+            on_failed=self._failed,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_durable: Callable[[Position], None] | None = None
+        self._on_poison: Callable[[BaseException], None] | None = None
+        self._sequenced = recovered.next_position - 1
+        self._durable = self._sequenced
+        self._synced_position = self._sequenced
+        """The last position the writer made durable. Set in the writer thread, a moment before `durable`."""
+        self._uncommitted_bytes = 0
+        self._gathered: list[bytes] = []
+        """Encoded records of this iteration of the loop."""
+        self._gathered_bytes = 0
+        self._is_kicked = False
+        self._refusal: LogPoisoned | LogClosed | None = None
+        """Why append refuses; None while the log works. Set once, by either thread."""
+        self._is_closed = False
+        self._is_poison_told = False
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @classmethod
+    def open(
+        cls,
+        fs: Fs,
+        directory: str,
+        clock: Clock,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        retain_bytes: int = RETAIN_BYTES,
+        retain_s: float = RETAIN_S,
+        sync: bool = True,
+        logger: Logger | None = None,
+    ) -> Log:
+        """Takes the directory (absolute, usually `<data>/.tellback/log`; the term file stands beside it) and recovers.
+
+        Blocks: it reads every retained segment once. `sync=False` leaves the fdatasync out; for benchmarks only.
+        Raises DirectoryLocked, LogCorrupt (nothing was changed but the term), FsError, OSError.
+        """
+        if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
+            raise ValueError(f"segment_bytes must lie in {SEGMENT_BYTES_MIN}..{SEGMENT_BYTES_MAX}")
+        logger = logger if logger is not None else structlog.get_logger("tellback.log")
+        fs.make_directories(directory)
+        lock = fs.lock_directory(directory)
+        try:
+            term_file = TermFile(fs, os.path.join(os.path.dirname(directory), "term"))
+            recovered = recover(fs, directory, clock, term_file, segment_bytes=segment_bytes, logger=logger)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(
+            fs,
+            directory,
+            clock,
+            lock,
+            term_file,
+            recovered,
+            segment_bytes=segment_bytes,
+            retain_bytes=retain_bytes,
+            retain_s=retain_s,
+            sync=sync,
+            logger=logger,
+        )
+
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_durable: Callable[[Position], None],
+        on_poison: Callable[[BaseException], None],
+    ) -> None:
+        """Starts the writer thread.
+
+        `on_durable(position)` is called in the loop once per batch: everything up to `position` is durable.
+        `on_poison(LogPoisoned)` is called in the loop at most once; no on_durable comes after it.
+        """
+        assert self._loop is None, "a log starts once"
+        self._loop = loop
+        self._on_durable = on_durable
+        self._on_poison = on_poison
+        self._writer.start()
+
+    # Writing: the loop thread.
+
+    @property
+    def sequenced(self) -> Position:
+        """The position of the last append; what a crash could still undo."""
+        return Position(self._sequenced)
+
+    @property
+    def durable(self) -> Position:
+        """Everything up to here survives a crash, and has been told."""
+        return Position(self._durable)
+
+    @property
+    def first_retained(self) -> Position:
+        """The oldest position that can still be read; the next one to come when there is none."""
+        return Position(self._index.first_position)
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of records that wait for the disk. For back-pressure."""
+        return self._uncommitted_bytes
+
+    @property
+    def storage_error(self) -> OSError | None:
+        """Why the next segment cannot be prepared (usually ENOSPC), or None.
+
+        What is left of the current segment still works; refuse new writes while this is set (RELIABILITY F9).
+        """
+        return self._writer.spare_error
+
+    def append(self, kind: int, owner: str, seq: int, body: bytes) -> Position:
+        """Gives the record a position and hands it to the next batch. Never blocks; O(size of the record).
+
+        From the loop thread only, after `start`. Raises LogPoisoned, LogClosed, RecordTooLarge, struct.error (kind or
+        seq out of range); then nothing was appended.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        entry = self._index.owners.get(owner)
+        if entry is None:
+            key = owner.encode()
+            if len(key) > OWNER_BYTES_MAX:
+                raise RecordTooLarge(len(key), OWNER_BYTES_MAX)
+        else:
+            key = entry.key
+        if len(body) > BODY_BYTES_MAX:
+            raise RecordTooLarge(len(body), BODY_BYTES_MAX)
+        record = encode_record(kind, key, seq, body)
+        if entry is None:
+            entry = self._index.owner(owner, key)
+        position = self._sequenced = self._sequenced + 1
+        entry.add(position, seq)
+        self._gathered.append(record)
+        size = len(record)
+        self._uncommitted_bytes += size
+        self._gathered_bytes += size
+        if not self._is_kicked:
+            self._is_kicked = True
+            assert self._loop is not None, "start comes before append"
+            self._loop.call_soon(self._kick)
+        elif self._gathered_bytes >= BATCH_BYTES_MAX:
+            self._hand_over()
+        return Position(position)
+
+    async def flush(self) -> None:
+        """Waits until everything appended so far is durable; cancelling is harmless. Raises LogPoisoned, LogClosed."""
+        if self._durable >= self._sequenced:
+            return
+        if self._refusal is not None:
+            raise self._refusal
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((self._sequenced, future))
+        await future
+
+    def close(self) -> None:
+        """Makes everything appended durable, tells it, seals the log, ends the thread, lets the directory go.
+
+        Blocks for as long as the disk takes. Again is harmless. Raises LogPoisoned when the log was or became poisoned;
+        the directory is let go all the same.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._refusal is None:
+            self._hand_over()
+            self._refusal = LogClosed()
+        self._writer.close()
+        try:
+            if isinstance(self._refusal, LogPoisoned):
+                self._tell_poison()
+                raise self._refusal
+            self._release(self._synced_position, self._uncommitted_bytes)
+        finally:
+            self._lock.release()
+
+    def _kick(self) -> None:
+        self._is_kicked = False
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._gathered_bytes = 0
+            self._writer.submit(gathered)
+
+    def _release(self, position: int, size_bytes: int) -> None:
+        """In the loop: everything up to `position` is durable."""
+        if position <= self._durable or self._is_poison_told:
+            return
+        self._durable = position
+        self._uncommitted_bytes -= size_bytes
+        if self._on_durable is not None:
+            self._on_durable(Position(position))
+        waiters = self._waiters
+        while waiters and waiters[0][0] <= position:
+            _wanted, future = waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    def _tell_poison(self) -> None:
+        """In the loop: the one and only message of a failure."""
+        refusal = self._refusal
+        if self._is_poison_told or not isinstance(refusal, LogPoisoned):
+            return
+        self._is_poison_told = True
+        while self._waiters:
+            _wanted, future = self._waiters.popleft()
+            if not future.done():
+                future.set_exception(refusal)
+        if self._on_poison is not None:
+            self._on_poison(refusal)
+
+    # In the writer thread.
+
+    def _synced(self, position: int, size_bytes: int) -> None:
+        self._synced_position = position
+        self._call_loop(lambda: self._release(position, size_bytes))
+
+    def _failed(self, error: BaseException) -> None:
+        self._refusal = LogPoisoned(error)
+        self._logger.warning("log-poisoned", error=repr(error))
+        self._call_loop(self._tell_poison)
+
+    def _call_loop(self, callback: Callable[[], None]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            # The loop is closed: nobody is left who could be told. `close` tells what is durable, if it is called.
+            return
+
+    # Reading: any thread.
+
+    def read(self, position: Position) -> Record:
+        """The durable record of `position`; one read of the file. Raises RecordMissing, LogCorrupt, OSError."""
+        if position > self._durable:
+            raise RecordMissing(position)
+        return self._index.read(position)
+
+    def records(self, owner: str, after_seq: int = 0) -> Iterator[tuple[Position, Record]]:
+        """The retained durable records of one owner with seq > after_seq, in log order; one read of the file for each.
+
+        Which records those are is settled at the call. Raises like `read`; RecordMissing when retention removes one
+        meanwhile.
+        """
+        positions = self._index.positions_of(owner, after_seq, self._durable)
+        return ((Position(position), self._index.read(Position(position))) for position in positions)
+
+    def scan(self) -> Iterator[tuple[Position, Record]]:
+        """Every retained durable record, oldest first, read in large pieces. Raises LogCorrupt, OSError."""
+        durable = self._durable
+        return self._index.scan(durable)
+
+    def owners(self) -> Mapping[str, tuple[int, int]]:
+        """Owner -> (first retained seq, last seq), for owners with retained records. Loop thread; O(owners)."""
+        return {owner: (entry.seqs[0], entry.seqs[-1]) for owner, entry in self._index.owners.items() if entry.seqs}
+
+    # Retention.
+
+    def collect(self, releasable: Position | Callable[[Position], bool]) -> int:
+        """Removes the oldest whole segments that nobody needs and that are over the retention.
+
+        A segment goes when every position in it is releasable (at most the given position, or the function says so) and
+        it is older than retain_s or the log is larger than retain_bytes. The one being written stays. Returns how many
+        were removed. Blocks on the disk; from any thread. Raises OSError; then calling it again is harmless.
+        """
+        with self._collecting:
+            segments = self._index.segments
+            total_bytes = sum(segment.size_bytes for segment in segments)
+            count = 0
+            for segment, following in pairwise(segments):
+                age_s = (self._clock.now_ms() - following.created_ms) / 1000
+                if age_s <= self._retain_s and total_bytes <= self._retain_bytes:
+                    break
+                if not _is_releasable(releasable, segment.first_position, segment.last_position, self._durable):
+                    break
+                total_bytes -= segment.size_bytes
+                count += 1
+            if count == 0:
+                return 0
+            line = self._term_file.line
+            # The marker first: a segment below it may be gone, one above it may not.
+            self._term_file.store(TermLine(line.term, segments[count].number, line.newest))
+            self._index.drop_segments(count)
+            for segment in segments[:count]:
+                self._fs.unlink(segment.path)
+            self._fs.fsync_directory(self._lock.path)
+            self._logger.info("log-segments-removed", count=count, oldest=segments[count].number)
+            return count
+
+
+def _is_releasable(releasable: Position | Callable[[Position], bool], first: int, last: int, durable: int) -> bool:
+    if last > durable:
+        return False
+    if callable(releasable):
+        return all(releasable(Position(position)) for position in range(first, last + 1))
+    return last <= releasable
+
+
+def record_overhead_bytes(owner: str) -> int:
+    """How many bytes a record of `owner` takes beside its body."""
+    return RECORD_HEADER_BYTES + len(owner.encode())
