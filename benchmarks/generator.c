@@ -58,7 +58,7 @@ static struct {
     const char *host, *path, *prefix, *op, *ids_file;
     int port, chats, subscribers, window, message_bytes, server_pid, idle, warm, create, opens, senders;
     double seconds, warmup, rate;
-    uint64_t ops;
+    uint64_t ops, warmup_ops;       /* When set, the window is so many acks, not seconds. */
     enum wire wire;
     const char *open_chats[8];
     int open_chat_count;
@@ -558,7 +558,7 @@ static void run_work(void) {
         }
         now = now_ns();
         if (!window_from) {
-            if (now - started < (uint64_t)(opt.warmup * 1e9)) continue;
+            if (opt.warmup_ops ? seen.acks < opt.warmup_ops : now - started < (uint64_t)(opt.warmup * 1e9)) continue;
             reset_seen();
             server_cpu = process_cpu_ns(opt.server_pid);
             machine_cpu = machine_busy_ns();
@@ -593,13 +593,13 @@ static void run_work(void) {
 }
 
 int main(int argc, char **argv) {
-    enum { HOST = 1, PORT, PATH, WIRE, PREFIX, CHATS, SUBSCRIBERS, SENDERS, WINDOW, BYTES, SECONDS, WARMUP, RATE, OPS, OP, IDS, PID,
+    enum { HOST = 1, PORT, PATH, WIRE, PREFIX, CHATS, SUBSCRIBERS, SENDERS, WINDOW, BYTES, SECONDS, WARMUP, RATE, OPS, WARMUP_OPS, OP, IDS, PID,
            IDLE, WARM, CREATE, OPEN_CHAT, OPENS };
     static const struct option options[] = {
         {"host", 1, 0, HOST}, {"port", 1, 0, PORT}, {"path", 1, 0, PATH}, {"wire", 1, 0, WIRE}, {"chat-prefix", 1, 0, PREFIX},
         {"chats", 1, 0, CHATS}, {"subscribers", 1, 0, SUBSCRIBERS}, {"senders", 1, 0, SENDERS}, {"window", 1, 0, WINDOW},
         {"message-bytes", 1, 0, BYTES}, {"seconds", 1, 0, SECONDS}, {"warmup", 1, 0, WARMUP}, {"rate", 1, 0, RATE},
-        {"ops", 1, 0, OPS}, {"op", 1, 0, OP}, {"patch-ids", 1, 0, IDS}, {"server-pid", 1, 0, PID}, {"idle", 1, 0, IDLE},
+        {"ops", 1, 0, OPS}, {"warmup-ops", 1, 0, WARMUP_OPS}, {"op", 1, 0, OP}, {"patch-ids", 1, 0, IDS}, {"server-pid", 1, 0, PID}, {"idle", 1, 0, IDLE},
         {"warm", 1, 0, WARM}, {"create", 1, 0, CREATE}, {"open-chat", 1, 0, OPEN_CHAT}, {"opens", 1, 0, OPENS}, {0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (o) {
         case HOST: opt.host = optarg; break;
@@ -616,6 +616,7 @@ int main(int argc, char **argv) {
         case WARMUP: opt.warmup = atof(optarg); break;
         case RATE: opt.rate = atof(optarg); break;
         case OPS: opt.ops = strtoull(optarg, NULL, 10); break;
+        case WARMUP_OPS: opt.warmup_ops = strtoull(optarg, NULL, 10); break;
         case OP: opt.op = optarg; break;
         case IDS: opt.ids_file = optarg; break;
         case PID: opt.server_pid = atoi(optarg); break;

@@ -1,6 +1,7 @@
 """The fan-out peer: ``websockets.broadcast``, the library's own and fastest way to tell many connections one thing.
 
-It keeps nothing and syncs nothing: the frame to tell is put together from bytes at hand, so the cost measured is that of the deliveries.
+It keeps nothing and syncs nothing: the frame to tell is put together from bytes at hand, so the cost measured is that
+of the deliveries.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """The naive server: the same promise as tellback's, written the way one writes it first.
 
-``websockets.asyncio.serve`` on uvloop, orjson, one task per message, one ``dumps`` and one ``send`` per subscriber. The commit is as good as ours: a
-thread writes and fdatasyncs everything that waits, and nothing is acknowledged or broadcast before. The wire has the same shape: ack to
-the writer, ``integrity`` to the others. It has no op ids, no limits, no snapshots, no files.
+``websockets.asyncio.serve`` on uvloop, orjson, one task per message, one ``dumps`` and one ``send`` per subscriber.
+The commit is as good as ours: a thread writes and fdatasyncs everything that waits, and nothing is acknowledged or
+broadcast before. The wire has the same shape: ack to the writer, ``integrity`` to the others. It has no op ids, no
+limits, no snapshots, no files.
 """
 
 import asyncio
@@ -90,7 +91,13 @@ class Server:
     async def _open(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         chat = self._chats.setdefault(frame["chat"], Chat())
         chat.tabs.add(connection)
-        answer = {"type": "opened", "id": frame["id"], "chat": frame["chat"], "mode": "snapshot", "version": chat.version()}
+        answer = {
+            "type": "opened",
+            "id": frame["id"],
+            "chat": frame["chat"],
+            "mode": "snapshot",
+            "version": chat.version(),
+        }
         await self._send(connection, answer | {"next_op": 1, "count": len(chat.messages), "messages": chat.messages})
 
     async def _append(self, connection: ServerConnection, session: str, frame: dict[str, Any]) -> None:

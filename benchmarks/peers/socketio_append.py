@@ -1,7 +1,7 @@
-"""python-socketio with an ASGI server: one event per op, appended and fsynced before it is acknowledged, then emitted to the room.
+"""python-socketio with an ASGI server: each op is appended and fsynced, then acknowledged and emitted to the room.
 
-Needs ``benchmarks/requirements.txt``. The sync of each op runs in the default executor, so that the loop goes on; there is no group commit, because that is
-what one writes with a library whose handlers are one call per event.
+Needs `benchmarks/requirements.txt`. The sync of an op runs in the default executor, so the loop goes on. There is no
+group commit, because that is what one writes with a library whose handlers are one call per event.
 """
 
 import asyncio
@@ -38,7 +38,9 @@ async def append(sid: str, data: dict[str, Any]) -> dict[str, Any]:
 
 async def main() -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    config = uvicorn.Config(socketio.ASGIApp(io), loop="uvloop", ws="websockets", log_level="error", ws_per_message_deflate=False)
+    config = uvicorn.Config(
+        socketio.ASGIApp(io), loop="uvloop", ws="auto", log_level="error", ws_per_message_deflate=False
+    )
     server = uvicorn.Server(config)
     print(f"ws://127.0.0.1:{listening.getsockname()[1]}/socket.io/?EIO=4&transport=websocket", flush=True)
     await server.serve(sockets=[listening])

@@ -1,0 +1,40 @@
+"""One chat with 500 subscribers, one writer at w1: CPU per delivery against `websockets.broadcast`. T15."""
+
+from benchmarks import generator
+from benchmarks import server as servers
+from benchmarks.samples import Samples
+from benchmarks.scenarios import Plan
+from benchmarks.server import Server
+
+SUBSCRIBERS = 500
+
+
+class Fanout:
+    ids = ("T15", "peers")
+
+    def __init__(self, plan: Plan, samples: Samples) -> None:
+        self._plan = plan
+        self._samples = samples
+
+    def prepare(self) -> None:
+        kinds = [servers.BROADCAST, *([servers.TELLBACK] if self._plan.wants("T15") else [])]
+        self._kinds = [kind for kind in kinds if not kind.missing()]
+
+    def run(self, repetition: int) -> None:
+        cost: dict[str, float] = {}
+        for kind in self._kinds:
+            with Server(kind) as server:
+                run = generator.run(
+                    server, chats=1, subscribers=SUBSCRIBERS, seconds=self._plan.seconds, warmup=self._plan.warmup_s
+                )
+            self._samples.ran(kind.name, f"1 writer, {SUBSCRIBERS} tabs", run)
+            cost[kind.name] = run.server_cpu_s * 1e6 / max(run.deliveries, 1)
+            self._samples.figures[f"CPU per delivery, {kind.name}, us"].append(cost[kind.name])
+            self._samples.figures[f"deliveries a second, {kind.name}"].append(run.deliveries / run.seconds)
+            if run.behind:
+                self._samples.problem("T15", f"{run.behind} tabs were demoted")
+        if servers.TELLBACK.name in cost:
+            self._samples.add("T15", cost[servers.TELLBACK.name] / cost[servers.BROADCAST.name])
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,94 @@
+"""The work: 100 chats x (1 writer + 2 subscribers), 300-byte messages, at w1 and w16. T1, T2, T5, T9, T10, T16.
+
+Each run has a fresh server and an empty folder, so that no run pays for what an earlier one left.
+"""
+
+from benchmarks import chats, generator
+from benchmarks import server as servers
+from benchmarks.generator import GeneratorError, Run
+from benchmarks.samples import Samples
+from benchmarks.scenarios import Plan
+from benchmarks.server import Kind, Server, ServerError
+
+WINDOWS = (1, 16)
+RECORDS, BATCHES = "tellback_log_records_total", "tellback_log_batches_total"
+
+
+class Work:
+    ids = ("T1", "T2", "T5", "T9", "T10", "T16", "peers")
+
+    def __init__(self, plan: Plan, samples: Samples) -> None:
+        self._plan = plan
+        self._samples = samples
+
+    def prepare(self) -> None:
+        wanted: list[tuple[Kind, bool]] = [
+            (servers.ECHO, self._plan.wants("T1", "T2", "peers")),
+            (servers.NAIVE, self._plan.wants("T5", "peers")),
+            (servers.SOCKETIO, self._plan.wants("peers")),
+            (servers.TELLBACK, self._plan.wants("T1", "T2", "T5", "T9", "T10", "T16")),
+            (servers.TELLBACK_UNSAFE, self._plan.wants("T9")),
+        ]
+        self._kinds = [kind for kind, needed in wanted if needed and not kind.missing()]
+        if servers.TELLBACK_UNSAFE in self._kinds and (reason := chats.unsafe_is_refused()):
+            self._kinds.remove(servers.TELLBACK_UNSAFE)
+            for key in ("T9 w1", "T9 w16"):
+                self._samples.problem(key, reason)
+
+    def run(self, repetition: int) -> None:
+        windows = [window for window in WINDOWS if window == 1 or self._plan.wanted != {"T2"}]
+        for window in windows:
+            runs: dict[str, Run] = {}
+            for kind in list(self._kinds):
+                try:
+                    runs[kind.name] = self._run(kind, window)
+                except (GeneratorError, ServerError) as error:
+                    self._samples.failed(f"{kind.name}, the work at w{window}", error)
+                    self._kinds.remove(kind)
+            self._compare(window, runs)
+
+    def _run(self, kind: Kind, window: int) -> Run:
+        with Server(kind) as server:
+            counted = kind in (servers.TELLBACK,) and window == max(WINDOWS) and self._plan.wants("T10")
+            before = server.metrics() if counted else {}
+            run = generator.run(
+                server,
+                chats=100,
+                subscribers=0 if kind.wire == "echo" else 2,
+                window=window,
+                seconds=self._plan.seconds,
+                warmup=self._plan.warmup_s,
+            )
+            if counted:
+                self._records_per_sync(before, server.metrics())
+        self._samples.ran(kind.name, f"the work, w{window}", run)
+        return run
+
+    def _records_per_sync(self, before: dict[str, float], after: dict[str, float]) -> None:
+        if RECORDS not in after or BATCHES not in after:
+            self._samples.problem("T10", f"/metrics has no {RECORDS} and {BATCHES}")
+            return
+        batches = after[BATCHES] - before.get(BATCHES, 0)
+        self._samples.add("T10", (after[RECORDS] - before.get(RECORDS, 0)) / max(batches, 1))
+
+    def _compare(self, window: int, runs: dict[str, Run]) -> None:
+        add = self._samples.add
+        us, echo = runs.get(servers.TELLBACK.name), runs.get(servers.ECHO.name)
+        naive, unsafe = runs.get(servers.NAIVE.name), runs.get(servers.TELLBACK_UNSAFE.name)
+        if us is None:
+            return
+        if echo and window == 16:
+            add("T1", us.rate / echo.rate, us, echo)
+        if echo and window == 1:
+            add("T2 rate", us.rate / echo.rate, us, echo)
+            add("T2 cpu", us.cpu_us_per_op / echo.cpu_us_per_op)
+        if naive:
+            add(f"T5 w{window}", us.rate / naive.rate, us, naive)
+        if unsafe:
+            add(f"T9 w{window}", us.rate / unsafe.rate, us, unsafe)
+        if window == 1:
+            # At w1 little is under way at the ends of the window, so what arrived in it belongs to its acks.
+            add("T16", us.bytes_in / us.ops - 2 * us.message_bytes)
+
+    def close(self) -> None:
+        return
