@@ -336,13 +336,14 @@ class WebSocketConnection(asyncio.Protocol):
         """Back-pressure: deliver nothing more, not even what has been read, until `resume_reading`."""
         if not self._reading_paused and not self._finished and self._protocol.state is OPEN:
             self._reading_paused = self._stopped = True
-            self._transport.pause_reading()
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`. What had been read already is delivered soon, not inside this call."""
         if self._reading_paused:
             self._reading_paused = False
-            if not self._finished:
+            if not self._finished and not self._transport.is_closing():
                 self._stopped = False
                 self._transport.resume_reading()
                 self._loop.call_soon(self._continue_reading)
@@ -354,8 +355,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=self._limits.write_high_water_bytes)
         peer_name = transport.get_extra_info("peername")
+        # The gateway knows the address already, and counts by it; a peer that is gone again has no name.
         if isinstance(peer_name, tuple):
-            self.peer_address, self.peer_port = str(peer_name[0]), int(peer_name[1])
+            self.peer_address, self.peer_port = self.peer_address or str(peer_name[0]), int(peer_name[1])
         if self._refusal is not None:
             self._answer(self._refusal)
         else:
@@ -548,6 +550,7 @@ class WebSocketConnection(asyncio.Protocol):
         end = len(data)
         needed = 2
         completed = False  # A frame ended while no fragmented message was open: the assembly clock starts anew.
+        handler = self._handler
         while position < end and not self._stopped and not self._doomed:
             available = end - position
             needed = 2
@@ -561,12 +564,14 @@ class WebSocketConnection(asyncio.Protocol):
             if length == 126:
                 needed = 4
                 if available < 4:
+                    self._doomed = self._is_doomed(first, 0)
                     break
                 length = data[position + 2] << 8 | data[position + 3]
                 start = position + 8
             elif length == 127:
                 needed = 10
                 if available < 10:
+                    self._doomed = self._is_doomed(first, 0)
                     break
                 length = int.from_bytes(data[position + 2 : position + 10], "big")
                 start = position + 14
@@ -575,13 +580,19 @@ class WebSocketConnection(asyncio.Protocol):
                 if stop > end:
                     needed = stop - position
                     break
+                mask = data[start - 4 : start]
                 if length < _MEMORYVIEW_FROM_BYTES:
-                    payload = apply_mask(data[start:stop], data[start - 4 : start])
+                    payload = apply_mask(data[start:stop], mask)
                 else:
-                    payload = apply_mask(memoryview(data)[start:stop], data[start - 4 : start])
+                    payload = apply_mask(memoryview(data)[start:stop], mask)
                 position = stop
                 completed = True
-                self._deliver_text(payload)
+                if not payload.isascii() and not self._is_text(payload):
+                    break
+                try:
+                    handler.text_received(self, payload)  # type: ignore[union-attr]  # Fast: open, with a handler.
+                except Exception:
+                    self._handler_failed()
                 continue
             if self._is_doomed(first, length):
                 self._doomed = True
@@ -652,10 +663,10 @@ class WebSocketConnection(asyncio.Protocol):
         if frame.opcode is not CONT:
             self._message_is_text = frame.opcode is TEXT
             if frame.fin:
-                if self._message_is_text:
-                    self._deliver_text(data)
-                else:
+                if not self._message_is_text:
                     self._deliver_binary(data)
+                elif self._is_text(data):
+                    self._deliver_text(data)
                 return
             self._fast = False
             self._message = bytearray()
@@ -678,22 +689,22 @@ class WebSocketConnection(asyncio.Protocol):
             self._message = bytearray()
             self._decoder = None
             self._fast = self._settings.fast_path and self._is_open
-            if not self._message_is_text:
+            if self._message_is_text:
+                self._deliver_text(message)
+            else:
                 self._deliver_binary(message)
-            elif self._is_open:
-                try:
-                    self._handler.text_received(self, message)  # type: ignore[union-attr]  # Open: see above.
-                except Exception:
-                    self._handler_failed()
+
+    def _is_text(self, data: bytes) -> bool:
+        """Whether `data` is valid UTF-8; when not, the connection has failed (RFC 6455 section 8.1)."""
+        try:
+            data.decode()
+        except UnicodeDecodeError as exc:
+            self._fail_invalid_text(exc)
+            return False
+        return True
 
     def _deliver_text(self, data: bytes) -> None:
-        """Deliver a message that came in one frame."""
-        if not data.isascii():
-            try:
-                data.decode()
-            except UnicodeDecodeError as exc:
-                self._fail_invalid_text(exc)
-                return
+        """Deliver a message that the library passed on."""
         if self._is_open:
             try:
                 self._handler.text_received(self, data)  # type: ignore[union-attr]  # Open: there is a handler.
@@ -737,7 +748,7 @@ class WebSocketConnection(asyncio.Protocol):
     # Closing.
 
     def _fail_invalid_text(self, exc: UnicodeDecodeError) -> None:
-        # RFC 6455 section 8.1. The reason is worded as websockets words it.
+        # The reason is worded as websockets words it.
         self._fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
 
     def _fail(self, code: int, reason: str) -> None:
@@ -799,7 +810,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._message = bytearray()
         if self._reading_paused:
             self._reading_paused = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _write_out(self) -> None:
         outgoing = self._outgoing
