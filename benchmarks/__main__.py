@@ -13,7 +13,7 @@ from benchmarks import server as servers
 from benchmarks.chats import FillError
 from benchmarks.generator import GeneratorError
 from benchmarks.samples import Samples
-from benchmarks.scenarios import Factory, Plan, Scenario
+from benchmarks.scenarios import Plan, Scenario
 from benchmarks.scenarios.fanout import Fanout
 from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.lag import Lag
@@ -23,7 +23,7 @@ from benchmarks.scenarios.work import Work
 from benchmarks.server import ServerError
 from benchmarks.targets import IDS, TARGETS
 
-SCENARIOS: tuple[Factory, ...] = (Work, Pace, Fanout, Memory, Growth, Lag)
+SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Lag)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

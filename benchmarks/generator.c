@@ -69,7 +69,7 @@ static struct {
     uint64_t acks, deliveries, bytes_in, bytes_out, others, behind, last_ack_ns, gap_max_ns, late;
     uint32_t *latency_ns;
     size_t latencies;
-    uint64_t opens_done, open_ns_max, open_ns_sum;
+    uint64_t opens_done, open_ns_max, open_ns_sum, open_bytes;
 } seen;
 
 static int epoll_fd;
@@ -257,6 +257,7 @@ static void opening_done(struct conn *c) {
 
 /* An opener's frame, whole: it is done with `opened`, or with the last part of the snapshot. */
 static void opener_frame(struct conn *c, const char *text, size_t length) {
+    seen.open_bytes += length;
     if (text[9] == 'o') {
         if (!memmem(text, length, "\"parts\":", 8)) opening_done(c);
     } else if (!memcmp(text + 9, "sna", 3)) {
@@ -582,12 +583,13 @@ static void run_work(void) {
     printf("{\"ops\":%llu,\"seconds\":%.6f,\"rate\":%.1f,\"deliveries\":%llu,\"bytes_in\":%llu,\"bytes_out\":%llu,"
            "\"server_cpu_s\":%.6f,\"cpu_us_per_op\":%.3f,\"generator_busy\":%.4f,\"foreign_cpu\":%.4f,\"p50_us\":%.1f,"
            "\"p90_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f,\"gap_max_us\":%.1f,\"behind\":%llu,\"others\":%llu,\"late\":%llu,"
-           "\"opens\":%llu,\"open_ms_max\":%.2f,\"open_ms_mean\":%.2f,\"message_bytes\":%d}\n",
+           "\"opens\":%llu,\"open_bytes\":%llu,\"open_ms_max\":%.2f,\"open_ms_mean\":%.2f,\"message_bytes\":%d}\n",
            (unsigned long long)seen.acks, seconds, ops / seconds, (unsigned long long)seen.deliveries,
            (unsigned long long)seen.bytes_in, (unsigned long long)seen.bytes_out, (double)server_cpu / 1e9,
            (double)server_cpu / 1e3 / ops, (double)own_cpu / 1e9 / seconds, foreign < 0 ? 0 : foreign, quantile_us(0.5),
            quantile_us(0.9), quantile_us(0.99), quantile_us(1), (double)seen.gap_max_ns / 1e3, (unsigned long long)seen.behind,
            (unsigned long long)seen.others, (unsigned long long)seen.late, (unsigned long long)seen.opens_done,
+           (unsigned long long)seen.open_bytes,
            (double)seen.open_ns_max / 1e6, seen.opens_done ? (double)seen.open_ns_sum / 1e6 / (double)seen.opens_done : 0.0,
            opt.message_bytes);
 }

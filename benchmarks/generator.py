@@ -47,6 +47,7 @@ class Run:
     others: int  # Frames that are none of the above (presence, snapshot parts).
     late: int  # At a fixed rate: ops not sent because the writer had too many under way.
     opens: int  # Chats opened by openers, and how long that took.
+    open_bytes: int  # Of the frames that openers got.
     open_ms_max: float
     open_ms_mean: float
     message_bytes: int

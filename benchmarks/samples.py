@@ -12,6 +12,7 @@ class Samples:
         self.values: dict[str, list[float]] = defaultdict(list)  # By target key, one per repetition.
         self.problems: dict[str, set[str]] = defaultdict(set)  # By target key: why a repetition does not count.
         self.runs: dict[tuple[str, str], list[Run]] = defaultdict(list)  # By server and kind of work.
+        self.discarded: dict[tuple[str, str], int] = defaultdict(int)  # Runs done again, by the same.
         self.figures: dict[str, list[float]] = defaultdict(
             list
         )  # Other numbers worth showing, by their label with unit.
@@ -31,6 +32,11 @@ class Samples:
 
     def problem(self, key: str, reason: str) -> None:
         self.problems[key].add(reason)
+
+    def discard(self, server: str, work: str, run: Run) -> None:
+        """A run that is done again because of what else ran on the machine."""
+        self.discarded[server, work] += 1
+        print(f"    {server:30} {work:24} discarded: others used {run.foreign_cpu:.0%} of a core", flush=True)
 
     def ran(self, server: str, work: str, run: Run) -> None:
         self.runs[server, work].append(run)

@@ -120,9 +120,12 @@ class Server:
                 return
 
     def metrics(self) -> dict[str, float]:
-        """The samples of GET /metrics that carry no labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as response:
-            text = response.read().decode()
+        """The samples of GET /metrics that carry no labels; nothing when there is no such page."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as response:
+                text = response.read().decode()
+        except OSError:
+            return {}
         pairs = (line.split() for line in text.splitlines() if line and not line.startswith("#") and "{" not in line)
         return {pair[0]: float(pair[1]) for pair in pairs if len(pair) >= 2}
 

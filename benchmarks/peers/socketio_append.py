@@ -23,13 +23,13 @@ def store(record: bytes) -> None:
     os.fsync(log_fd)
 
 
-@io.event
+@io.event  # type: ignore[untyped-decorator]
 async def join(sid: str, data: dict[str, Any]) -> bool:
     await io.enter_room(sid, data["chat"])
     return True
 
 
-@io.event
+@io.event  # type: ignore[untyped-decorator]
 async def append(sid: str, data: dict[str, Any]) -> dict[str, Any]:
     await asyncio.get_running_loop().run_in_executor(None, store, orjson.dumps(data) + b"\n")
     await io.emit("integrity", data, room=data["chat"], skip_sid=sid)

@@ -5,8 +5,9 @@ A scenario prepares once, runs once per repetition and adds ratios to the sample
 Repetitions are the outer loop, so that everything a ratio compares was measured within the same minute.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from benchmarks.samples import Samples
 
@@ -24,18 +25,21 @@ class Plan:
         return any(id in self.wanted for id in ids)
 
 
-class Scenario(Protocol):
+class Scenario(ABC):
+    ids: ClassVar[tuple[str, ...]]  # The targets it measures, and "peers" if it has figures without tellback.
+
+    def __init__(self, plan: Plan, samples: Samples) -> None:
+        self._plan = plan
+        self._samples = samples
+
+    @abstractmethod
     def prepare(self) -> None:
-        """Start and fill what lives through all repetitions. Raises ServerError when there is nothing to measure."""
+        """Start and fill what lives through all repetitions."""
 
-    def run(self, repetition: int) -> None: ...
+    @abstractmethod
+    def run(self, repetition: int) -> None:
+        """Measure once and add what was measured to the samples."""
 
-    def close(self) -> None: ...
-
-
-class Factory(Protocol):
-    """A scenario's class: the ids it measures, and its constructor."""
-
-    ids: tuple[str, ...]
-
-    def __call__(self, plan: Plan, samples: Samples) -> Scenario: ...
+    def close(self) -> None:
+        """Stop what `prepare` started. Called once, also after a failure."""
+        return

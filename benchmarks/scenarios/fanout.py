@@ -2,19 +2,14 @@
 
 from benchmarks import generator
 from benchmarks import server as servers
-from benchmarks.samples import Samples
-from benchmarks.scenarios import Plan
+from benchmarks.scenarios import Scenario
 from benchmarks.server import Server
 
 SUBSCRIBERS = 500
 
 
-class Fanout:
+class Fanout(Scenario):
     ids = ("T15", "peers")
-
-    def __init__(self, plan: Plan, samples: Samples) -> None:
-        self._plan = plan
-        self._samples = samples
 
     def prepare(self) -> None:
         kinds = [servers.BROADCAST, *([servers.TELLBACK] if self._plan.wants("T15") else [])]
@@ -35,6 +30,3 @@ class Fanout:
                 self._samples.problem("T15", f"{run.behind} tabs were demoted")
         if servers.TELLBACK.name in cost:
             self._samples.add("T15", cost[servers.TELLBACK.name] / cost[servers.BROADCAST.name])
-
-    def close(self) -> None:
-        return

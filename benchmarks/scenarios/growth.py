@@ -18,7 +18,7 @@ from benchmarks import server as servers
 from benchmarks.chats import Filled, Filler
 from benchmarks.generator import Run
 from benchmarks.samples import Samples, median
-from benchmarks.scenarios import Plan
+from benchmarks.scenarios import Plan, Scenario
 from benchmarks.server import Server
 
 SIZES = (100, 1_000, 10_000)
@@ -28,12 +28,11 @@ ONE_CLIENT_OPS = 100
 SAVES = {100: 40, 1_000: 30, 10_000: 12}  # Full saves in one repetition, by the size of the chat.
 
 
-class Growth:
+class Growth(Scenario):
     ids = ("T8", "T13", "peers")
 
     def __init__(self, plan: Plan, samples: Samples) -> None:
-        self._plan = plan
-        self._samples = samples
+        super().__init__(plan, samples)
         self._server: Server | None = None
         self._full_save: Server | None = None
 

@@ -5,19 +5,14 @@ The first 200 are not counted: they pay for what the server and its allocator ge
 
 from benchmarks import server as servers
 from benchmarks.generator import IdleConnections
-from benchmarks.samples import Samples
-from benchmarks.scenarios import Plan
+from benchmarks.scenarios import Scenario
 from benchmarks.server import Server
 
 WARM, COUNTED, CHATS = 200, 2000, 4
 
 
-class Memory:
+class Memory(Scenario):
     ids = ("T14", "peers")
-
-    def __init__(self, plan: Plan, samples: Samples) -> None:
-        self._plan = plan
-        self._samples = samples
 
     def prepare(self) -> None:
         kinds = [(servers.NAIVE, "peers"), (servers.TELLBACK, "T14")]
@@ -35,6 +30,3 @@ class Memory:
             self._samples.figures[f"memory per idle connection, {kind.name}, KiB"].append(each_kib)
             if kind is servers.TELLBACK:
                 self._samples.add("T14", each_kib)
-
-    def close(self) -> None:
-        return

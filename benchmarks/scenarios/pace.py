@@ -6,19 +6,14 @@ file: the faster kind, so the harder comparison.
 
 from benchmarks import disk, generator, machine
 from benchmarks import server as servers
-from benchmarks.samples import Samples
-from benchmarks.scenarios import Plan
+from benchmarks.scenarios import Scenario
 from benchmarks.server import Server
 
 OPS_PER_SECOND = 1000
 
 
-class Pace:
+class Pace(Scenario):
     ids = ("T12", "peers")
-
-    def __init__(self, plan: Plan, samples: Samples) -> None:
-        self._plan = plan
-        self._samples = samples
 
     def prepare(self) -> None:
         kinds = [(servers.NAIVE, "peers"), (servers.TELLBACK, "T12")]
@@ -35,6 +30,3 @@ class Pace:
             self._samples.ran(kind.name, f"{OPS_PER_SECOND:,} ops/s", run)
             if kind is servers.TELLBACK:
                 self._samples.add("T12", (run.p50_us - (before.p50_us + after.p50_us) / 2) / 1000, run)
-
-    def close(self) -> None:
-        return
