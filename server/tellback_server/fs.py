@@ -259,6 +259,12 @@ class File:
         if descriptor >= 0:
             os.close(descriptor)
 
+    def __del__(self) -> None:
+        # Whoever drops the last reference to a file that is only read need not close it: the index of the log does so,
+        # because another thread may still be reading. Who wrote closes, and hears of errors.
+        with contextlib.suppress(OSError):
+            self.close()
+
     def __enter__(self) -> File:
         return self
 
@@ -296,7 +302,7 @@ class Fs:
     # Looking.
 
     def stat(self, path: str) -> FileStat | None:
-        """What stands at `path`, or None when nothing does. Does not follow a link. Raises OSError (EACCES, EIO, ...)."""
+        """What stands at `path`, or None when nothing does. Does not follow a link. Raises OSError (EACCES, ...)."""
         try:
             return _file_stat(os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):

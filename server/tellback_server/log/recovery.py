@@ -46,7 +46,7 @@ from tellback_server.log.segment import (
 )
 from tellback_server.log.term import TermFile, TermLine
 
-__all__ = ["Ending", "Logger", "Recovered", "Walk", "recover"]
+__all__ = ["Ending", "Logger", "Recovered", "Walk", "missing_segment", "recover"]
 
 
 class Logger(Protocol):
@@ -202,8 +202,10 @@ def recover(
     line = term_file.load()
     names = fs.listdir(directory)
     numbers = [number for number in segment_numbers(names) if number >= line.oldest]
-    _demand_segments(directory, numbers, line)
     walk = Walk(fs, directory, numbers)
+    missing = missing_segment(numbers, line)
+    if missing:
+        raise LogCorrupt(walk.path(missing), 0, "the segment is missing")
     walk.read_headers()
     term = 1 + max([line.term, *(header.term for header in walk.headers)])
     line = TermLine(term, line.oldest, line.newest)
@@ -300,14 +302,12 @@ def recover(
     )
 
 
-def _demand_segments(directory: str, numbers: list[int], line: TermLine) -> None:
-    """S3: no segment is missing between the oldest and the newest that existed."""
+def missing_segment(numbers: list[int], line: TermLine) -> int:
+    """S3: the first segment that should be there and is not; 0 when all between oldest and newest are there."""
     first = line.oldest or (numbers[0] if numbers else 1)
     last = max(line.newest, numbers[-1] if numbers else 0)
     there = set(numbers)
-    for number in range(first, last + 1):
-        if number not in there:
-            raise LogCorrupt(os.path.join(directory, segment_name(number)), 0, "the segment is missing")
+    return next((number for number in range(first, last + 1) if number not in there), 0)
 
 
 def _index_batch(index: Index, segment: IndexedSegment, batch: Batch, offset: int) -> None:

@@ -1,0 +1,161 @@
+"""Every disk a power cut may leave behind the log, against the real recovery (STORAGE G1 to G4; RELIABILITY L0).
+
+The number of states of a default run is asserted, so that nobody thins it out unnoticed. TELLBACK_CRASH_STATES=all runs
+the recovery of the recovery on every state instead of a sample.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import Any
+
+import pytest
+
+from tellback_server.fs import Fs
+from tellback_server.log import Log, LogError, format, segment
+from tellback_server.log.writer import Writer
+from tests.support.crash_states import Disk, crash_states
+from tests.support.log_workload import DATA, Workload, recovered
+from tests.support.recording_fs import Mark, RecordingFs
+from tests.support.sim_fs import SimFs
+
+STATES_MIN = 10_000
+EVERYTHING = os.environ.get("TELLBACK_CRASH_STATES") == "all"
+IDEMPOTENT_EVERY = 1 if EVERYTHING else 10
+DEPTH_TWO_EVERY = 1 if EVERYTHING else 400
+
+
+class Violation(Exception):
+    """A promise that a crash state broke."""
+
+
+def promised(recording: RecordingFs, done: int) -> int:
+    """The highest position told durable within the first `done` calls."""
+    marks = (call.value for call in recording.trace[:done] if isinstance(call, Mark) and call.what == "durable")
+    return max(marks, default=0)
+
+
+def check(disk: Disk, appended: list[Any], at_least: int) -> tuple[SimFs, int]:
+    """Runs the recovery on `disk`. Returns what it left, and how many records it found. Raises Violation."""
+    fs = SimFs(disk)
+    try:
+        found = recovered(fs)
+    except LogError as error:
+        raise Violation(f"the log does not open: {error}") from error
+    if found != appended[: len(found)]:
+        raise Violation("what is there is not a prefix of what was appended")
+    if len(found) < at_least:
+        raise Violation(f"told durable up to {at_least}, found {len(found)}")
+    return fs, len(found)
+
+
+async def record(log_class: type[Log] = Log, lives: int = 4, **options: Any) -> tuple[RecordingFs, Workload]:
+    """A workload with batches of all sizes, rolls, a seal, restarts, and a life that ends with a failed sync."""
+    inner = SimFs(DATA)
+    recording = RecordingFs(inner, DATA)
+    fs: Fs = options.pop("wrap", lambda inner: inner)(recording)
+    workload = Workload(fs, recording.mark, log_class, **options)
+    await workload.run([1, 2, 5, 1, 3, 8, 1], idle=True)
+    if lives > 1:
+        await workload.run([2, 1, 3], before_last=lambda: inner.fail("fdatasync", errno.EIO))
+    if lives > 2:
+        await workload.run([4, 1, 6, 2, 1])
+    if lives > 3:
+        await workload.run([1, 1, 12, 3])
+    return recording, workload
+
+
+@pytest.mark.timeout(600)
+async def test_g1_no_power_cut_loses_repeats_or_reorders_what_was_told_durable() -> None:
+    recording, workload = await record()
+    assert len(workload.appended) == 58, "the life with the failed sync left its last batch in the page cache"
+    states = depth_two = 0
+    lengths = set()
+    for done, disk in crash_states(recording):
+        states += 1
+        at_least = promised(recording, done)
+        fs, count = check(disk, workload.appended, at_least)
+        lengths.add(count)
+        if states % IDEMPOTENT_EVERY == 0:
+            again, count_again = check(fs.disk(), workload.appended, at_least)
+            assert count_again == count, "S11: a second start finds the same"
+            leftovers = [path for path in again.files() if path.endswith(".tellback-tmp")]
+            assert not leftovers
+        if states % DEPTH_TWO_EVERY == 0:
+            depth_two += crash_in_recovery(disk, workload.appended, at_least)
+    assert states >= STATES_MIN
+    assert depth_two >= STATES_MIN // 10
+    assert len(lengths) >= 16, "the workload has to be cut in many places"
+
+
+def crash_in_recovery(disk: Disk, appended: list[Any], at_least: int) -> int:
+    """G4: the recovery of `disk` is cut at every call as well. Returns the number of states."""
+    recording = RecordingFs(SimFs(disk), disk)
+    believed = len(recovered(recording))
+    calls = len(recording.trace)
+    states = 0
+    for done, inner in crash_states(recording, seed=2):
+        states += 1
+        # Once the recovery has returned, what it showed has to stay.
+        check(inner, appended, believed if done == calls else at_least)
+    return states
+
+
+async def find_violation(recording: RecordingFs, workload: Workload) -> str:
+    """The first broken promise, or "" when the enumeration does not see the planted bug."""
+    for done, disk in crash_states(recording):
+        try:
+            check(disk, workload.appended, promised(recording, done))
+        except Violation as violation:
+            return str(violation)
+    return ""
+
+
+class AckBeforeSync(Writer):
+    """Planted bug: tells before the sync."""
+
+    def _write(self, body: bytes, count: int) -> int:
+        offset = super()._write(body, count)
+        if count:
+            self._on_synced(self._next_position + count - 1, len(body))
+            # On a real disk the sync takes long enough for the loop to tell it on; in memory it does not.
+            time.sleep(0.01)
+        return offset
+
+
+class AckBeforeSyncLog(Log):
+    """The log with that writer."""
+
+    _writer_class = AckBeforeSync
+
+
+class NoDirectorySync(Fs):
+    """Planted bug: the name of a new segment is never synced."""
+
+    def __new__(cls, inner: RecordingFs) -> Fs:  # type: ignore[misc]
+        inner.fsync_directory = lambda path: None  # type: ignore[method-assign]
+        return inner
+
+
+async def test_a_missing_fdatasync_is_caught() -> None:
+    recording, workload = await record(lives=1, sync=False)
+    assert await find_violation(recording, workload)
+
+
+async def test_an_ack_before_the_fsync_is_caught() -> None:
+    recording, workload = await record(AckBeforeSyncLog, lives=1)
+    assert "told durable" in await find_violation(recording, workload)
+
+
+async def test_a_missing_directory_sync_at_segment_creation_is_caught() -> None:
+    recording, workload = await record(lives=1, wrap=NoDirectorySync)
+    assert await find_violation(recording, workload)
+
+
+async def test_an_unchecked_crc_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording, workload = await record(lives=1)
+    monkeypatch.setattr(segment, "body_is_whole", lambda header, body: len(body) == header.body_length)
+    monkeypatch.setattr(format, "body_is_whole", lambda header, body: True)
+    assert await find_violation(recording, workload)
