@@ -1,9 +1,9 @@
 """The load generator for machines without a C compiler: the same options, the same one line of JSON.
 
-uvloop, one `asyncio.Protocol` per connection, no WebSocket library. An op is two `bytes` templates around its number;
-it is masked with the key zero, which is legal, leaves the text as it is, and costs the server what any key costs. Of
-an answer the header and the letter that tells its type are looked at. It is some five times dearer than generator.c,
-so at w16 it is often too busy to count.
+uvloop, one `asyncio.Protocol` per connection, no WebSocket library. An op is two `bytes` templates around its number; it
+is masked with the key zero, which is legal, leaves the text as it is, and costs the server what any key costs. Of an
+answer the header and the letter that tells its type are looked at. Measured against E it was 57 % busy at w1 and 64 % at
+w16 where generator.c was 45 % and 47 %; a faster server will bring it over the limit sooner. No openers, no socketio.
 """
 
 import argparse
@@ -72,10 +72,10 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it.
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it.
         options = self._run.options
         protocol = "Sec-WebSocket-Protocol: tellback.v1\r\n" if options.wire == "tellback" else ""
-        transport.write(UPGRADE.format(path=options.path, port=options.port, protocol=protocol).encode())
+        self.transport.write(UPGRADE.format(path=options.path, port=options.port, protocol=protocol).encode())
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._run.over:

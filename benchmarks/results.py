@@ -48,6 +48,7 @@ def _run_rows(samples: Samples) -> list[str]:
     rows = []
     for (server, work), runs in samples.runs.items():
         rates = [run.rate for run in runs]
+        discarded = samples.discarded.get((server, work), 0)
         cells = [
             f"{median(rates):,.0f}",
             f"{min(rates):,.0f} to {max(rates):,.0f}",
@@ -57,6 +58,7 @@ def _run_rows(samples: Samples) -> list[str]:
             f"{max(run.generator_busy for run in runs):.0%}"
             + ("" if all(run.counts for run in runs) else " (does not count)"),
             f"{max(run.foreign_cpu for run in runs):.0%}",
+            f"{len(runs)}" + (f" and {discarded} discarded" if discarded else ""),
         ]
         rows.append(f"| {server} | {work} | " + " | ".join(cells) + " |")
     return rows
@@ -90,14 +92,17 @@ def page(plan: Plan, samples: Samples) -> str:
         lines += targets
     if samples.runs:
         lines += ["", "## Servers", ""]
-        lines += ["| server | work | ops/s | spread | CPU us/op | ack p50 ms | p99 ms | generator busy | foreign CPU |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|", *_run_rows(samples), ""]
+        lines += [
+            "| server | work | ops/s | spread | CPU us/op | ack p50 ms | p99 ms | generator busy | foreign CPU | runs |"
+        ]
+        lines += ["|---|---|---|---|---|---|---|---|---|---|", *_run_rows(samples), ""]
         lines += [
             "Busy and foreign are the highest of the runs. Foreign is what neither server nor generator used, in cores:"
         ]
         lines += [
             "other programs' noise, and the disk's own work. A run whose generator was over 85 % busy does not count."
         ]
+        lines += ["Discarded: done again (twice at most) because others used over a quarter of a core during the work."]
     if samples.figures:
         lines += ["", "## Other figures", "", "| figure | median | spread |", "|---|---|---|"]
         lines += [

@@ -20,17 +20,18 @@ class Samples:
         self.syncs: dict[str, list[Syncs]] = defaultdict(list)  # By kind of file.
 
     def add(self, key: str, value: float, *used: Run) -> None:
-        """One repetition's value, from the rates or latencies of `used`; it does not count if a generator was busy."""
+        """One repetition's value, from the rates or latencies of `used`: not counted if one was not valid."""
         for run in used:
             if not run.counts:
                 self.problem(key, f"generator {run.generator_busy:.0%} busy")
                 return
-        for run in used:
-            if run.behind:
-                self.problem(key, f"{run.behind} tabs were demoted")
+            if run.behind or run.late:
+                self.problem(key, f"{run.behind} tabs demoted, {run.late} ops not sent in time")
+                return
         self.values[key].append(value)
 
     def problem(self, key: str, reason: str) -> None:
+        """Why a repetition has no value; it must not have been added."""
         self.problems[key].add(reason)
 
     def discard(self, server: str, work: str, run: Run) -> None:

@@ -55,6 +55,7 @@ class Lag(Scenario):
         figures["opening a big chat, longest, ms"].append(opening.open_ms_max)
         if opening.opens < OPENS:
             self._samples.problem("lag", f"only {opening.opens} of {OPENS} opens ended within the window")
-        if opening.opens and opening.open_bytes / opening.opens < EACH_BYTES_MIN:
+        elif opening.open_bytes / opening.opens < EACH_BYTES_MIN:
             self._samples.problem("lag", f"an opened chat was {opening.open_bytes // opening.opens:,} bytes on average")
-        self._samples.add("lag", opening.gap_max_us / 1000, opening)
+        else:
+            self._samples.add("lag", opening.gap_max_us / 1000, opening)

@@ -89,6 +89,12 @@ class Work(Scenario):
         naive, unsafe = runs.get(servers.NAIVE.name), runs.get(servers.TELLBACK_UNSAFE.name)
         if us is None:
             return
+        for run in (us, naive):
+            # A server that acknowledges and tells nobody would look fast.
+            if run and run.deliveries < 0.95 * 2 * run.ops:
+                for key in ("T1", "T2 rate", "T2 cpu", f"T5 w{window}", f"T9 w{window}", "T16"):
+                    self._samples.problem(key, f"{run.deliveries:,} deliveries of {run.ops:,} ops at w{window}")
+                return
         if echo and window == 16:
             add("T1", us.rate / echo.rate, us, echo)
         if echo and window == 1:
