@@ -56,7 +56,7 @@ def decode_client(data: bytes, limits: Limits) -> ClientFrame | Malformed:
     try:
         frame: ClientFrame = _decode_client(data)
         return frame
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return _explain(data, error)
 
 
@@ -73,6 +73,8 @@ def _explain(data: bytes, error: Exception) -> Malformed:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
         text = str(problem)
+        if "depth limit" in text:
+            raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), {}) from None
         if "infinity" in text:
             raise FrameProblem(Refused("bad-json", "A number is too large for a double."), {}) from None
         raise FrameProblem(Refused("bad-json", f"The message is not JSON: {text[:120]}."), {}) from None
@@ -93,7 +95,11 @@ def _explain(data: bytes, error: Exception) -> Malformed:
         chat = echo["owner"].get("chat")
     if kind in WRITES and isinstance(chat, str) and "op" in echo:
         value.pop("id", None)
-        body = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        try:
+            body = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        except TypeError:
+            # orjson writes at most 254 levels.
+            raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), echo) from None
         return Malformed(chat, "bad-frame", sentence, pointer, body, echo.get("id"), echo["op"])
     raise FrameProblem(refusal, echo)
 

@@ -36,7 +36,9 @@ from .errors import Refused
 from .frames import Limits
 from .ids import Version, is_integrity, is_reserved_namespace, message_id_problem, namespace_problem
 from .patch import (
+    COPIED_NODES_MAX,
     Operation,
+    Patched,
     apply_patch,
     check_operations,
     join_pointer,
@@ -68,6 +70,8 @@ from .values import dumps, loads, read_payload
 _encode = msgspec.json.encode
 MISSED_BYTES_MAX = 32 << 10
 """Missed commits that a conflict carries; more is answered with `resync` (DESIGN section 5)."""
+STEPS_BYTES_MAX = 32 << 20
+"""Bytes that the steps of one batch or whole-chat patch may write again and again: about 0.3 s of work."""
 
 
 class Fresh(msgspec.Struct, frozen=True, gc=False):
@@ -170,6 +174,9 @@ def decide(
         if stream.damage:
             raise Refused("read-only", "The chat's file is damaged; repair it, then send this op again.")
         return _accept(stream, request, session, op, print_, fresh, limits)
+    except RecursionError:
+        # A user's own old line can be nested deeper than Python writes.
+        raise Refused("too-deep", "The document is nested too deeply to be changed.") from None
     except _Conflict as conflict:
         return _stored_conflict(conflict, session, op, print_)
     except Refused as refusal:
@@ -332,7 +339,8 @@ class _Bases:
     ) -> None:
         if isinstance(base, UnsetType):
             raise Refused(
-                "base-required", "Name the version this was made against: an integrity, or what the page on bases says.",
+                "base-required",
+                "Name the version this was made against: an integrity, or what the page on bases says.",
                 pointer="/base",
             )
         if base is None:
@@ -381,8 +389,8 @@ class _Work:
     """Effects as they are worked out. With `several` steps the chat is a copy that each effect is applied to."""
 
     __slots__ = (
-        "chat", "draft", "effects", "fresh", "given", "known", "limits", "plain", "states", "stream", "undo", "version",
-        "was",
+        "chat", "copies_left", "draft", "effects", "fresh", "given", "known", "limits", "plain", "states",
+        "steps_bytes", "stream", "undo", "version", "was",
     )
 
     def __init__(self, stream: Stream, fresh: Fresh, limits: Limits, *, several: bool) -> None:
@@ -399,6 +407,20 @@ class _Work:
         self.states: dict[str, bytes | None] = {}
         self.plain = not several
         self.given = 0
+        self.copies_left = COPIED_NODES_MAX
+        self.steps_bytes = 0
+
+    def spend(self, size_bytes: int) -> None:
+        """A step wrote that much; a request of one step may write what the document's limit allows."""
+        self.steps_bytes += size_bytes
+        if self.draft and self.steps_bytes > STEPS_BYTES_MAX:
+            raise Refused("patch-too-large", "The steps of this request write large documents too often.")
+
+    def patched(self, value: Any, operations: list[Operation], where: str) -> Patched:
+        """Apply a patch; all patches of a request share one budget for copies."""
+        patched = apply_patch(value, operations, where, copied_nodes_max=self.copies_left)
+        self.copies_left -= patched.copied_nodes
+        return patched
 
     def add(self, effect: Effect) -> None:
         self.effects.append(effect)
@@ -427,7 +449,7 @@ class _Work:
                 )
             return message_id, _one_line(data)
         message_id = self.new_id(index_id)
-        if data[:1] == b"{" and data[1:2] != b"}":
+        if value and data[:1] == b"{":
             return message_id, _one_line(b'{"id":"%b",%b' % (message_id.encode(), data[1:]))
         return message_id, dumps({"id": message_id, **value})
 
@@ -461,6 +483,7 @@ class _Work:
                 raise Refused(
                     "message-unknown", f"The chat has no message {message_id[:64]!r}.", pointer=f"{pointer}/{index}"
                 )
+        self._spend_order()
         gone = set(wanted)
         after: str | None = None
         back: list[Effect] = []
@@ -472,6 +495,10 @@ class _Work:
         self.undo.extend(reversed(back))
         self.add(DeleteEffect(wanted))
 
+    def _spend_order(self) -> None:
+        """The order is worked out anew after each insertion or deletion."""
+        self.spend(16 * len(self.chat.messages))
+
     def patch_message(self, message_id: str, raw: bytes, operations: list[Operation], where: str) -> None:
         old = self.chat.messages.get(message_id)
         if old is None:
@@ -480,7 +507,7 @@ class _Work:
         kept = [operation for operation in operations if operation["op"] != "test"]
         if len(kept) != len(operations):
             raw = dumps(kept)
-        patched = apply_patch(self.chat.value(message_id), operations, where)
+        patched = self.patched(self.chat.value(message_id), operations, where)
         value = patched.value
         if not isinstance(value, dict):
             raise Refused("patch-failed", "A message stays a JSON object.", pointer=where)
@@ -491,6 +518,7 @@ class _Work:
             raise Refused(
                 "patch-too-large", f"A message has at most {self.limits.document_bytes} bytes.", pointer=where
             )
+        self.spend(len(line))
         if not kept:
             return
         self.was.setdefault(message_id, zlib.crc32(old))
@@ -502,13 +530,15 @@ class _Work:
         kept = [operation for operation in operations if operation["op"] != "test"]
         if len(kept) != len(operations):
             raw = dumps(kept)
-        patched = apply_patch(self.chat.metadata_value(), operations, where)
+        patched = self.patched(self.chat.metadata_value(), operations, where)
         if not isinstance(patched.value, dict):
             raise Refused("patch-failed", "The metadata stays a JSON object.", pointer=where)
-        if len(dumps(patched.value)) > self.limits.document_bytes:
+        size_bytes = len(dumps(patched.value))
+        if size_bytes > self.limits.document_bytes:
             raise Refused(
                 "patch-too-large", f"The metadata has at most {self.limits.document_bytes} bytes.", pointer=where
             )
+        self.spend(size_bytes)
         if not kept:
             return
         self.undo.append(MetadataEffect(Raw(dumps(patched.undo))))
@@ -517,7 +547,7 @@ class _Work:
     def metadata_update(self, request: MetadataUpdate | BatchedMetadataUpdate) -> None:
         if isinstance(request.patch, Raw):
             raw = bytes(request.patch)
-            operations = check_operations(read_payload(raw, "/patch", self.limits.depth), "/patch", self.limits.patch_ops)
+            operations = _operations(request.patch, self.limits)
             self.patch_metadata(raw, operations, "/patch")
             return
         if isinstance(request.merge, Raw):
@@ -555,9 +585,7 @@ class _Work:
             operations: list[Operation]
             if isinstance(request.patch, Raw):
                 raw = bytes(request.patch)
-                operations = check_operations(
-                    read_payload(raw, "/patch", self.limits.depth), "/patch", self.limits.patch_ops
-                )
+                operations = _operations(request.patch, self.limits)
                 value = loads(data) if data is not None else {}
             else:
                 merge = read_payload(_raw(request.merge), "/merge", self.limits.depth)
@@ -570,7 +598,7 @@ class _Work:
                 self.plain = False
             kept = dumps([operation for operation in operations if operation["op"] != "test"])
             was_object = data is None or isinstance(loads(data), dict) or isinstance(request.patch, Raw)
-            patched = apply_patch(value, operations)
+            patched = self.patched(value, operations, "/patch")
             if patched.value is None:
                 raise Refused("patch-failed", "A state of null is no state: use state-delete.", pointer="/patch")
             new = dumps(patched.value)
@@ -580,6 +608,7 @@ class _Work:
                 effect.data = Raw(new)
         if len(new) > self.limits.document_bytes:
             raise Refused("patch-too-large", f"A state has at most {self.limits.document_bytes} bytes.")
+        self.spend(len(new))
         if forced and data is not None:
             self.undo.append(StateEffect(namespace, self.version, None, data=Raw(data)))
         self.states[namespace] = new
@@ -602,19 +631,29 @@ class _Work:
         """RFC 6902 on `{"metadata": ..., "messages": [...]}`, turned into effects on ids."""
         for index, operation in enumerate(operations):
             at = f"{where}/{index}"
-            kind = operation["op"]
-            target = self._split(operation["path"], f"{at}/path", adding=kind in ("add", "move", "copy"))
-            if kind in ("move", "copy"):
-                source = self._split(operation["from"], f"{at}/from", adding=False)
-                self._relocate(kind, source, target, operation, at)
-            elif target[0] == "metadata":
-                inner = [{**operation, "path": target[2]}]
-                self.patch_metadata(dumps(inner), inner, at)
-            elif target[2]:
-                inner = [{**operation, "path": target[2]}]
-                self.patch_message(target[1], dumps(inner), inner, at)
-            else:
-                self._whole_message(kind, target[1], operation, at)
+            try:
+                self._one_of_chat(operation, at)
+            except Refused as refusal:
+                # The operation was carried out as a patch of its own, whose only index is 0.
+                pointer = refusal.pointer or at
+                if pointer.startswith(f"{at}/0"):
+                    pointer = at + pointer[len(at) + 2:]
+                raise Refused(refusal.code, refusal.message, pointer=pointer, details=refusal.details) from None
+
+    def _one_of_chat(self, operation: Operation, at: str) -> None:
+        kind = operation["op"]
+        target = self._split(operation["path"], f"{at}/path", adding=kind in ("add", "move", "copy"))
+        if kind in ("move", "copy"):
+            source = self._split(operation["from"], f"{at}/from", adding=False)
+            self._relocate(kind, source, target, operation, at)
+        elif target[0] == "metadata":
+            inner = [{**operation, "path": target[2]}]
+            self.patch_metadata(dumps(inner), inner, at)
+        elif target[2]:
+            inner = [{**operation, "path": target[2]}]
+            self.patch_message(target[1], dumps(inner), inner, at)
+        else:
+            self._whole_message(kind, target[1], operation, at)
 
     def _whole_message(self, kind: str, where_to: str, operation: Operation, at: str) -> None:
         if kind == "add":
@@ -635,6 +674,7 @@ class _Work:
         if position == "-" or int(position) == len(self.chat.messages):
             self.add(AppendEffect([Raw(line)]))
         else:
+            self._spend_order()
             index = int(position)
             after = self.chat.order()[index - 1] if index else None
             self.add(InsertEffect(after, [Raw(line)]))
@@ -643,16 +683,17 @@ class _Work:
     def _relocate(
         self, kind: str, source: tuple[str, str, str], target: tuple[str, str, str], operation: Operation, at: str
     ) -> None:
-        if source[0] == "metadata":
-            value = _value_at(self.chat.metadata_value(), source[2], at)
-        else:
-            value = _value_at(self.chat.value(source[1]), source[2], at)
+        if kind == "move" and f"{operation['path']}/".startswith(f"{operation['from']}/") and (
+            operation["path"] != operation["from"]
+        ):
+            raise Refused("patch-failed", "A value cannot be moved into itself.", pointer=at)
+        document = self.chat.metadata_value() if source[0] == "metadata" else self.chat.value(source[1])
+        value = self.patched(document, [{"op": "copy", "from": source[2], "path": ""}], at).value
         whole_source = source[0] == "messages" and not source[2]
         if whole_source and kind == "copy" and isinstance(value, dict):
             value.pop("id", None)
         if kind == "move":
-            removal: Operation = {"op": "remove", "path": operation["from"]}
-            self.patch_chat([removal], at)
+            self._one_of_chat({"op": "remove", "path": operation["from"]}, at)
             # Indexes behind the removed message have moved.
             target = self._split(operation["path"], f"{at}/path", adding=True)
         add: Operation = {"op": "add", "path": target[2], "value": value}
@@ -670,18 +711,19 @@ class _Work:
             return "metadata", "", join_pointer(tokens[1:])
         if len(tokens) < 2 or tokens[0] != "messages":
             raise Refused("patch-failed", "A path begins with /metadata or /messages/<index>.", pointer=at)
-        token = tokens[1]
+        index_text = tokens[1]
         size = len(self.chat.messages)
         whole_and_new = adding and len(tokens) == 2
-        if token == "-" and whole_and_new:
+        if index_text == "-" and whole_and_new:
             return "messages", "-", ""
-        if not (token.isascii() and token.isdigit()) or (token[0] == "0" and len(token) > 1) or len(token) > 12:
-            raise Refused("patch-failed", f"{token[:32]!r} is no index of a message.", pointer=at)
-        index = int(token)
+        plain = index_text.isascii() and index_text.isdigit() and len(index_text) <= 12
+        if not plain or (index_text[0] == "0" and len(index_text) > 1):
+            raise Refused("patch-failed", f"{index_text[:32]!r} is no index of a message.", pointer=at)
+        index = int(index_text)
         if index >= size + (1 if whole_and_new else 0):
             raise Refused("message-unknown", f"The chat has no message {index}: it has {size}.", pointer=at)
         if whole_and_new:
-            return "messages", token, ""
+            return "messages", index_text, ""
         return "messages", self.chat.order()[index], join_pointer(tokens[2:])
 
 
@@ -724,9 +766,7 @@ def _check_base(bases: _Bases, work: _Work, request: _Inner, base: Base) -> None
         case Delete() | BatchedDelete():
             bases.check_chat(base, tuple(f"m:{message_id}" for message_id in request.messages), False)
         case Patch() | BatchedPatch():
-            operations = check_operations(
-                read_payload(bytes(request.patch), "/patch", work.limits.depth), "/patch", work.limits.patch_ops
-            )
+            operations = _operations(request.patch, work.limits)
             if isinstance(request.message, UnsetType):
                 bases.check_chat(base, _chat_targets(work.stream.chat, operations), False)
             else:
@@ -752,7 +792,7 @@ def _carry_out(work: _Work, request: _Inner, forced: bool) -> None:
             work.delete(request.messages)
         case Patch() | BatchedPatch():
             raw = bytes(request.patch)
-            operations = check_operations(read_payload(raw, "/patch", work.limits.depth), "/patch", work.limits.patch_ops)
+            operations = _operations(request.patch, work.limits)
             if isinstance(request.message, UnsetType):
                 work.patch_chat(operations, "/patch")
             else:
@@ -825,6 +865,10 @@ def _one_line(data: bytes) -> bytes:
     return data
 
 
+def _operations(patch: Raw, limits: Limits) -> list[Operation]:
+    return check_operations(read_payload(bytes(patch), "/patch", limits.depth), "/patch", limits.patch_ops)
+
+
 def _exactly_one(*fields: object) -> None:
     if sum(isinstance(field, Raw) for field in fields) != 1:
         raise Refused("bad-frame", "Give exactly one of set, merge and patch.")
@@ -859,7 +903,9 @@ def _tested(operations: list[Operation]) -> bool:
         kind = operation["op"]
         if kind == "test":
             tested.add(operation["path"])
-        elif (kind in ("replace", "remove") and operation["path"] not in tested) or (kind in ("move", "copy") and operation["from"] not in tested):
+        elif kind in ("replace", "remove") and operation["path"] not in tested:
+            return False
+        elif kind in ("move", "copy") and operation["from"] not in tested:
             return False
     return True
 
@@ -886,16 +932,13 @@ def _chat_targets(chat: Chat, operations: list[Operation]) -> tuple[str, ...]:
 
 def _metadata_targets(work: _Work, request: MetadataUpdate | BatchedMetadataUpdate) -> tuple[str, ...]:
     if isinstance(request.patch, Raw):
-        operations = check_operations(
-            read_payload(bytes(request.patch), "/patch", work.limits.depth), "/patch", work.limits.patch_ops
-        )
+        operations = _operations(request.patch, work.limits)
     elif isinstance(request.merge, Raw):
-        operations = merge_to_patch({}, read_payload(bytes(request.merge), "/merge", work.limits.depth))
+        merge = read_payload(bytes(request.merge), "/merge", work.limits.depth)
+        # A member that is taken away is touched as well, so the names decide, not the operations.
+        return tuple("M:" + join_pointer([key]) for key in merge) if isinstance(merge, dict) else ("M:",)
     else:
         return ("M:",)
-    return tuple(f"M:{operation[member]}" for operation in operations for member in ("path", "from") if member in operation)
+    members = ("path", "from")
+    return tuple(f"M:{operation[member]}" for operation in operations for member in members if member in operation)
 
-
-def _value_at(value: Any, path: str, at: str) -> Any:
-    found: list[Operation] = [{"op": "copy", "from": path, "path": ""}]
-    return apply_patch(value, found, at).value

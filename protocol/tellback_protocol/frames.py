@@ -177,10 +177,13 @@ class IntegrityFrame(msgspec.Struct, tag="integrity", tag_field="type"):
 
 
 class Conflict(msgspec.Struct, tag="conflict", tag_field="type"):
-    """The base is not the document's version. `missed` leads from the base to `version`, or `resync` is true."""
+    """The base is not the document's version. `missed` leads from the base to `version`, or `resync` is true.
+
+    `version` is null when the state document never existed.
+    """
 
     op: int
-    version: Version
+    version: Version | None
     id: int | None = None
     chat: str | UnsetType = UNSET
     owner: OwnerName | UnsetType = UNSET

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
 
@@ -54,8 +54,8 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     `seq` 0 means that the document came from a file and this server never changed it.
     """
 
-    epoch: int
-    seq: int
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=WIRE_INTEGER_MAX)]
+    seq: Annotated[int, msgspec.Meta(ge=0, le=WIRE_INTEGER_MAX)]
     integrity: str
 
     def encoded(self) -> bytes:

@@ -15,12 +15,15 @@ from typing import Any, Final
 import jsonpatch
 
 from .errors import Refused
-from .values import equal
+from .values import depth, equal
 
 POINTER_TOKENS_MAX = 64
 POINTER_CHARS_MAX = 4096
 COPIED_NODES_MAX = 200_000
 """Values that all copy operations of one patch may make: about 20 ms of work."""
+
+RESULT_DEPTH_MAX = 128
+"""A value of 64 levels behind a path of 64 parts; orjson writes at most 254."""
 
 _MISSING: Final = object()
 Operation = dict[str, Any]
@@ -88,11 +91,13 @@ def check_operations(operations: object, where: str, operations_max: int = 10_00
 class Patched:
     """The result of a patch: the new `value`, and `undo`, operations that lead back to the old one."""
 
-    __slots__ = ("undo", "value")
+    __slots__ = ("copied_nodes", "undo", "value")
 
-    def __init__(self, value: Any, undo: list[Operation]) -> None:
+    def __init__(self, value: Any, undo: list[Operation], copied_nodes: int) -> None:
         self.value = value
         self.undo = undo
+        self.copied_nodes = copied_nodes
+        """How much of `copied_nodes_max` was used."""
 
 
 def apply_patch(
@@ -102,9 +107,22 @@ def apply_patch(
 
     Values of `operations` become part of the result, and later operations may change them there.
 
-    Raises: Refused `patch-failed` (an operation does not fit), `patch-illegal` (a bad path), `patch-too-large`.
+    Raises: Refused `patch-failed` (an operation does not fit), `patch-illegal` (a bad path), `patch-too-large`,
+    `too-deep` (the result, when operations moved or copied).
     Cost: what the operations touch, not the size of the value, except for `move` and `copy` of large parts.
     """
+    try:
+        patched = _apply(value, operations, where, copied_nodes_max)
+        relocated = any(operation["op"] in ("move", "copy") for operation in operations)
+        if relocated and depth(patched.value, RESULT_DEPTH_MAX + 1) > RESULT_DEPTH_MAX:
+            raise Refused("too-deep", f"The result is nested deeper than {RESULT_DEPTH_MAX} levels.", pointer=where)
+        return patched
+    except RecursionError:
+        # Copies and moves can nest a value deeper than Python compares or copies, long before the end.
+        raise Refused("too-deep", "The patch nests values too deeply.", pointer=where) from None
+
+
+def _apply(value: Any, operations: list[Operation], where: str, copied_nodes_max: int) -> Patched:
     undo: list[Operation] = []
     copied = 0
     for index, operation in enumerate(operations):
@@ -130,16 +148,20 @@ def apply_patch(
                 continue
             if kind == "move" and tokens[: len(source)] == source:
                 raise Refused("patch-failed", "A value cannot be moved into itself.", pointer=at)
-            if kind == "copy" or not tokens:
+            upwards = source[: len(tokens)] == tokens
+            if kind == "copy" or upwards:
                 original = _get(value, source, at)
                 copied += count_nodes(original, copied_nodes_max - copied + 1)
                 if copied > copied_nodes_max:
                     raise Refused("patch-too-large", "The copies of this patch exceed its budget.", pointer=at)
+            if kind == "copy":
                 value = _add(value, tokens, _deep_copy(original), at, undo)
+            elif upwards:
+                value = _move_upwards(value, source, tokens, at, undo)
             else:
                 value = _move(value, source, tokens, at, undo)
     undo.reverse()
-    return Patched(value, undo)
+    return Patched(value, undo, copied)
 
 
 def make_patch(old: Any, new: Any) -> list[Operation]:
@@ -256,6 +278,13 @@ def _move(value: Any, source: list[str], tokens: list[str], at: str, undo: list[
         undo.append({"op": "add", "path": back["path"], "value": back["value"]})
     undo.append({"op": "move", "from": back["path"], "path": join_pointer(source)})
     return value
+
+
+def _move_upwards(value: Any, source: list[str], tokens: list[str], at: str, undo: list[Operation]) -> Any:
+    """A move to where something around the value stands: no move leads back into it, so the way back holds a copy."""
+    value, moved = _remove(value, source, at)
+    undo.append({"op": "add", "path": join_pointer(source), "value": _deep_copy(moved)})
+    return _add(value, tokens, moved, at, undo)
 
 
 def _add(value: Any, tokens: list[str], new: Any, at: str, undo: list[Operation]) -> Any:

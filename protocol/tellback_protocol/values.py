@@ -32,11 +32,13 @@ def read_payload(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> Any:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         text = str(error)
+        if "depth limit" in text:
+            raise Refused("too-deep", "The payload is nested far too deeply.", pointer=pointer) from None
         if "infinity" in text:
             raise Refused("number-range", "A number is too large for a double.", pointer=pointer) from None
         raise Refused("bad-json", f"The payload is not JSON: {text[:120]}.", pointer=pointer) from None
     # Cheap screens first: only a payload that could break a limit pays for a walk.
-    if data.count(b"{") + data.count(b"[") > depth_max and _depth(value, depth_max + 1) > depth_max:
+    if data.count(b"{") + data.count(b"[") > depth_max and depth(value, depth_max + 1) > depth_max:
         raise Refused("too-deep", f"The payload is nested deeper than {depth_max} levels.", pointer=pointer)
     if _LONG_DIGITS.search(data):
         _check_integers(data, pointer)
@@ -53,11 +55,11 @@ def _check_integers(data: bytes, pointer: str) -> None:
     json.loads(data, parse_int=integer)
 
 
-def _depth(value: Any, limit: int) -> int:
+def depth(value: Any, limit: int) -> int:
     """Levels of nesting, counted up to `limit`; without recursion."""
     level = [value]
-    depth = 0
-    while level and depth < limit:
+    levels = 0
+    while level and levels < limit:
         deeper: list[Any] = []
         containers = False
         for item in level:
@@ -69,9 +71,9 @@ def _depth(value: Any, limit: int) -> int:
                 deeper.extend(item)
         if not containers:
             break
-        depth += 1
+        levels += 1
         level = deeper
-    return depth
+    return levels
 
 
 def loads(data: bytes) -> Any:
