@@ -173,6 +173,29 @@ FRAMES = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(b"\x83\xfe", id="unknown opcode, length unfinished"),
+        pytest.param(b"\x83\xff\0\0", id="unknown opcode, long length unfinished"),
+        pytest.param(b"\x81\x05", id="unmasked, no payload yet"),
+        pytest.param(
+            client_frame(TEXT, b"x" * 200, fin=False) + client_frame(CONT, b"y" * 101)[:8],
+            id="continuation that would pass the limit, payload unfinished",
+        ),
+        pytest.param(
+            client_frame(TEXT, b"x" * 290, fin=False) + client_frame(PING, b"y" * 11)[:2],
+            id="the library counts a ping within a message against the limit",
+        ),
+        pytest.param(client_frame(PING, b"x" * 126)[:20], id="long ping, payload unfinished"),
+        pytest.param(client_frame(TEXT, b"x" * 10, reserved=1)[:8], id="reserved bit, payload unfinished"),
+    ],
+)
+async def test_a_bad_header_is_answered_when_the_library_would(stream: bytes) -> None:
+    for tail in (b"", b"\0", b"\0" * 300):
+        await assert_same(stream + tail, [[], list(range(1, len(stream + tail)))], eof=False)
+
+
 async def assert_same(stream: bytes, cut_lists: list[list[int]], *, eof: bool) -> None:
     """Every cutting of `stream`, on both paths, is what the library alone makes of it."""
     expected = through_library(stream, eof=eof)
@@ -188,6 +211,8 @@ async def test_every_stream_and_every_cut_is_what_the_library_makes_of_it(
     frames: list[bytes], data: st.DataObject, eof: bool
 ) -> None:
     stream = b"".join(frames)
+    # A stream that stops within a frame shows how early a bad header is answered.
+    stream = stream[: len(stream) - data.draw(st.integers(0, min(12, len(stream))))]
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
     await assert_same(stream, [[], cuts, list(range(1, len(stream)))], eof=eof)
 
@@ -212,6 +237,8 @@ def random_stream(source: random.Random) -> bytes:
     stream = bytearray(b"".join(frames))
     if source.random() < 0.7 and stream:
         stream[source.randrange(len(stream))] ^= 1 << source.randrange(8)
+    if source.random() < 0.5:
+        del stream[source.randrange(len(stream) + 1) :]
     return bytes(stream)
 
 

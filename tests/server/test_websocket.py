@@ -178,7 +178,7 @@ async def test_a_violation_fails_only_with_its_code(make_wire: WireMaker, frames
     assert wire.transport.eof_written
     assert wire.handler.texts == [b"before"]
     assert wire.handler.events[-1][:2] == ("closed", code)
-    wire.feed(b"\x00" * 100)  # Thrown away.
+    wire.feed(client_frame(TEXT, b"x" * 100)[:50])  # Thrown away.
     assert len(wire.connection._held) == 0
 
 
@@ -310,6 +310,18 @@ async def test_order_is_kept_when_bytes_come_between_resuming_and_delivering(mak
     wire.connection.data_received(client_frame(TEXT, b"2"))
     await wire.settle()
     assert wire.handler.texts == [b"1", b"2"]
+
+
+async def test_pausing_after_a_frame_that_came_in_parts_holds_and_gives_back_a_short_one(make_wire: WireMaker) -> None:
+    wire = make_wire()
+    wire.handler.on_text = lambda connection, data: connection.pause_reading()
+    long = client_frame(TEXT, b"x" * 1000)
+    wire.feed(long[:500])
+    wire.feed(long[500:])
+    wire.connection.data_received(client_frame(TEXT, b"short"))
+    wire.connection.resume_reading()
+    await wire.settle()
+    assert wire.handler.texts == [b"x" * 1000, b"short"]
 
 
 async def test_a_peer_that_does_not_read_is_reported_and_owed_one_pong(make_wire: WireMaker) -> None:
