@@ -1,0 +1,348 @@
+"""Settings: everything a person can set, from flags, TELLBACK_* variables and one TOML file, in this order.
+
+Rules this module keeps:
+
+- A setting has one name. The flag is the name with dashes and without the unit of seconds, the variable is TELLBACK_ and
+  the name in capitals, the key of the file is the name.
+- A bad value stops the start with a sentence that says what is wrong, where it stands and what to do. Nothing is
+  guessed, rounded or ignored.
+- Without users (neither a token file nor a JWT key) the server binds to loopback only.
+- `unsafe_no_sync` has no flag and no key: it breaks the promise of the server, and a line that was copied from
+  somewhere must not switch it on.
+- `docs/CONFIGURATION.md` holds `settings_table()`; a test compares them.
+
+Errors:
+
+    ConfigurationError      has problems: one sentence for each bad setting
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgspec
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tellback_protocol.frames import Limits
+from tellback_server.fs import Fs, FsError
+from tellback_server.http import Origin, is_loopback_name, parse_origin
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "ConfigurationError",
+    "Problem",
+    "Settings",
+    "flag_of",
+    "load_settings",
+    "settings_table",
+    "unknown_variables",
+    "variable_of",
+]
+
+ENVIRONMENT_PREFIX: Final = "TELLBACK_"
+ENVIRONMENT_ONLY: Final = frozenset({"unsafe_no_sync"})
+_PATHS: Final = ("data", "auth_file", "jwt_key_file")
+_KIB: Final = 1 << 10
+_MIB: Final = 1 << 20
+
+HMAC_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+PUBLIC_KEY_ALGORITHMS: Final = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong: `where` names the source, `what` the fault, `remedy` what to do."""
+
+    where: str
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" {self.remedy}" if self.remedy else "")
+
+
+class ConfigurationError(Exception):
+    """The server cannot start with these settings. Exit code 78."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""A list; in a flag or variable it is written with commas."""
+
+
+class Settings(BaseSettings):
+    """The settings of one server. `load_settings` makes them and turns every fault into a ConfigurationError."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    config: str | None = Field(None, description="TOML file with settings; paths in it are relative to its folder")
+    data: str = Field(description="Folder with the users' chats; made when it is missing", min_length=1)
+    host: str = Field("127.0.0.1", description="Address to bind; anything but loopback needs users", min_length=1)
+    port: int = Field(8765, ge=0, le=65535, description="Port to bind; 0 picks a free one")
+    checkpoint_interval_s: float = Field(
+        2.0, ge=0.01, le=3600, description="How long the chat files may trail the log"
+    )
+    idle_s: float = Field(30.0, ge=0.01, le=86_400, description="A chat that nobody has open leaves memory after this")
+    auth_file: str | None = Field(None, description="Token file: users and the hashes of their tokens")
+    jwt_key_file: str | None = Field(None, description="Key that checks JSON Web Tokens: a shared secret or a PEM")
+    jwt_algorithms: Words = Field(("HS256",), description="The only algorithms a JWT may be signed with")
+    jwt_audience: str | None = Field(None, description="What `aud` of a JWT must name", min_length=1)
+    allowed_origins: Words = Field((), description="Web origins that may connect, beside the own host and loopback")
+    connections_max: int = Field(8192, ge=1, le=1_000_000, description="Open connections; RLIMIT_NOFILE may lower it")
+    connections_per_address_max: int = Field(4096, ge=1, le=1_000_000, description="Open connections of one address")
+    frame_bytes_max: int = Field(
+        4 * _MIB, ge=16 * _KIB, le=256 * _MIB, description="Largest frame a client may send"
+    )
+    document_bytes_max: int = Field(
+        8 * _MIB, ge=16 * _KIB, le=256 * _MIB, description="Largest message, state document or metadata"
+    )
+    in_flight_max: int = Field(64, ge=1, le=256, description="Unanswered writes of one connection")
+    open_chats_max: int = Field(256, ge=1, le=100_000, description="Chats that one connection may have open")
+    outbox_bytes_max: int = Field(
+        1 * _MIB, ge=64 * _KIB, le=1 << 30, description="What may wait for a slow tab before it is demoted to `behind`"
+    )
+    heartbeat_ms: int = Field(25_000, ge=1000, le=600_000, description="How often clients are asked to ping")
+    log_segment_bytes: int = Field(16 * _MIB, ge=64 * _KIB, le=1 << 30, description="Size of one log segment")
+    log_retain_bytes: int = Field(1 << 30, ge=0, description="Checkpointed log that is kept for history, at most")
+    log_retain_days: float = Field(7.0, ge=0, le=36_500, description="How long checkpointed log is kept, at most")
+    loop: Literal["uvloop", "asyncio"] = Field("uvloop", description="Event loop; asyncio where uvloop is missing")
+    fast_path: bool = Field(True, description="Read plain text frames without the WebSocket library's detour")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line on stderr")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
+    unsafe_no_sync: bool = Field(
+        False, description="For benchmarks: acknowledge without waiting for the disk. **Loses data in a power cut**"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file that one of the two names."""
+        path = init_settings().get("config") or env_settings().get("config")
+        return init_settings, env_settings, _FileSource(settings_cls, path)
+
+    @field_validator("config", "data", "auth_file", "jwt_key_file", mode="after")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if "\0" in value:
+            raise ValueError("is no path: it holds a NUL character")
+        return os.path.abspath(os.path.expanduser(value))
+
+    @field_validator("jwt_algorithms", "allowed_origins", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("allowed_origins", mode="after")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if parse_origin(text) is None:
+                raise ValueError(f"{text!r} is no origin; write it as https://chat.example.com or http://10.0.0.5:8000")
+        return value
+
+    @field_validator("jwt_algorithms", mode="after")
+    @classmethod
+    def _algorithms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = (*HMAC_ALGORITHMS, *PUBLIC_KEY_ALGORITHMS)
+        for name in value:
+            if name not in known:
+                raise ValueError(f"{name!r} is not supported; use some of {', '.join(known)}")
+        if not value:
+            raise ValueError("names no algorithm")
+        if len({name in HMAC_ALGORITHMS for name in value}) > 1:
+            # RFC 8725 section 3.1: else a public key would pass as a shared secret.
+            raise ValueError("mixes algorithms with a shared secret (HS...) and with a public key; use one kind")
+        return value
+
+    @model_validator(mode="after")
+    def _users_before_strangers(self) -> Self:
+        if self.auth_file is not None and self.jwt_key_file is not None:
+            raise ValueError("auth_file and jwt_key_file are both set; choose one way to know users")
+        if self.jwt_audience is not None and self.jwt_key_file is None:
+            raise ValueError("jwt_audience is set without jwt_key_file; nobody would check it")
+        if not self.has_users and not is_loopback_name(self.host):
+            raise ValueError(
+                f"host {self.host} would let anybody who reaches this machine read and change every chat, because no "
+                "users are configured. Make a token with `tellback token new USER --auth-file FILE` and start with "
+                "--auth-file FILE, or bind to 127.0.0.1"
+            )
+        return self
+
+    @property
+    def has_users(self) -> bool:
+        """Whether clients must say who they are."""
+        return self.auth_file is not None or self.jwt_key_file is not None
+
+    @property
+    def log_retain_s(self) -> float:
+        """`log_retain_days` in seconds."""
+        return self.log_retain_days * 86_400
+
+    @property
+    def origins(self) -> frozenset[Origin]:
+        """`allowed_origins` in their parts, for the front door."""
+        return frozenset(origin for text in self.allowed_origins if (origin := parse_origin(text)) is not None)
+
+    @property
+    def limits(self) -> Limits:
+        """What `welcome` tells every client."""
+        return Limits(
+            frame_bytes=self.frame_bytes_max,
+            document_bytes=self.document_bytes_max,
+            in_flight=self.in_flight_max,
+            open_chats=self.open_chats_max,
+        )
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """The TOML file; nothing when no file is named."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: str | None) -> None:
+        super().__init__(settings_cls)
+        self._values = {} if path is None else _read_file(os.path.abspath(os.path.expanduser(path)))
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(Fs().read(path).decode())
+    except FsError as error:
+        remedy = "Check --config or TELLBACK_CONFIG."
+        raise ConfigurationError(Problem(path, f"the file {error.reason}.", remedy)) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(Problem(path, f"this is not TOML: {error}.")) from None
+    for name in ENVIRONMENT_ONLY & values.keys():
+        raise ConfigurationError(
+            Problem(path, f"{name} cannot be set in a file.", f"Set the variable {variable_of(name)} if you mean it.")
+        )
+    if "config" in values:
+        raise ConfigurationError(Problem(path, "a settings file cannot name another one.", "Remove the key config."))
+    folder = os.path.dirname(path)
+    for name in _PATHS:
+        if isinstance(values.get(name), str):
+            values[name] = os.path.join(folder, os.path.expanduser(values[name]))
+    return values
+
+
+def load_settings(flags: Mapping[str, Any]) -> Settings:
+    """Settings from `flags` (by setting name; None means not given), the environment and the file.
+
+    Raises: ConfigurationError.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = [_problem(details, given) for details in error.errors(include_url=False)]
+        raise ConfigurationError(*problems) from None
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting: `--checkpoint-interval` for `checkpoint_interval_s`."""
+    return "--" + name.removesuffix("_s").replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that begin like ours and set nothing: most likely misspelt. Other tools of the project have their own,
+    so the server warns and starts."""
+    known = {variable_of(name) for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+
+
+def _problem(details: Any, given: Mapping[str, Any]) -> Problem:
+    name = str(details["loc"][0]) if details["loc"] else ""
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return Problem("the settings file", f"there is no setting {name!r}.", "docs/CONFIGURATION.md lists them all.")
+    if kind == "missing":
+        return Problem(name, "it is not set.", f"Give {flag_of(name)} or set {variable_of(name)}.")
+    text = str(details["ctx"]["error"]) if kind == "value_error" else _sentence(details)
+    if not name:
+        return Problem("settings", f"{text}.")
+    return Problem(_source(name, given), f"{text}.")
+
+
+def _source(name: str, given: Mapping[str, Any]) -> str:
+    if name in given:
+        return flag_of(name)
+    variables = {variable.upper() for variable, value in os.environ.items() if value}
+    return variable_of(name) if variable_of(name) in variables else f"{name} in the settings file"
+
+
+def _sentence(details: Any) -> str:
+    """pydantic's complaint in our words; without the value when the value could be long."""
+    value = str(details["input"])[:64]
+    context = details.get("ctx", {})
+    match details["type"]:
+        case "int_parsing" | "int_type" | "int_from_float":
+            return f"{value!r} is not a whole number"
+        case "float_parsing" | "float_type":
+            return f"{value!r} is not a number"
+        case "bool_parsing" | "bool_type":
+            return f"{value!r} is neither true nor false"
+        case "literal_error":
+            return f"{value!r} is not one of {context['expected']}"
+        case "greater_than_equal":
+            return f"{value} is too small; the least is {context['ge']}"
+        case "less_than_equal":
+            return f"{value} is too large; the most is {context['le']}"
+        case "string_too_short":
+            return "the value is empty"
+        case "string_type":
+            return f"{value!r} is not a text"
+        case _:
+            return f"{value!r} cannot be used: {details['msg']}"
+
+
+def settings_table() -> str:
+    """All settings as a Markdown table, for docs/CONFIGURATION.md."""
+    rows = ["| setting (key in the file) | flag | variable | default | meaning |", "|---|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        flag = "only by variable" if name in ENVIRONMENT_ONLY else f"`{flag_of(name)}`"
+        rows.append(
+            f"| `{name}` | {flag} | `{variable_of(name)}` | {_shown_default(field)} | {field.description} |"
+        )
+    return "\n".join(rows)
+
+
+def _shown_default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"

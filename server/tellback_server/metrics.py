@@ -1,0 +1,153 @@
+"""Metrics: plain counters on the hot path, Prometheus text at scrape time.
+
+Rules this module keeps:
+
+- Counting is one integer addition on a slot. Nothing of prometheus-client runs until somebody asks for GET /metrics.
+- Names carry their unit; `_total` only rises. Labels come from closed sets (codes of errors, reasons of resets), never
+  from what a peer sent.
+- The registry is our own and made for one answer, so two servers in one process do not add up.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tellback_server.log import LogStats
+
+__all__ = ["CONTENT_TYPE", "GAUGES", "Counters", "render", "version"]
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Of what `render` returns."""
+
+_QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
+
+_COUNTERS: Final = {
+    "frames_received": "Frames that clients sent, good or bad",
+    "commits": "Writes that were accepted",
+    "conflicts": "Writes refused because their base was not the version of the document",
+    "duplicates": "Ops that were sent again and got their stored outcome",
+    "behind": "Times a tab was too slow and was told to open again",
+    "outside_edits": "Files that another program had changed",
+    "checkpoints": "Chat files and sidecars that were brought up to the log",
+    "checkpoint_bytes": "Bytes written by checkpoints",
+}
+
+GAUGES: Final = {
+    "tellback_connections": "Open connections",
+    "tellback_actors": "Chats in memory",
+    "tellback_log_segments": "Log segments on the disk",
+    "tellback_log_uncommitted_bytes": "Records that wait for the disk",
+    "tellback_checkpoint_lag_seconds": "Age of the oldest durable write that is not in its chat file yet",
+    "tellback_loop_lag_seconds": "Longest time the event loop was late since the last scrape",
+}
+"""The names that `render` takes, with their help."""
+
+
+class Counters:
+    """What the server counts. Written by the loop thread alone."""
+
+    __slots__ = (
+        "behind",
+        "checkpoint_bytes",
+        "checkpoints",
+        "commits",
+        "conflicts",
+        "duplicates",
+        "frames_received",
+        "outside_edits",
+        "refusals",
+        "resets",
+    )
+
+    def __init__(self) -> None:
+        self.frames_received = 0
+        self.commits = 0
+        self.conflicts = 0
+        self.duplicates = 0
+        self.behind = 0
+        self.outside_edits = 0
+        self.checkpoints = 0
+        self.checkpoint_bytes = 0
+        self.refusals: dict[str, int] = {}
+        """By error code."""
+        self.resets: dict[str, int] = {}
+        """By the reason in the `reset` frame."""
+
+    def refused(self, code: str) -> None:
+        """An `error` frame with this code goes out."""
+        self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def reset(self, reason: str) -> None:
+        """A `reset` with this reason goes out."""
+        self.resets[reason] = self.resets.get(reason, 0) + 1
+
+
+def version() -> str:
+    """The version of the installed package."""
+    return importlib.metadata.version("tellback")
+
+
+def render(counters: Counters, log_stats: LogStats, gauges: Mapping[str, Callable[[], float]]) -> bytes:
+    """The answer to GET /metrics. `gauges` has names of GAUGES; each is called once."""
+    unknown = gauges.keys() - GAUGES.keys()
+    if unknown:
+        raise ValueError(f"GAUGES has no help for {', '.join(sorted(unknown))}")
+    registry = CollectorRegistry()
+    registry.register(_Server(counters, gauges))
+    registry.register(_Log(log_stats))
+    return generate_latest(registry)
+
+
+class _Server(Collector):
+    def __init__(self, counters: Counters, gauges: Mapping[str, Callable[[], float]]) -> None:
+        self._counters = counters
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        build = {"version": version(), "python": platform.python_version()}
+        yield InfoMetricFamily("tellback_build", "What is running", value=build)
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"tellback_{name}", text, value=getattr(self._counters, name))
+        yield _labelled("tellback_refusals", "Error frames sent", "code", self._counters.refusals)
+        yield _labelled("tellback_resets", "Tabs told that a chat was replaced", "reason", self._counters.resets)
+        for name, read in self._gauges.items():
+            yield GaugeMetricFamily(name, GAUGES[name], value=read())
+
+
+class _Log(Collector):
+    def __init__(self, stats: LogStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats
+        yield CounterMetricFamily("tellback_log_records", "Records made durable", value=stats.records)
+        yield CounterMetricFamily("tellback_log_batches", "Batches: one write and one sync each", value=stats.batches)
+        yield CounterMetricFamily("tellback_log_bytes", "Bytes of records made durable", value=stats.bytes)
+        # A summary of the latest samples that the log keeps. Without a sum: the samples that fell out are not known.
+        summary = Metric("tellback_log_sync_seconds", "Write and sync of one batch, latest batches", "summary")
+        durations_s = sorted(stats.sync_s.copy())
+        for quantile in _QUANTILES:
+            if durations_s:
+                summary.add_sample(summary.name, {"quantile": str(quantile)}, quantile_of(durations_s, quantile))
+        summary.add_sample(f"{summary.name}_count", {}, stats.batches + stats.seals)
+        yield summary
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
+
+
+def quantile_of(ordered: Sequence[float], quantile: float) -> float:
+    """The smallest value of which at least `quantile` of all are not larger. `ordered` rises and is not empty."""
+    return ordered[max(0, -(-int(quantile * 1000) * len(ordered) // 1000) - 1)]
