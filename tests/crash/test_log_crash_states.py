@@ -59,7 +59,7 @@ async def record(log_class: type[Log] = Log, lives: int = 4, **options: Any) -> 
     workload = Workload(fs, recording.mark, log_class, **options)
     await workload.run([1, 2, 5, 1, 3, 8, 1], idle=True)
     if lives > 1:
-        await workload.run([2, 1, 3], before_last=lambda: inner.fail("fdatasync", errno.EIO))
+        await workload.run([1, 2], before_last=lambda: inner.fail("fdatasync", errno.EIO))
     if lives > 2:
         await workload.run([4, 1, 6, 2, 1])
     if lives > 3:
@@ -70,7 +70,7 @@ async def record(log_class: type[Log] = Log, lives: int = 4, **options: Any) -> 
 @pytest.mark.timeout(600)
 async def test_g1_no_power_cut_loses_repeats_or_reorders_what_was_told_durable() -> None:
     recording, workload = await record()
-    assert len(workload.appended) == 58, "the life with the failed sync left its last batch in the page cache"
+    assert len(workload.appended) == 55, "the life with the failed sync left its last batch in the page cache"
     states = depth_two = 0
     lengths = set()
     for done, disk in crash_states(recording):
