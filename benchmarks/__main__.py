@@ -19,11 +19,12 @@ from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.lag import Lag
 from benchmarks.scenarios.memory import Memory
 from benchmarks.scenarios.pace import Pace
+from benchmarks.scenarios.sharedb import AgainstShareDB
 from benchmarks.scenarios.work import Work
 from benchmarks.server import ServerError
 from benchmarks.targets import IDS, TARGETS
 
-SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Lag)
+SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Lag, AgainstShareDB)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -56,7 +57,9 @@ class Session:
         self.samples = Samples()
 
     def measure(self) -> None:
-        for kind in (servers.TELLBACK, servers.SOCKETIO, servers.FULL_SAVE):
+        if self.plan.wants("T4"):
+            self.samples.failures.append("T4: there is no Hocuspocus peer yet")
+        for kind in (servers.TELLBACK, servers.SOCKETIO, servers.FULL_SAVE, servers.sharedb(0, 0)):
             if reason := kind.missing():
                 self.samples.failures.append(f"{kind.name}: {reason}")
         chosen = [factory(self.plan, self.samples) for factory in SCENARIOS if self.plan.wants(*factory.ids)]

@@ -37,7 +37,7 @@ enum { READ_BYTES = 256 * 1024, WINDOW_MAX = 64, SNIFF_BYTES = 12, LATENCIES_MAX
 static const uint64_t SECOND_NS = 1000000000ull;
 static const uint64_t STALL_NS = 20 * 1000000000ull; /* No ack for so long: the run failed. */
 
-enum wire { TELLBACK, ECHO, SOCKETIO };
+enum wire { TELLBACK, ECHO, SOCKETIO, SHAREDB };
 enum role { WRITER, SUBSCRIBER, OPENER };
 
 struct conn {
@@ -58,6 +58,7 @@ static struct {
     const char *host, *path, *prefix, *op, *ids_file;
     int port, chats, subscribers, window, message_bytes, server_pid, idle, warm, create, opens, senders;
     double seconds, warmup, rate;
+    uint64_t existing;              /* Messages a ShareDB document has from the start. */
     uint64_t ops, warmup_ops;       /* When set, the window is so many acks, not seconds. */
     enum wire wire;
     const char *open_chats[8];
@@ -220,6 +221,9 @@ static void put_op(struct conn *c, uint64_t started_ns) {
     c->sent_ns[op % WINDOW_MAX] = started_ns;
     if (opt.wire == SOCKETIO) {
         put_text("42%llu[\"append\",{\"chat\":\"%s\",\"op\":%llu,\"messages\":[%s]}]", op, chat_name(c), op, message);
+    } else if (opt.wire == SHAREDB) {
+        put_text("{\"a\":\"op\",\"c\":\"chats\",\"d\":\"%d\",\"v\":%llu,\"seq\":%llu,\"x\":{},\"op\":[{\"p\":[\"messages\",%llu],"
+                 "\"li\":%s}]}", c->chat, op, op, (unsigned long long)opt.existing + op - 1, message);
     } else if (op == 1 || opt.op[0] == 'a') {
         /* The first op of a session is always an append, so that patches can name the op before them as base. */
         put_text("{\"type\":\"append\",\"id\":%llu,\"chat\":\"%s\",\"op\":%llu,\"base\":\"*\",\"messages\":[%s]}", op + 1,
@@ -292,10 +296,24 @@ static void socketio_frame(struct conn *c, const char *text, size_t length, uint
     }
 }
 
+/* ShareDB's answers do not begin with their type; but once a writer joined it gets nothing but acks of its own ops. */
+static void sharedb_frame(struct conn *c, const char *text, size_t length, uint64_t now) {
+    if (c->opened) {
+        if (c->role != WRITER) seen.deliveries++;
+        else if (memmem(text, length, "\"error\"", 7)) fail("the server said %.*s", (int)length, text);
+        else ack_seen(c, now);
+    } else if (memmem(text, length, "\"a\":\"hs\"", 8)) {
+        c->welcomed = true;
+    } else if (memmem(text, length, "\"a\":\"s\"", 7)) {
+        c->opened = true;
+    }
+}
+
 /* `text` holds min(length, SNIFF_BYTES) bytes at least; the whole frame for errors and openers. */
 static void text_frame(struct conn *c, const char *text, size_t length, uint64_t now) {
     if (opt.wire == ECHO) return ack_seen(c, now);
     if (opt.wire == SOCKETIO) return socketio_frame(c, text, length, now);
+    if (opt.wire == SHAREDB) return sharedb_frame(c, text, length, now);
     if (length < SNIFF_BYTES || memcmp(text, "{\"type\":\"", 9)) fail("a frame does not begin with its type: %.12s", text);
     switch (text[9]) {
     case 'a': ack_seen(c, now); break;
@@ -312,6 +330,7 @@ static void text_frame(struct conn *c, const char *text, size_t length, uint64_t
 
 static bool wanted_whole(const struct conn *c, const uint8_t *text, uint64_t length) {
     if (c->role == OPENER || opt.wire == SOCKETIO) return true;
+    if (opt.wire == SHAREDB) return !c->opened || c->role == WRITER;
     return opt.wire == TELLBACK && length >= SNIFF_BYTES && (text[9] == 'e' || text[9] == 'c' || text[9] == 'g' || text[9] == 'r');
 }
 
@@ -421,6 +440,13 @@ static void join(struct conn *c) {
             flush_to(c);
             AWAIT(c->opened);
         }
+    } else if (opt.wire == SHAREDB) {
+        put_text("{\"a\":\"hs\",\"id\":null,\"protocol\":1,\"protocolMinor\":1}");
+        flush_to(c);
+        AWAIT(c->welcomed);
+        put_text("{\"a\":\"s\",\"c\":\"chats\",\"d\":\"%d\"}", c->chat);
+        flush_to(c);
+        AWAIT(c->opened);
     } else if (opt.wire == SOCKETIO) {
         AWAIT(c->welcomed);
         put_text("420[\"join\",{\"chat\":\"%s\"}]", chat_name(c));
@@ -596,18 +622,19 @@ static void run_work(void) {
 
 int main(int argc, char **argv) {
     enum { HOST = 1, PORT, PATH, WIRE, PREFIX, CHATS, SUBSCRIBERS, SENDERS, WINDOW, BYTES, SECONDS, WARMUP, RATE, OPS, WARMUP_OPS, OP, IDS, PID,
-           IDLE, WARM, CREATE, OPEN_CHAT, OPENS };
+           IDLE, WARM, CREATE, OPEN_CHAT, OPENS, EXISTING };
     static const struct option options[] = {
         {"host", 1, 0, HOST}, {"port", 1, 0, PORT}, {"path", 1, 0, PATH}, {"wire", 1, 0, WIRE}, {"chat-prefix", 1, 0, PREFIX},
         {"chats", 1, 0, CHATS}, {"subscribers", 1, 0, SUBSCRIBERS}, {"senders", 1, 0, SENDERS}, {"window", 1, 0, WINDOW},
         {"message-bytes", 1, 0, BYTES}, {"seconds", 1, 0, SECONDS}, {"warmup", 1, 0, WARMUP}, {"rate", 1, 0, RATE},
         {"ops", 1, 0, OPS}, {"warmup-ops", 1, 0, WARMUP_OPS}, {"op", 1, 0, OP}, {"patch-ids", 1, 0, IDS}, {"server-pid", 1, 0, PID}, {"idle", 1, 0, IDLE},
-        {"warm", 1, 0, WARM}, {"create", 1, 0, CREATE}, {"open-chat", 1, 0, OPEN_CHAT}, {"opens", 1, 0, OPENS}, {0}};
+        {"warm", 1, 0, WARM}, {"create", 1, 0, CREATE}, {"open-chat", 1, 0, OPEN_CHAT}, {"opens", 1, 0, OPENS},
+        {"existing", 1, 0, EXISTING}, {0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (o) {
         case HOST: opt.host = optarg; break;
         case PORT: opt.port = atoi(optarg); break;
         case PATH: opt.path = optarg; break;
-        case WIRE: opt.wire = optarg[0] == 't' ? TELLBACK : optarg[0] == 'e' ? ECHO : SOCKETIO; break;
+        case WIRE: opt.wire = optarg[0] == 't' ? TELLBACK : optarg[0] == 'e' ? ECHO : optarg[1] == 'h' ? SHAREDB : SOCKETIO; break;
         case PREFIX: opt.prefix = optarg; break;
         case CHATS: opt.chats = atoi(optarg); break;
         case SUBSCRIBERS: opt.subscribers = atoi(optarg); break;
@@ -627,6 +654,7 @@ int main(int argc, char **argv) {
         case CREATE: opt.create = atoi(optarg); break;
         case OPEN_CHAT: if (opt.open_chat_count < 8) opt.open_chats[opt.open_chat_count++] = optarg; break;
         case OPENS: opt.opens = atoi(optarg); break;
+        case EXISTING: opt.existing = strtoull(optarg, NULL, 10); break;
         default: fail("unknown option");
         }
     if (opt.window < 1 || opt.window >= WINDOW_MAX) fail("--window must be 1 to %d", WINDOW_MAX - 1);

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +22,34 @@ def on_server_core() -> None:
 
 def on_generator_core() -> None:
     os.sched_setaffinity(0, {GENERATOR_CORE})
+
+
+class _Patience:
+    """How long the whole session may still wait for other programs to be done."""
+
+    left_s = 240.0
+
+
+def _busy_cores(over_s: float) -> float:
+    """How many cores were busy, over the next `over_s`, with whatever it was."""
+    busy = []
+    for wait_s in (over_s, 0.0):
+        user, nice, kernel, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        busy.append(user + nice + kernel + irq + softirq + steal)
+        time.sleep(wait_s)
+    return (busy[1] - busy[0]) / os.sysconf("SC_CLK_TCK") / over_s
+
+
+def await_quiet(limit_cores: float = 0.2) -> None:
+    """Wait before a measurement until nothing else runs here; on a machine that never rests, for some minutes in all.
+
+    Before, and not by looking at what was measured, so that it favours nobody.
+    """
+    while _Patience.left_s > 0:
+        started = time.monotonic()
+        if _busy_cores(0.25) <= limit_cores:
+            return
+        _Patience.left_s -= time.monotonic() - started
 
 
 def filesystem(path: Path) -> str:

@@ -1,9 +1,10 @@
 """The load generator for machines without a C compiler: the same options, the same one line of JSON.
 
-uvloop, one `asyncio.Protocol` per connection, no WebSocket library. An op is two `bytes` templates around its number; it
-is masked with the key zero, which is legal, leaves the text as it is, and costs the server what any key costs. Of an
-answer the header and the letter that tells its type are looked at. Measured against E it was 57 % busy at w1 and 64 % at
-w16 where generator.c was 45 % and 47 %; a faster server will bring it over the limit sooner. No openers, no socketio.
+uvloop, one `asyncio.Protocol` per connection, no WebSocket library. An op is two `bytes` templates around its number;
+it is masked with the key zero, which is legal, leaves the text as it is, and costs the server what any key costs. Of an
+answer the header and the letter that tells its type are looked at. Measured against E it was 57 % busy at w1 and 64 %
+at w16 where generator.c was 45 % and 47 %; a faster server brings it over the limit sooner. It knows neither openers
+nor the wires of socketio and ShareDB.
 """
 
 import argparse

@@ -190,6 +190,21 @@ TELLBACK = Kind("tellback", _tellback, missing=_tellback_missing)
 TELLBACK_UNSAFE = Kind(
     "tellback, not durable", _tellback, environment={"TELLBACK_UNSAFE_NO_SYNC": "1"}, missing=_tellback_missing
 )
+
+
+def sharedb(chats: int, messages: int) -> Kind:
+    """ShareDB in memory, with `chats` documents that have `messages` messages each from the start."""
+
+    def arguments(folder: Path) -> list[str]:
+        return ["node", str(PEERS / "node" / "sharedb.js"), str(folder), str(chats), str(messages)]
+
+    def missing() -> str | None:
+        installed = (PEERS / "node" / "node_modules" / "sharedb").exists()
+        return _node_missing() or (None if installed else "not installed (npm install --prefix benchmarks/peers/node)")
+
+    return Kind("ShareDB in memory", arguments, "sharedb", missing=missing)
+
+
 ECHO = Kind("echo (E)", _peer("echo.py"), wire="echo")
 NAIVE = Kind("naive", _peer("naive.py"))
 BROADCAST = Kind("websockets.broadcast", _peer("broadcast.py"))
