@@ -480,14 +480,17 @@ class WebSocketConnection(asyncio.Protocol):
             return
         protocol.send_response(response)
         self._take_library_writes()
-        self._open(request)
+        # The parser of the handshake keeps the request alive, up to handshake_bytes_max of cookies and the like, for as
+        # long as it lives; a fresh protocol that is open from the start does not.
+        self._protocol = ServerProtocol(state=OPEN, max_size=self._limit_bytes, logger=_library_log)
+        self._open(request, protocol.subprotocol)
         if rest and not self._finished:
             if self._stopped:
                 self._held += rest
             else:
                 self._receive_frames(rest)
 
-    def _open(self, request: Request) -> None:
+    def _open(self, request: Request, subprotocol: Subprotocol | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -498,7 +501,7 @@ class WebSocketConnection(asyncio.Protocol):
             origin=headers.get("Origin"),
             host=headers.get("Host"),
             user_agent=", ".join(headers.get_all("User-Agent")) or None,
-            subprotocol=self._protocol.subprotocol,
+            subprotocol=subprotocol,
         )
         self._fast = self._settings.fast_path
         try:
