@@ -316,7 +316,7 @@ class WebSocketConnection(asyncio.Protocol):
         if protocol.state is CONNECTING:
             self.abort()
             return
-        if protocol.state is not OPEN:
+        if not self._is_open:
             return
         protocol.send_close(code, _fitting_reason(reason))
         self._take_library_writes()
@@ -408,6 +408,7 @@ class WebSocketConnection(asyncio.Protocol):
                 timer.cancel()
         self._timer = self._assembly_timer = None
         self._tell_closed()
+        self._protocol.parser.close()  # Breaks a cycle, as after the handshake.
         self._settings.lost(self)
 
     def pause_writing(self) -> None:
@@ -481,7 +482,9 @@ class WebSocketConnection(asyncio.Protocol):
         protocol.send_response(response)
         self._take_library_writes()
         # The parser of the handshake keeps the request alive, up to handshake_bytes_max of cookies and the like, for as
-        # long as it lives; a fresh protocol that is open from the start does not.
+        # long as it lives; a fresh protocol that is open from the start does not. Closing the parser (a generator that
+        # refers to its protocol) breaks the cycle, so that neither waits for the garbage collector.
+        protocol.parser.close()
         self._protocol = ServerProtocol(state=OPEN, max_size=self._limit_bytes, logger=_library_log)
         self._open(request, protocol.subprotocol)
         if rest and not self._finished:
@@ -756,7 +759,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the WebSocket connection (RFC 6455 section 7.1.7): close frame, end of stream, nothing more is read."""
-        if self._protocol.eof_sent:
+        if self._finished:
             return
         self._protocol.fail(code, reason)
         self._take_library_writes()

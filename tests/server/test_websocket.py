@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -450,6 +452,30 @@ async def test_a_long_close_reason_is_cut_between_two_characters(make_wire: Wire
     wire = make_wire()
     wire.connection.close(4000, "€" * 100)
     assert closed_with(wire) == (4000, "€".encode() * 41)
+
+
+async def test_a_protocol_is_freed_without_the_garbage_collector(make_wire: WireMaker) -> None:
+    wire = make_wire(upgrade=False)
+    gc.disable()
+    try:
+        of_handshake = weakref.ref(wire.connection._protocol)
+        wire.feed(handshake())
+        assert of_handshake() is None
+        of_frames = weakref.ref(wire.connection._protocol)
+        wire.transport.lose()
+        del wire.connection._protocol
+        assert of_frames() is None
+    finally:
+        gc.enable()
+
+
+async def test_nothing_is_left_behind_by_calls_after_the_end(make_wire: WireMaker) -> None:
+    wire = make_wire()
+    wire.transport.lose()
+    wire.connection.close()
+    wire.connection.abort()
+    assert wire.connection._timer is None
+    assert wire.connection._assembly_timer is None
 
 
 # Handlers that raise.
