@@ -147,12 +147,16 @@ class ConnectionSettings:
     fast_path: bool = True
 
 
-def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    if not offered:
-        return None
-    if SUBPROTOCOL in offered:
-        return SUBPROTOCOL
-    raise NegotiationError(f"the subprotocol here is {SUBPROTOCOL}")
+class _HandshakeProtocol(ServerProtocol):
+    """The library's handshake with our rule for subprotocols (see the module's docstring). Overridden and not given as
+    `select_subprotocol=`, because the library would store that as a bound method of itself: a cycle per connection."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        if not subprotocols:
+            return None
+        if SUBPROTOCOL in subprotocols:
+            return SUBPROTOCOL
+        raise NegotiationError(f"the subprotocol here is {SUBPROTOCOL}")
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -209,9 +213,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._limits = limits
         self._refusal = refusal
         self._limit_bytes = limits.hello_bytes_max
-        self._protocol = ServerProtocol(
-            select_subprotocol=_select_subprotocol, max_size=limits.hello_bytes_max, logger=_library_log
-        )
+        self._protocol: ServerProtocol = _HandshakeProtocol(max_size=limits.hello_bytes_max, logger=_library_log)
         # Set by connection_made, never None while a callback runs.
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         # None until the handshake is accepted, and again when `closed` is told.
