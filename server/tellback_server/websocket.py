@@ -425,9 +425,9 @@ class WebSocketConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The write buffer went down again."""
         self._write_paused = False
-        if self._pong_waiting is not None:
+        if self._pong_waiting is not None and self._is_open:
             self._outgoing.append(self._pong_waiting)
-            self._pong_waiting = None
+        self._pong_waiting = None
         if self._is_open:
             try:
                 self._handler.writable(self)  # type: ignore[union-attr]  # Open: there is a handler.

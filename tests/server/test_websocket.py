@@ -344,6 +344,17 @@ async def test_a_peer_that_does_not_read_is_reported_and_owed_one_pong(make_wire
     assert server_frames(wire.transport.sent) == [(PONG, b"49")]
 
 
+async def test_an_owed_pong_is_forgotten_when_the_connection_ends_first(make_wire: WireMaker) -> None:
+    wire = make_wire(drains=False, limits=TransportLimits(write_high_water_bytes=1000))
+    wire.connection.send_text(b"x" * 2000)
+    wire.connection.flush()
+    wire.feed(client_frame(PING, b"owed"))
+    wire.feed(client_frame(TEXT, b"x", mask=None))
+    assert wire.transport.eof_written
+    wire.transport.drain()  # The fake fails on a write after the end.
+    assert closed_with(wire)[0] == 1002
+
+
 # Closing.
 
 
