@@ -1,0 +1,523 @@
+"""One owner's actor: requests in, decisions made, answers out when they are durable.
+
+    loading --load--> ready <--> busy (an outside edit is adopted)
+       |                |
+       +--> missing     +--idle--> ended
+
+Rules of this module:
+- One owner, one mailbox, one order. A step runs to its end without awaiting, so nobody sees half of it (BEHAVIOUR A1).
+- What shows a version waits until that version is durable: acks, refusals, conflicts, reads, broadcasts (A2).
+- A request that arrives while the actor cannot answer waits in a bounded mailbox; past the bound it is refused (A3).
+- An actor that ended answers nobody; who held on to it asks the hub for its successor (A4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import structlog
+from msgspec import UNSET, Raw
+
+from tellback_protocol import codec
+from tellback_protocol.decide import (
+    Committed,
+    Duplicate,
+    Fresh,
+    Stored,
+    conflict_body,
+    decide,
+    install,
+)
+from tellback_protocol.effects import Commit, encode_effects
+from tellback_protocol.errors import Refused
+from tellback_protocol.frames import Behind, Closed, Opened, Reset, StateFrame, StateValue
+from tellback_protocol.ids import Version, namespace_problem
+from tellback_protocol.requests import Close, History, Malformed, Open, Request, StateGet, Write
+from tellback_protocol.stream import Past, Stream
+from tellback_server import records
+from tellback_server.snapshot import Snapshot
+from tellback_server.websocket import text_frame
+
+if TYPE_CHECKING:
+    from tellback_server.hub import Hub
+    from tellback_server.loading import LoadedStream
+    from tellback_server.tab import Tab
+
+log = structlog.get_logger()
+
+MAILBOX_MAX = 256
+"""Requests that wait for one actor; more are answered `overloaded`."""
+REPLAY_BYTES_MIN = 64 << 10
+"""A replay of this size is sent even when the snapshot would be smaller."""
+
+State = Literal["loading", "missing", "ready", "busy", "ended"]
+
+
+class Following(msgspec.Struct, gc=False):
+    """What comes behind an `opened`."""
+
+    parts: Iterator[bytes] | None = None
+    """Of a snapshot; later commits may overtake them."""
+    replay: list[Past] = []
+    """Commits, in the order of the stream."""
+    since: Version | None = None
+    """Where the replay begins."""
+
+
+class Release(msgspec.Struct, gc=False):
+    """What may leave when `position` is durable."""
+
+    position: int
+    actor: Actor
+    tab: Tab | None = None
+    answer: bytes | None = None
+    """A frame for `tab`."""
+    size_bytes: int = 0
+    """Of the request, when it counts as in flight."""
+    committed: Committed | None = None
+    """To be told to everybody else."""
+    subscribe: Subscription | None = None
+    """Begins when this is released: what was sequenced later is broadcast to it."""
+    following: Following | None = None
+
+
+class Subscription:
+    """One tab has one chat open, under the name it used."""
+
+    __slots__ = ("active", "chat_json", "tab")
+
+    def __init__(self, tab: Tab, chat_json: bytes) -> None:
+        self.tab = tab
+        self.chat_json = chat_json
+        self.active = False
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A request as it waits in a mailbox."""
+
+    tab: Tab
+    request: Request | Malformed
+    owner_json: bytes
+    """`"chat":...` or `"owner":...`, for the answer."""
+    size_bytes: int
+
+
+class Actor:
+    """Everything about one chat that is live in this process."""
+
+    __slots__ = (
+        "_hub", "_last_position", "_mailbox", "_unreleased", "anchored", "chat_id", "dirty_since_s", "durable_head",
+        "file", "folding", "idle_since_s", "key", "name", "state", "stream", "subscriptions", "user",
+    )
+
+    def __init__(self, hub: Hub, user: str, name: str) -> None:
+        self._hub = hub
+        self.user = user
+        self.name = name
+        """`character:...` or `group:...`."""
+        self.chat_id = ""
+        self.key = ""
+        """The log's owner key, set when the chat is known."""
+        self.state: State = "loading"
+        self.stream: Stream | None = None
+        self.file: object = None
+        """The store's knowledge of the chat's files; the checkpoint hands it on."""
+        self.subscriptions: dict[Tab, Subscription] = {}
+        self.durable_head = Version(1, 0, "")
+        """The version up to which everybody may know."""
+        self.anchored = False
+        """True when the log knows which file this actor's records stand on."""
+        self.dirty_since_s: float | None = None
+        """When the oldest commit that is not in the files was made."""
+        self.folding = False
+        """True while a checkpoint runs."""
+        self.idle_since_s: float | None = None
+        self._mailbox: deque[Envelope] = deque()
+        self._unreleased = 0
+        self._last_position = 0
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def submit(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
+        """Handle a request, now or when the actor can. `size_bytes` counts as in flight until it is answered."""
+        if self.state == "ready" and not self._mailbox:
+            self.handle(tab, request, owner_json, size_bytes)
+        elif self.state == "missing":
+            self._handle_missing(tab, request, owner_json, size_bytes)
+        elif len(self._mailbox) >= MAILBOX_MAX:
+            self._refuse(
+                tab, request, owner_json, size_bytes,
+                Refused("overloaded", "Too many requests wait for this chat.", details={"after_ms": 500}),
+            )
+        else:
+            self._mailbox.append(Envelope(tab, request, owner_json, size_bytes))
+
+    def drain(self) -> None:
+        """Handle what waited, in order, as far as the state allows."""
+        while self._mailbox and self.state in ("ready", "missing"):
+            letter = self._mailbox.popleft()
+            if not letter.tab.is_open:
+                continue
+            if self.state == "ready":
+                self.handle(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
+            else:
+                self._handle_missing(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
+        if self.state == "missing":
+            self._hub.end(self)
+
+    def handle(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
+        """One step: no await from here to the end."""
+        if isinstance(request, Write | Malformed):
+            self._write(tab, request, owner_json, size_bytes)
+        elif isinstance(request, Open):
+            self._open(tab, request, owner_json, size_bytes)
+        elif isinstance(request, StateGet):
+            self._state_get(tab, request, owner_json, size_bytes)
+        elif isinstance(request, History):
+            self._hub.spawn(self._history(tab, request, owner_json, size_bytes))
+        else:
+            self._close(tab, request, size_bytes)
+
+    def _write(self, tab: Tab, request: Write | Malformed, owner_json: bytes, size_bytes: int) -> None:
+        stream = self.stream
+        assert stream is not None, "ready means loaded"
+        hub = self._hub
+        clock = hub.clock
+        session = tab.session_id
+        try:
+            hub.admit()
+            fresh = Fresh(clock.uuid4(), clock.random_bits(64), clock.now_ms())
+            decision = decide(stream, request, session, fresh, hub.limits)
+        except Refused as refusal:
+            hub.counters.refused(refusal.code)
+            self._refuse(tab, request, owner_json, size_bytes, refusal)
+            return
+        op = request.op
+        assert isinstance(op, int), "decide refuses a write without op"
+        if isinstance(decision, Duplicate):
+            hub.counters.duplicates += 1
+            body = decision.outcome.body
+            if decision.outcome.kind == "conflict":
+                body = conflict_body(stream, decision.outcome, codec.encode(self._label(tab)))
+            frame = codec.answer(decision.outcome.kind, request.id, owner_json, op, hub.durability(body), True)
+            self._release(Release(self._last_position, self, tab, frame, size_bytes))
+            return
+        if not self.anchored:
+            self._anchor()
+        body = decision.outcome.body
+        if isinstance(decision, Committed):
+            position = hub.log.append(records.COMMIT, self.key, decision.version.seq, decision.record)
+            install(stream, session, op, decision, fresh.now_ms)
+            hub.counters.commits += 1
+            frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
+            release = Release(position, self, tab, frame, size_bytes, decision)
+        else:
+            position = hub.log.append(records.STORED, self.key, stream.head.seq, decision.record)
+            install(stream, session, op, decision, fresh.now_ms)
+            self._count_stored(decision)
+            if decision.outcome.kind == "conflict":
+                body = conflict_body(stream, decision.outcome, codec.encode(self._label(tab)))
+            frame = codec.answer(decision.outcome.kind, request.id, owner_json, op, body)
+            release = Release(position, self, tab, frame, size_bytes)
+        self._last_position = position
+        self._release(release)
+        if self.dirty_since_s is None:
+            hub.shelf.became_dirty(self)
+
+    def _count_stored(self, decision: Stored) -> None:
+        if decision.outcome.kind == "conflict":
+            self._hub.counters.conflicts += 1
+        else:
+            self._hub.counters.refused(msgspec.json.decode(b"{" + decision.outcome.body + b"}")["code"])
+
+    def _anchor(self) -> None:
+        """Before the first record: say which file the commits stand on."""
+        self._hub.log.append(records.ANCHOR, self.key, self._stream.head.seq, self._hub.shelf.anchor(self, None))
+        self.anchored = True
+
+    def _open(self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
+        stream = self._stream
+        if request.create and request.since is not None:
+            refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
+            self._refuse(tab, request, owner_json, size_bytes, refusal)
+            return
+        frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat))
+        subscription = Subscription(tab, codec.chat_json(request.chat))
+        release = Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following)
+        self.idle_since_s = None
+        self._release(release)
+
+    def _opened(
+        self, stream: Stream, request: Open, session: str, chat_json: bytes, *, created: bool = False
+    ) -> tuple[bytes, Following | None]:
+        """The `opened` frame, and what follows it."""
+        opened = Opened(
+            chat=request.chat, chat_id=stream.chat_id, mode="snapshot", version=stream.chat.version, head=stream.head,
+            next_op=stream.next_op(session), id=request.id,
+        )
+        if stream.damage:
+            opened.read_only = True
+            opened.damage = stream.damage
+        if created:
+            opened.created = True
+        since = request.since
+        if since is not None:
+            missed = stream.since(since)
+            if missed is not None:
+                replay = list(missed)
+                if not replay:
+                    opened.mode = "current"
+                    return codec.opened(opened), None
+                size = sum(len(past.core) for past in replay)
+                if size <= REPLAY_BYTES_MIN or size <= sum(map(len, stream.chat.messages.values())):
+                    opened.mode = "replay"
+                    return codec.opened(opened), Following(None, replay, since)
+            else:
+                opened.reset = _why_reset(stream, since)
+                self._hub.counters.reset(opened.reset)
+        tail = request.tail if isinstance(request.tail, int) else None
+        snapshot = Snapshot(stream.chat, tail)
+        opened.count = snapshot.count
+        if tail is not None:
+            opened.first = snapshot.first
+        if snapshot.parts == 1:
+            return codec.opened(opened, stream.chat.metadata, snapshot.messages()), None
+        opened.parts = snapshot.parts
+        return codec.opened(opened, stream.chat.metadata), Following(snapshot.frames(chat_json))
+
+    async def _history(self, tab: Tab, request: History, owner_json: bytes, size_bytes: int) -> None:
+        """Only what is durable is shown, so the answer waits for nothing more."""
+        try:
+            frame = await self._hub.shelf.history(self, request)
+        except Refused as refusal:
+            frame = refusal_frame(request, owner_json, refusal)
+        if tab.is_open:
+            tab.outbox.answer(self, text_frame(frame))
+            tab.outbox.flush()
+            tab.answered(size_bytes)
+
+    def _close(self, tab: Tab, request: Close, size_bytes: int) -> None:
+        self.unsubscribe(tab)
+        frame = codec.encode(Closed(request.chat, request.id))
+        self._release(Release(self._last_position, self, tab, frame, size_bytes))
+
+    def _state_get(self, tab: Tab, request: StateGet, owner_json: bytes, size_bytes: int) -> None:
+        stream = self._stream
+        wanted = list(stream.states) if request.namespaces is UNSET else request.namespaces
+        assert isinstance(wanted, list)
+        states: dict[str, StateValue | None] = {}
+        for index, namespace in enumerate(wanted):
+            problem = namespace_problem(namespace)
+            document = stream.states.get(namespace)
+            if problem or (document is not None and document.corrupt):
+                refusal = (
+                    Refused("namespace-illegal", f"{problem}.", pointer=f"/namespaces/{index}") if problem
+                    else Refused("state-corrupt", f"The file of {namespace!r} is no JSON; it is kept as it is.")
+                )
+                self._refuse(tab, request, owner_json, size_bytes, refusal)
+                return
+            if document is None or document.data is None or document.version is None:
+                if request.namespaces is not UNSET:
+                    states[namespace] = None
+            else:
+                states[namespace] = StateValue(document.version, Raw(document.data))
+        frame = codec.encode(StateFrame(request.owner, states, request.id))
+        self._release(Release(self._last_position, self, tab, frame, size_bytes))
+
+    def _handle_missing(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
+        if isinstance(request, Open) and request.create and request.since is None:
+            self._hub.create(self, tab, request, owner_json, size_bytes)
+            return
+        refusal = Refused("not-found", "There is no such chat.", pointer="/chat")
+        if isinstance(request, Open) and request.create:
+            refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
+        self._refuse(tab, request, owner_json, size_bytes, refusal)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def loaded(self, loaded: LoadedStream) -> None:
+        """The chat was read: answer what waited."""
+        self._take(loaded)
+        self.state = "ready"
+        self.drain()
+
+    def adopted(self, loaded: LoadedStream) -> None:
+        """An outside edit became our history: every tab opens again. The reset leaves when the adoption is durable."""
+        self._take(loaded)
+        head = self._stream.head
+        for record in loaded.records:
+            self._last_position = self._hub.log.append(record.kind, record.owner, record.seq, record.body)
+        for subscription in list(self.subscriptions.values()):
+            frame = codec.encode(Reset(self._chat_of(subscription), "outside-edit", head))
+            self._release(Release(self._last_position, self, subscription.tab, frame))
+            self.unsubscribe(subscription.tab)
+        self.state = "ready"
+        self.drain()
+
+    def created(self, stream: Stream, tab: Tab, request: Open, header: bytes, size_bytes: int) -> None:
+        """The chat begins with a commit of its own, so that nobody hears of a chat_id that a crash could undo."""
+        self._become(stream)
+        self.durable_head = stream.head
+        self._hub.log.append(records.ANCHOR, self.key, 0, self._hub.shelf.anchor(self, header))
+        self.anchored = True
+        clock = self._hub.clock
+        commit = Commit(Version(1, 1, clock.uuid4()), stream.head.integrity, [])
+        record = b'{"version":%b,"previous":"%b","ops":%b}' % (
+            commit.version.encoded(), commit.previous.encode(), encode_effects([]),
+        )
+        self._last_position = self._hub.log.append(records.COMMIT, self.key, 1, record)
+        stream.fold(commit)
+        stream.chat.version = commit.version
+        self._hub.counters.commits += 1
+        self.state = "ready"
+        frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat), created=True)
+        subscription = Subscription(tab, codec.chat_json(request.chat))
+        self._release(Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following))
+        self._hub.shelf.became_dirty(self)
+
+    def failed(self, refusal: Refused) -> None:
+        """The chat cannot be loaded: tell everybody who waits, and end."""
+        self.state = "ended"
+        while self._mailbox:
+            letter = self._mailbox.popleft()
+            self._refuse(letter.tab, letter.request, letter.owner_json, letter.size_bytes, refusal)
+
+    def unsubscribe(self, tab: Tab) -> None:
+        """`tab` hears nothing more of this chat."""
+        subscription = self.subscriptions.pop(tab, None)
+        if subscription is not None:
+            subscription.active = False
+            tab.outbox.forget(self)
+            tab.chats.discard(self)
+            if not self.subscriptions:
+                self.idle_since_s = self._hub.clock.monotonic_s()
+
+    def fell_behind(self, tab: Tab, last: Version) -> None:
+        """`tab` reads too slowly for this chat: it gets no more of it, and one frame that says so."""
+        subscription = self.subscriptions.get(tab)
+        if subscription is None:
+            return
+        self._hub.counters.behind += 1
+        tab.outbox.urgent(text_frame(codec.encode(Behind(self._chat_of(subscription), last, self.durable_head))))
+        self.unsubscribe(tab)
+
+    @property
+    def quiet(self) -> bool:
+        """True when nobody has the chat open and nothing waits to leave."""
+        return not (self.subscriptions or self._unreleased or self._mailbox)
+
+    @property
+    def last_position(self) -> int:
+        """The position of this actor's last record in the log."""
+        return self._last_position
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def release(self, release: Release, touched: set[Tab]) -> None:
+        """`release.position` is durable: tell whom it concerns. `touched` collects the tabs that must be flushed."""
+        self._unreleased -= 1
+        tab = release.tab
+        committed = release.committed
+        if tab is not None and tab.is_open:
+            if release.answer is not None:
+                tab.outbox.answer(self, text_frame(release.answer))
+                touched.add(tab)
+            if release.size_bytes:
+                tab.answered(release.size_bytes)
+            if release.subscribe is not None:
+                self._subscribe(release.subscribe)
+            if release.following is not None and release.subscribe is not None:
+                self._follow(tab, release.subscribe, release.following)
+        if committed is not None:
+            previous = self.durable_head
+            self.durable_head = committed.version
+            if self.subscriptions:
+                self._broadcast(committed, previous, tab, touched)
+
+    def _broadcast(self, committed: Committed, previous: Version, author: Tab | None, touched: set[Tab]) -> None:
+        built_for = b""
+        frame = b""
+        for tab, subscription in list(self.subscriptions.items()):
+            if tab is author:
+                continue
+            if subscription.chat_json != built_for:
+                # Built once for all tabs that use the same name for the chat.
+                built_for = subscription.chat_json
+                frame = text_frame(codec.integrity(built_for, committed.core))
+            tab.outbox.commit(self, frame, previous)
+            touched.add(tab)
+
+    def _release(self, release: Release) -> None:
+        self._unreleased += 1
+        self._hub.release(release)
+
+    def _refuse(
+        self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int, refusal: Refused
+    ) -> None:
+        self._release(Release(self._last_position, self, tab, refusal_frame(request, owner_json, refusal), size_bytes))
+
+    def _subscribe(self, subscription: Subscription) -> None:
+        subscription.active = True
+        self.subscriptions[subscription.tab] = subscription
+        subscription.tab.chats.add(self)
+        self.idle_since_s = None
+
+    def _follow(self, tab: Tab, subscription: Subscription, following: Following) -> None:
+        """A replay is made of ordinary integrity frames; they keep their order with what is committed meanwhile."""
+        previous = following.since
+        for past in following.replay:
+            assert previous is not None, "a replay begins somewhere"
+            tab.outbox.commit(self, text_frame(codec.integrity(subscription.chat_json, past.core)), previous)
+            previous = Version(previous.epoch, past.seq, past.integrity)
+            if not subscription.active:
+                return
+        if following.parts is not None:
+            tab.outbox.parts(self, following.parts)
+
+    def _take(self, loaded: LoadedStream) -> None:
+        self._become(loaded.stream)
+        self.file = loaded.file
+        self.anchored = loaded.anchored
+        self.durable_head = loaded.stream.head
+
+    def _become(self, stream: Stream) -> None:
+        self.stream = stream
+        self.chat_id = stream.chat_id
+        self.key = f"{self.user}/{stream.chat_id}"
+
+    @property
+    def _stream(self) -> Stream:
+        assert self.stream is not None, "ready means loaded"
+        return self.stream
+
+    def _label(self, tab: Tab) -> str:
+        """The name that `tab` knows the chat by."""
+        subscription = self.subscriptions.get(tab)
+        return self.name if subscription is None else self._chat_of(subscription)
+
+    def _chat_of(self, subscription: Subscription) -> str:
+        name: str = msgspec.json.decode(b"{" + subscription.chat_json + b"}")["chat"]
+        return name
+
+
+def refusal_frame(request: Request | Malformed, owner_json: bytes, refusal: Refused) -> bytes:
+    """The `error` that answers a request, with what the request said of itself."""
+    echo: dict[str, object] = {"id": request.id}
+    op = getattr(request, "op", UNSET)
+    if isinstance(op, int):
+        echo["op"] = op
+    return codec.error(refusal, echo)[:-1] + b"," + owner_json + b"}"
+
+
+def _why_reset(stream: Stream, since: Version) -> Literal["epoch", "trimmed", "ahead"]:
+    if since.epoch != stream.head.epoch:
+        return "epoch" if since.epoch < stream.head.epoch else "ahead"
+    if since.seq > stream.head.seq:
+        return "ahead"
+    if since.seq >= stream.history_from.seq:
+        # The seq is remembered, under another integrity: this is not the history that the tab knows.
+        return "epoch"
+    return "trimmed"

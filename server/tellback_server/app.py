@@ -1,0 +1,221 @@
+"""The server as a whole: which concrete parts there are, in which order they start, and how they stop.
+
+    start    lock the data folder, open the log, read the users, bind
+    stop     no new connections, stop reading, everything sequenced becomes durable and is answered, files are folded,
+             connections close with 1001, the log is sealed
+    poison   the log failed: nobody is acknowledged any more, tabs are told, exit code 70
+
+Rules of this module:
+- It is the only one that picks classes; it decides nothing about frames.
+- A stop never weakens an answer: what was acknowledged is in the log before the process ends (BEHAVIOUR A6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import structlog
+
+from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
+from tellback_server.auth import authenticator_for
+from tellback_server.clock import Clock
+from tellback_server.config import Settings
+from tellback_server.fs import DirectoryLock, Fs
+from tellback_server.gateway import Gateway
+from tellback_server.http import FrontDoor, HttpResponse
+from tellback_server.hub import Hub
+from tellback_server.keeper import Keeper
+from tellback_server.lock import DataLock
+from tellback_server.log import Log, LogPoisoned
+from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
+from tellback_server.reception import Reception
+from tellback_server.store.files import FileStore
+from tellback_server.tab import Tab
+from tellback_server.websocket import PeerInfo, TransportLimits
+
+log = structlog.get_logger()
+
+EXIT_STOPPED: Final = 0
+EXIT_POISONED: Final = 70
+STOP_TIMEOUT_S: Final = 5.0
+POISON_TIMEOUT_S: Final = 1.0
+LAG_SAMPLE_S: Final = 0.05
+THREADS: Final = 4
+"""For files and history; the log has a thread of its own."""
+
+
+class App:
+    """One server on one data folder."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, fs: Fs | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.fs = fs or Fs()
+        self.counters = Counters()
+        self.urls: list[str] = []
+        """Where clients connect, set by `start`."""
+        self._exit_code: int | None = None
+        self._stopping = asyncio.Event()
+        self._poison: BaseException | None = None
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tellback-files")
+        self._lag_max_s = 0.0
+
+    # -- start -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up to accepting connections.
+
+        Raises: DirectoryLocked, LogCorrupt, store and configuration errors, OSError when the address is taken.
+        """
+        loop = asyncio.get_running_loop()
+        settings = self.settings
+        data = os.path.abspath(settings.data)
+        self.fs.make_directories(data)
+        self._lock: DirectoryLock = DataLock.take(self.fs, data)
+        try:
+            await self._start_locked(loop, data)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def _start_locked(self, loop: asyncio.AbstractEventLoop, data: str) -> None:
+        settings = self.settings
+        limits = Limits(
+            frame_bytes=settings.frame_bytes_max, document_bytes=settings.document_bytes_max,
+            in_flight=settings.in_flight_max, open_chats=settings.open_chats_max,
+        )
+        authenticator = authenticator_for(settings, self.fs, self.clock)
+        self._files = FileStore(self.fs, data, users=authenticator.users)
+        own = os.path.join(data, ".tellback", "log")
+        self._log = await loop.run_in_executor(self._executor, lambda: Log.open(
+            self.fs, own, self.clock, segment_bytes=settings.log_segment_bytes,
+            retain_bytes=settings.log_retain_bytes, retain_s=settings.log_retain_days * 86_400,
+            sync=not settings.unsafe_no_sync,
+        ))
+        self._hub = Hub(
+            log=self._log, clock=self.clock, limits=limits, counters=self.counters, loop=loop,
+            executor=self._executor, durable=not settings.unsafe_no_sync,
+        )
+        self._keeper = Keeper(
+            self._hub, self._files, checkpoint_interval_s=settings.checkpoint_interval_s, idle_s=settings.idle_s
+        )
+        self._hub.shelf = self._keeper
+        self._reception = Reception(authenticator, f"tellback/{version()}", settings.heartbeat_ms)
+        self._log.start(loop, self._hub.on_durable, self._poisoned)
+        await self._keeper.start()
+        self._gateway = Gateway(
+            handler_factory=self._make_tab,
+            host=settings.host,
+            port=settings.port,
+            front_door=FrontDoor.configured(
+                extra_origins=settings.allowed_origins,
+                loopback_only=authenticator.kind == "none",
+                routes={"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics},
+            ),
+            limits=TransportLimits(),
+            connections_max=settings.connections_max,
+            connections_per_address_max=settings.connections_per_address_max,
+            fast_path=settings.fast_path,
+        )
+        await self._gateway.start()
+        self.urls = [
+            f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws" for host, port in self._gateway.addresses
+        ]
+        self._timers = [
+            loop.create_task(self._every(settings.heartbeat_ms / 2000, self._reception.sweep)),
+            loop.create_task(self._measure_lag(loop)),
+        ]
+        log.info("serving", urls=self.urls, data=data, subprotocol=SUBPROTOCOL, term=self._log.term)
+
+    def _make_tab(self, peer: PeerInfo) -> Tab:
+        return Tab(self._hub, self._reception, peer)
+
+    # -- stop --------------------------------------------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for an orderly end; `run_until_stopped` returns when it is done."""
+        if not self._stopping.is_set():
+            log.info("stopping", reason=reason)
+            self._stopping.set()
+
+    async def run_until_stopped(self) -> int:
+        """Serve until asked to stop or until the log fails. Returns the exit code: 0, or 70."""
+        await self._stopping.wait()
+        return await self._stop_poisoned() if self._poison is not None else await self._stop()
+
+    async def _stop(self) -> int:
+        self._gateway.stop_accepting()
+        self._reception.goaway("shutting-down")
+        # What was read before is still answered; what comes later is not read.
+        self._hub.refuse_all("shutting-down", "The server is stopping.")
+        try:
+            await self._log.flush()
+            await self._gateway.close_all(CLOSE_GOING_AWAY, "server stops", STOP_TIMEOUT_S)
+            await self._keeper.stop()
+            await self._hub.finish_tasks()
+            self._end_timers()
+            await asyncio.get_running_loop().run_in_executor(None, self._log.close)
+        except LogPoisoned:
+            return await self._stop_poisoned()
+        self._executor.shutdown()
+        self._lock.release()
+        log.info("stopped")
+        return EXIT_STOPPED
+
+    async def _stop_poisoned(self) -> int:
+        """Nothing that waits for the disk is answered: whether it is stored is not known."""
+        self._gateway.stop_accepting()
+        self._hub.refuse_all("storage-failed", "The disk failed.")
+        self._reception.goaway("storage-failed")
+        await self._gateway.close_all(1011, "storage failed", POISON_TIMEOUT_S)
+        self._end_timers()
+        log.error("poisoned", error=repr(self._poison))
+        return EXIT_POISONED
+
+    def _poisoned(self, error: BaseException) -> None:
+        self._poison = error
+        self._hub.refuse_all("storage-failed", "The disk failed.")
+        self._stopping.set()
+
+    def _end_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+
+    async def _every(self, interval_s: float, work: object) -> None:
+        assert callable(work)
+        while True:
+            await asyncio.sleep(interval_s)
+            work()
+
+    async def _measure_lag(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            planned_s = loop.time() + LAG_SAMPLE_S
+            await asyncio.sleep(LAG_SAMPLE_S)
+            self._lag_max_s = max(self._lag_max_s, loop.time() - planned_s)
+
+    # -- plain HTTP --------------------------------------------------------------------------------------------------
+
+    def _healthz(self) -> HttpResponse:
+        return HttpResponse(200, b"ok\n")
+
+    def _readyz(self) -> HttpResponse:
+        if self._hub.is_admitting and self._log.storage_error is None:
+            return HttpResponse(200, b"ready\n")
+        return HttpResponse(503, b"not ready\n")
+
+    def _metrics(self) -> HttpResponse:
+        body = render(self.counters, self._log.stats, {
+            "tellback_connections": lambda: float(self._gateway.connection_count),
+            "tellback_actors": lambda: float(len(self._hub.actors)),
+            "tellback_checkpoint_lag_seconds": self._keeper.lag_s,
+            "tellback_log_uncommitted_bytes": lambda: float(self._log.uncommitted_bytes),
+            "tellback_loop_lag_seconds": self._take_lag,
+        })
+        return HttpResponse(200, body, CONTENT_TYPE)
+
+    def _take_lag(self) -> float:
+        lag_s, self._lag_max_s = self._lag_max_s, 0.0
+        return lag_s

@@ -1,0 +1,214 @@
+"""From an owner's name to its live actor, and from the log back to everybody who waits.
+
+Rules of this module:
+- One live actor per chat: by name and by id the same one (BEHAVIOUR A1).
+- What waits for the disk leaves in the order of the log, all of a batch together, one write a connection (A2).
+- Nothing is admitted that could not be stored: a full disk, a poisoned log and a server that stops refuse first (A5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+import structlog
+
+from tellback_protocol.errors import Refused
+from tellback_protocol.frames import Limits
+from tellback_protocol.ids import ChatAddress, ChatById, new_name_problem, parse_chat
+from tellback_protocol.requests import Malformed, Open, Request
+from tellback_server.actor import Actor, Release
+from tellback_server.clock import Clock
+from tellback_server.log import Log, Position
+from tellback_server.metrics import Counters
+from tellback_server.tab import Tab
+
+log = structlog.get_logger()
+
+UNCOMMITTED_BYTES_MAX = 64 << 20
+"""Records that may wait for the disk; more is answered `overloaded`."""
+
+
+class Shelf(Protocol):
+    """Where chats come from and go to; owned by the hub, implemented by `keeper`."""
+
+    def load(self, actor: Actor) -> None:
+        """Read the chat in the background; then the actor is told."""
+
+    def became_dirty(self, actor: Actor) -> None:
+        """A commit waits to be folded into the files."""
+
+    def create(self, actor: Actor, tab: Tab, request: Open, size_bytes: int) -> None:
+        """Make a chat that does not exist."""
+
+    def anchor(self, actor: Actor, header: bytes | None) -> bytes:
+        """The record that says which file an actor's commits stand on."""
+
+    async def find(self, user: str, chat_id: str) -> str | None:
+        """The name of a chat by its id, None when the user has no such chat."""
+
+    async def history(self, actor: Actor, request: Any) -> bytes:
+        """The answer to a history request."""
+
+
+class Hub:
+    """The actors of this process."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        clock: Clock,
+        limits: Limits,
+        counters: Counters,
+        loop: asyncio.AbstractEventLoop,
+        executor: Executor,
+        durable: bool = True,
+    ) -> None:
+        self.log = log
+        self.clock = clock
+        self.limits = limits
+        self.counters = counters
+        self.loop = loop
+        self.executor = executor
+        self.shelf: Shelf
+        """Set once, before the first request."""
+        self._durable = durable
+        self._by_name: dict[tuple[str, str], Actor] = {}
+        self._by_id: dict[tuple[str, str], Actor] = {}
+        self._releases: deque[Release] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusal: tuple[str, str] | None = None
+        """Why nothing is admitted any more: code and sentence."""
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    @property
+    def actors(self) -> list[Actor]:
+        """All that are live. Cost: one pointer each."""
+        return list(self._by_name.values())
+
+    def actor(self, user: str, address: ChatAddress) -> Actor | None:
+        """The live actor of a chat, made and loading when there is none; None for an id that nobody has open."""
+        if isinstance(address, ChatById):
+            return self._by_id.get((user, address.chat_id))
+        name = str(address)
+        actor = self._by_name.get((user, name))
+        if actor is None:
+            actor = self._by_name[user, name] = Actor(self, user, name)
+            self.shelf.load(actor)
+        return actor
+
+    def identified(self, actor: Actor) -> None:
+        """The actor's chat_id is known now."""
+        self._by_id[actor.user, actor.chat_id] = actor
+
+    def end(self, actor: Actor) -> None:
+        """Let an actor go; the next request makes a new one."""
+        actor.state = "ended"
+        if self._by_name.get((actor.user, actor.name)) is actor:
+            del self._by_name[actor.user, actor.name]
+        if self._by_id.get((actor.user, actor.chat_id)) is actor:
+            del self._by_id[actor.user, actor.chat_id]
+
+    async def find_and_submit(
+        self, tab: Tab, address: ChatAddress, request: Request | Malformed, owner_json: bytes, size_bytes: int
+    ) -> None:
+        """Submit a request for an id that is not known by heart."""
+        name = await self.shelf.find(tab.user, address.chat_id) if isinstance(address, ChatById) else str(address)
+        if not tab.is_open:
+            return
+        if name is None:
+            tab.answer_refusal(
+                request, owner_json, size_bytes, Refused("not-found", "There is no such chat.", pointer="/chat")
+            )
+            return
+        found = parse_chat(name)
+        assert not isinstance(found, str), "a stored name is an address"
+        actor = self.actor(tab.user, found)
+        assert actor is not None, "a name always has an actor"
+        actor.submit(tab, request, owner_json, size_bytes)
+
+    def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
+        """`open` with `create` of a chat that does not exist."""
+        address = parse_chat(actor.name)
+        assert not isinstance(address, str | ChatById), "an actor has a name"
+        problem = None
+        for part in address.__struct_fields__:
+            problem = problem or new_name_problem(getattr(address, part))
+        if problem is not None:
+            tab.answer_refusal(
+                request, owner_json, size_bytes,
+                Refused("name-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer="/chat"),
+            )
+            return
+        actor.state = "loading"
+        self.shelf.create(actor, tab, request, size_bytes)
+
+    # -- durability --------------------------------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Raises Refused when a write could not be stored now."""
+        if self._refusal is not None:
+            raise Refused(*self._refusal)
+        if self.log.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
+            raise Refused("overloaded", "The disk is behind; send this again.", details={"after_ms": 500})
+        if self.log.storage_error is not None:
+            raise Refused("storage-full", "The disk has no room for the log.", details={"after_ms": 5000})
+
+    def refuse_all(self, code: str, sentence: str) -> None:
+        """Admit nothing from here on."""
+        self._refusal = (code, sentence)
+
+    @property
+    def is_admitting(self) -> bool:
+        """True while writes are accepted."""
+        return self._refusal is None
+
+    def durability(self, body: bytes) -> bytes:
+        """An answer's body, honest about a server that was told not to sync."""
+        return body if self._durable else body.replace(b'"durable":"fsync"', b'"durable":"memory"', 1)
+
+    def release(self, release: Release) -> None:
+        """Let something leave when its position is durable; at once when it is and nothing of its actor waits."""
+        if not self._releases and release.position <= self.log.durable:
+            self._let_go(release)
+        else:
+            self._releases.append(release)
+
+    def on_durable(self, position: Position) -> None:
+        """A batch is on the disk: everything up to `position` may leave."""
+        releases = self._releases
+        touched: set[Tab] = set()
+        while releases and releases[0].position <= position:
+            release = releases.popleft()
+            release.actor.release(release, touched)
+        for tab in touched:
+            tab.outbox.flush()
+
+    def _let_go(self, release: Release) -> None:
+        touched: set[Tab] = set()
+        release.actor.release(release, touched)
+        for tab in touched:
+            tab.outbox.flush()
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the actors. A failure is logged; it never ends the server."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task-failed", exc_info=task.exception())
+
+    async def finish_tasks(self) -> None:
+        """Wait for everything that runs beside the actors."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))

@@ -1,0 +1,286 @@
+"""One connection's handler: its session, its outbox, and the chats it has open.
+
+Rules of this module:
+- A frame is decoded once and handed on; what it means is not decided here.
+- The name of a chat is looked up once a connection; after that a write goes straight to its actor.
+- Reading stops while too many of this connection's writes wait for the disk (BEHAVIOUR C5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from msgspec import UNSET
+
+from tellback_protocol import codec
+from tellback_protocol.codec import FrameProblem
+from tellback_protocol.errors import Refused
+from tellback_protocol.frames import (
+    CLOSE_FORBIDDEN,
+    CLOSE_SLOW,
+    CLOSE_TAKEN_OVER,
+    CLOSE_TIMEOUT,
+    CLOSE_UNAUTHENTICATED,
+    Auth,
+    Goaway,
+    Hello,
+    Ping,
+    Pong,
+)
+from tellback_protocol.ids import Version, parse_chat
+from tellback_protocol.requests import Malformed, Request, StateDelete, StateGet, StateUpdate
+from tellback_protocol.session import HELLO_TIMEOUT_S, ConnectionClosing, ServerSession
+from tellback_server.actor import refusal_frame
+from tellback_server.outbox import Outbox
+from tellback_server.websocket import PeerInfo, WebSocketConnection, text_frame
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Hashable
+
+    from tellback_server.actor import Actor
+    from tellback_server.auth import Identity
+    from tellback_server.hub import Hub
+    from tellback_server.reception import Reception
+
+log = structlog.get_logger()
+
+TARGETS_MAX = 1024
+"""Names of chats that a connection remembers the actor of."""
+
+
+class Tab:
+    """A browser tab, a phone or a program: whatever is at the other end of one connection."""
+
+    __slots__ = (
+        "_bytes_seen", "_hello_timer", "_hub", "_pinged", "_reception", "_targets", "_throttled", "chats", "connection",
+        "identity", "is_open", "outbox", "peer", "session", "session_id", "user",
+    )
+
+    def __init__(self, hub: Hub, reception: Reception, peer: PeerInfo) -> None:
+        self._hub = hub
+        self._reception = reception
+        self.peer = peer
+        self.session = ServerSession(hub.limits)
+        self.session_id = ""
+        self.user = ""
+        self.identity: Identity | None = None
+        """Who hello said it is; None before."""
+        self.chats: set[Actor] = set()
+        """What it has open."""
+        self.is_open = False
+        self.connection: WebSocketConnection
+        self.outbox: Outbox
+        self._targets: dict[str, tuple[Actor, bytes]] = {}
+        self._hello_timer: asyncio.TimerHandle | None = None
+        self._throttled = False
+        self._bytes_seen = -1
+        self._pinged = False
+
+    # -- what the connection tells -----------------------------------------------------------------------------------
+
+    def opened(self, connection: WebSocketConnection) -> None:
+        """The handshake is done: begin to wait for hello."""
+        self.connection = connection
+        self.outbox = Outbox(connection, self._hub.loop, self._demoted, self._overfull)
+        self.is_open = True
+        self._reception.arrived(self)
+        self._hello_timer = self._hub.loop.call_later(HELLO_TIMEOUT_S, self._no_hello)
+
+    def text_received(self, connection: WebSocketConnection, data: bytes) -> None:
+        """One frame."""
+        hub = self._hub
+        try:
+            frame = self.session.receive(data, hub.clock.monotonic_s())
+        except FrameProblem as problem:
+            self._bad_frame(problem)
+            return
+        except ConnectionClosing as end:
+            self._end(end)
+            return
+        if isinstance(frame, Hello):
+            self._reception.hello(self, frame)
+        elif isinstance(frame, Ping):
+            self.outbox.urgent(text_frame(codec.encode(Pong(frame.id))))
+        elif isinstance(frame, Auth):
+            self._reception.authenticate_again(self, frame)
+        else:
+            self._request(frame, len(data))
+
+    def binary_received(self, connection: WebSocketConnection, data: bytes) -> None:
+        """Frames are text."""
+        try:
+            self._bad_frame(self.session.binary())
+        except ConnectionClosing as end:
+            self._end(end)
+
+    def closed(self, connection: WebSocketConnection, code: int, reason: str) -> None:
+        """The connection is gone; what it had sent is carried out all the same."""
+        self.is_open = False
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        for actor in list(self.chats):
+            actor.unsubscribe(self)
+        self._targets.clear()
+        self._reception.left(self)
+        if self.session.session:
+            log.info("tab-closed", user=self.user, session=self.session_id[:8], code=code)
+
+    def paused(self, connection: WebSocketConnection) -> None:
+        """The peer reads slowly: frames wait in the outbox from now on."""
+
+    def writable(self, connection: WebSocketConnection) -> None:
+        """The peer reads again."""
+        self.outbox.writable()
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _request(self, frame: Request | Malformed, size_bytes: int) -> None:
+        hub = self._hub
+        hub.counters.frames_received += 1
+        if isinstance(frame, StateGet | StateUpdate | StateDelete):
+            name = frame.owner.chat
+            if name is UNSET:
+                problem = Refused(
+                    "unsupported", "State of characters and presets is not offered yet.", pointer="/owner"
+                )
+                self._bad_request(frame, problem)
+                return
+            assert isinstance(name, str)
+        else:
+            name = frame.chat
+        target = self._targets.get(name)
+        if target is None or target[0].state == "ended":
+            address = parse_chat(name)
+            if isinstance(address, str):
+                self._bad_request(frame, Refused("name-illegal", f"{address[0].upper()}{address[1:]}.", pointer="/chat"))
+                return
+            if len(self._targets) >= TARGETS_MAX:
+                self._targets.clear()
+            actor = hub.actor(self.user, address)
+            if actor is None:
+                # The id is not known by heart: somebody has to look into the folders.
+                self._count(size_bytes)
+                hub.spawn(hub.find_and_submit(self, address, frame, self._owner_json(frame, name), size_bytes))
+                return
+            target = self._targets[name] = (actor, codec.chat_json(name))
+        owner_json = target[1]
+        if isinstance(frame, StateGet | StateUpdate | StateDelete):
+            owner_json = codec.owner_json(frame.owner)
+        self._count(size_bytes)
+        target[0].submit(self, frame, owner_json, size_bytes)
+
+    def _owner_json(self, frame: Request | Malformed, name: str) -> bytes:
+        if isinstance(frame, StateGet | StateUpdate | StateDelete):
+            return codec.owner_json(frame.owner)
+        return codec.chat_json(name)
+
+    def _count(self, size_bytes: int) -> None:
+        if self.session.started(size_bytes) and not self._throttled:
+            self._throttled = True
+            self.connection.pause_reading()
+
+    def answered(self, size_bytes: int) -> None:
+        """A request has its answer: reading may go on."""
+        self.session.answered(size_bytes)
+        if self._throttled and not self.session.full:
+            self._throttled = False
+            self.connection.resume_reading()
+
+    def answer_refusal(
+        self, request: Request | Malformed, owner_json: bytes, size_bytes: int, refusal: Refused
+    ) -> None:
+        """Answer a request that never reached an actor."""
+        self.outbox.answer(self, text_frame(refusal_frame(request, owner_json, refusal)))
+        self.outbox.flush()
+        self.answered(size_bytes)
+
+    def _bad_request(self, frame: Request | Malformed, refusal: Refused) -> None:
+        echo: dict[str, object] = {"id": frame.id}
+        op = getattr(frame, "op", UNSET)
+        if isinstance(op, int):
+            echo["op"] = op
+        chat = getattr(frame, "chat", None)
+        if isinstance(chat, str):
+            echo["chat"] = chat[:1024]
+        self._bad_frame(FrameProblem(refusal, echo))
+
+    def _bad_frame(self, problem: FrameProblem) -> None:
+        self._hub.counters.refused(problem.refusal.code)
+        try:
+            frame = self.session.refuse(problem, self._hub.clock.monotonic_s())
+        except ConnectionClosing as end:
+            self._end(end)
+            return
+        self.outbox.answer(self, text_frame(frame))
+        self.outbox.flush()
+
+    # -- hello -------------------------------------------------------------------------------------------------------
+
+    def accept(self, identity: Identity, server_name: str, heartbeat_ms: int) -> None:
+        """The user is known: from here on all frames are understood."""
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
+        self.user = identity.user
+        self.session_id = self.session.session
+        self.identity = identity
+        # A frame over the limit is answered, one over twice the limit ends the connection (BEHAVIOUR W5).
+        self.connection.message_limit_bytes = 2 * self.session.limits.frame_bytes
+        welcome = self.session.accept(identity.user, server_name, heartbeat_ms)
+        self.outbox.urgent(text_frame(welcome))
+        self.outbox.flush()
+
+    def refuse_user(self, refusal: Refused) -> None:
+        """The token is not good (or not for this): say so and close."""
+        code = CLOSE_FORBIDDEN if refusal.code == "forbidden" else CLOSE_UNAUTHENTICATED
+        self.outbox.urgent(text_frame(codec.error(refusal, {})))
+        self.close(code, refusal.code)
+
+    def taken_over(self) -> None:
+        """Another connection said hello with this session."""
+        refusal = Refused("session-taken-over", "Another connection uses this session now.")
+        self.outbox.urgent(text_frame(codec.error(refusal, {})))
+        self.close(CLOSE_TAKEN_OVER, "session taken over")
+
+    def goaway(self, reason: str, after_ms: int = 0) -> None:
+        """The server stops reading this connection."""
+        if self.is_open:
+            self.connection.pause_reading()
+            self.outbox.urgent(text_frame(codec.encode(Goaway(reason, after_ms))))
+            self.outbox.flush()
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection in order."""
+        self.outbox.flush()
+        self.connection.close(code, reason)
+
+    def check_alive(self) -> None:
+        """Once a heartbeat: a peer that was silent gets a ping, one that stays silent is cut off."""
+        seen = self.connection.bytes_received
+        if seen != self._bytes_seen:
+            self._bytes_seen = seen
+            self._pinged = False
+        elif self._pinged:
+            self.connection.abort()
+        else:
+            self._pinged = True
+            self.connection.ping()
+
+    def _no_hello(self) -> None:
+        self._hello_timer = None
+        self.close(CLOSE_TIMEOUT, "no hello in time")
+
+    def _end(self, end: ConnectionClosing) -> None:
+        if end.frame is not None:
+            self.outbox.urgent(text_frame(end.frame))
+        self.close(end.code, end.reason)
+
+    def _demoted(self, lane: Hashable, last: Version) -> None:
+        lane.fell_behind(self, last)  # type: ignore[attr-defined]  # Lanes with commits are actors.
+
+    def _overfull(self) -> None:
+        self.close(CLOSE_SLOW, "too slow")
+        self.connection.abort()
+
