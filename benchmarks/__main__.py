@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from websockets.exceptions import WebSocketException
+
 from benchmarks import disk, machine, results
 from benchmarks import server as servers
 from benchmarks.chats import FillError
@@ -25,6 +27,7 @@ from benchmarks.server import ServerError
 from benchmarks.targets import IDS, TARGETS
 
 SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Lag, AgainstShareDB)
+OURS = (ServerError, GeneratorError, FillError)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -63,18 +66,20 @@ class Session:
             if reason := kind.missing():
                 self.samples.failures.append(f"{kind.name}: {reason}")
         chosen = [factory(self.plan, self.samples) for factory in SCENARIOS if self.plan.wants(*factory.ids)]
-        live = [scenario for scenario in chosen if self._go_on(scenario, scenario.prepare)]
-        for repetition in range(self.plan.repetitions):
-            print(f"repetition {repetition + 1} of {self.plan.repetitions}", flush=True)
-            self._measure_disk()
-            live = [scenario for scenario in live if self._go_on(scenario, partial(scenario.run, repetition))]
-        for scenario in chosen:
-            scenario.close()
+        try:
+            live = [scenario for scenario in chosen if self._go_on(scenario, scenario.prepare)]
+            for repetition in range(self.plan.repetitions):
+                print(f"repetition {repetition + 1} of {self.plan.repetitions}", flush=True)
+                self._measure_disk()
+                live = [scenario for scenario in live if self._go_on(scenario, partial(scenario.run, repetition))]
+        finally:
+            for scenario in chosen:
+                scenario.close()
 
     def _go_on(self, scenario: Scenario, step: Callable[[], None]) -> bool:
         try:
             step()
-        except (ServerError, GeneratorError, FillError, OSError, AssertionError, subprocess.SubprocessError) as error:
+        except (*OURS, OSError, AssertionError, WebSocketException, subprocess.SubprocessError) as error:
             self.samples.failed(f"scenario {type(scenario).__name__.lower()}", error)
             return False
         return True

@@ -108,6 +108,14 @@ def page(plan: Plan, samples: Samples) -> str:
         lines += [
             f"| {name} | {_number(median(values))} | {_spread(values)} |" for name, values in samples.figures.items()
         ]
+    if any("full save" in name for name in samples.figures):
+        lines += [
+            "",
+            "The full save is a bare Node server without SillyTavern's middlewares, so it is faster than the real",
+        ]
+        lines += [
+            "one (2.1 / 5.8 / 45 ms at 100 / 1,000 / 10,000 messages in PERFORMANCE.md, which T8's floors were set by)."
+        ]
     if missing or samples.failures:
         lines += ["", "## Not measured", ""]
         lines += [f"- {line}" for line in [*missing, *samples.failures]]
