@@ -736,14 +736,19 @@ def _accept(
     if isinstance(request, Batch):
         if len(request.requests) > limits.patch_ops:
             raise Refused("too-large", f"A batch has at most {limits.patch_ops} requests.", pointer="/requests")
-        for inner in request.requests:
-            _check_base(bases, work, inner, request.base if isinstance(inner.base, UnsetType) else inner.base)
+        for index, inner in enumerate(request.requests):
+            shared = isinstance(inner.base, UnsetType)
+            try:
+                _check_base(bases, work, inner, request.base if shared else inner.base)
+            except Refused as refusal:
+                if shared and refusal.pointer is not None and refusal.pointer.startswith("/base"):
+                    raise
+                raise _inside(refusal, index) from None
         for index, inner in enumerate(request.requests):
             try:
                 _carry_out(work, inner, request.force)
             except Refused as refusal:
-                at = f"/requests/{index}{refusal.pointer or ''}"
-                raise Refused(refusal.code, refusal.message, pointer=at, details=refusal.details) from None
+                raise _inside(refusal, index) from None
     else:
         if type(request) is not Append:
             _check_base(bases, work, request, request.base)
@@ -751,6 +756,12 @@ def _accept(
             bases.check_chat(request.base, ("a",), True)
         _carry_out(work, request, request.force)
     return _committed(work, bases.rebased, session, op, print_)
+
+
+def _inside(refusal: Refused, index: int) -> Refused:
+    """The refusal of one request of a batch, its pointer as seen from the frame."""
+    pointer = f"/requests/{index}{refusal.pointer or ''}"
+    return Refused(refusal.code, refusal.message, pointer=pointer, details=refusal.details)
 
 
 _Inner = (
@@ -903,9 +914,9 @@ def _tested(operations: list[Operation]) -> bool:
         kind = operation["op"]
         if kind == "test":
             tested.add(operation["path"])
-        elif kind in ("replace", "remove") and operation["path"] not in tested:
-            return False
-        elif kind in ("move", "copy") and operation["from"] not in tested:
+            continue
+        read = operation["path"] if kind in ("replace", "remove") else operation.get("from")
+        if read is not None and kind != "add" and read not in tested:
             return False
     return True
 
