@@ -36,7 +36,7 @@ class Kind:
 
 
 class ServerError(Exception):
-    """A server that did not start, or ended by itself. The message ends with what it wrote to stderr."""
+    """A server that did not start. The message ends with the last line it wrote to stderr."""
 
 
 def new_folder() -> Path:
@@ -75,9 +75,9 @@ class Server:
         line = self._process.stdout.readline().strip()
         if "://" not in line:
             self.stop()
-            raise ServerError(
-                f"{self.kind.name} did not start: {self._errors_path.read_text(errors='replace')[-700:].strip()}"
-            )
+            # The last line is the exception; the traceback before it stays in the file until `clean`.
+            lines = self._errors_path.read_text(errors="replace").split("\n")
+            raise ServerError(f"{self.kind.name} did not start: {[*filter(str.strip, lines), 'no output'][-2:][0]}")
         return line
 
     def __enter__(self) -> "Server":
