@@ -147,7 +147,7 @@ class Gateway:
     async def close_all(self, code: int, reason: str, timeout_s: float) -> None:
         """Close every connection with `code` and wait until all are lost; after `timeout_s` cut those that remain."""
         if self._connecting:
-            await asyncio.wait(self._connecting, timeout=timeout_s)
+            await asyncio.wait(self._connecting)  # One turn of the loop each; they wait for nobody.
         for connection in self.connections:
             connection.close(code, reason)
         with contextlib.suppress(TimeoutError):

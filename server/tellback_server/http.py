@@ -29,6 +29,9 @@ LOG_FIELD_CHARACTERS_MAX: Final = 256
 
 UPGRADE_PATH: Final = "/ws"
 
+UPGRADE_REQUIRED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+"""What every 426 carries: the protocol, and the only version of it (RFC 6455 section 4.4)."""
+
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 # A serialised origin has no user information, path, query or fragment (RFC 6454 section 6.2).
@@ -201,7 +204,7 @@ class FrontDoor:
             return refusal(403, "This origin is not allowed.")
         if headers.get_all("Sec-WebSocket-Version") != ["13"]:
             # RFC 6455 section 4.4: say which version would do.
-            return refusal(426, "The WebSocket version must be 13.", *_UPGRADE_REQUIRED)
+            return refusal(426, "The WebSocket version must be 13.", *UPGRADE_REQUIRED)
         return None
 
     def _origin_allowed(self, headers: Headers, host_match: re.Match[str] | None) -> bool:
@@ -234,11 +237,8 @@ class FrontDoor:
         if request.method not in ("GET", "HEAD"):
             return refusal(405, "Only GET and HEAD are answered here.", ("Allow", "GET, HEAD"))
         if route is None:
-            return refusal(426, "This is a WebSocket; connect with a WebSocket client.", *_UPGRADE_REQUIRED)
+            return refusal(426, "This is a WebSocket; connect with a WebSocket client.", *UPGRADE_REQUIRED)
         return route()
-
-
-_UPGRADE_REQUIRED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
 
 def wants_websocket(headers: Headers) -> bool:

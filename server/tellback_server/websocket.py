@@ -38,7 +38,7 @@ from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 from websockets.typing import Subprotocol
 
-from tellback_server.http import FrontDoor, HttpResponse, escaped_for_log, refusal
+from tellback_server.http import UPGRADE_REQUIRED, FrontDoor, HttpResponse, escaped_for_log, refusal
 
 log = structlog.get_logger()
 
@@ -479,7 +479,9 @@ class WebSocketConnection(asyncio.Protocol):
         response = protocol.accept(request)
         if response.status_code != 101:
             self._log_refused(response.status_code, request)
-            self._answer(refusal(response.status_code, "This is not an acceptable WebSocket handshake."))
+            # A 426 must say what to upgrade to (RFC 9110 section 15.5.22).
+            upgrade = UPGRADE_REQUIRED if response.status_code == 426 else ()
+            self._answer(refusal(response.status_code, "This is not an acceptable WebSocket handshake.", *upgrade))
             return
         protocol.send_response(response)
         self._take_library_writes()

@@ -40,15 +40,16 @@ def cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in map(json.loads, lines)]
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
+@pytest.fixture(params=[True, False], ids=["fast", "library"])
+async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     """An echo server as it stands without configured users, with one more origin."""
     door = FrontDoor.configured(
         extra_origins=["https://app.example.com"],
         loopback_only=True,
         routes={"/healthz": lambda: HttpResponse(200, b"ok\n")},
     )
-    async with echo_gateway(front_door=door, limits=TransportLimits(close_timeout_s=0.5)) as running:
+    limits = TransportLimits(close_timeout_s=0.5)
+    async with echo_gateway(front_door=door, limits=limits, fast_path=request.param) as running:
         yield running
 
 
@@ -105,6 +106,7 @@ async def test_a_hostile_handshake_gets_a_clean_answer(
         assert b"\r\nConnection: close\r\n" in answer
         assert b"HTTP/1.1" not in rest.replace(b"needs HTTP/1.1", b""), "more than one answer"
         assert b"Traceback" not in answer
+        assert (b"\r\nUpgrade: websocket\r\n" in answer) == (case["status"] == 426)
         assert CANARY.encode() not in answer
 
 

@@ -119,6 +119,19 @@ def test_closing_all_tells_everybody_and_waits(run: Run) -> None:
     run(scenario())
 
 
+def test_closing_all_without_patience_cuts_even_callers_that_were_just_accepted(run: Run) -> None:
+    async def scenario() -> None:
+        async with echo_gateway() as gateway:
+            callers = [await asyncio.open_connection(*gateway.addresses[0]) for _ in range(5)]
+            await asyncio.sleep(0)
+            await gateway.close_all(1001, "", 0)
+            gateway.stop_accepting()
+            for _, writer in callers:
+                writer.close()
+
+    run(scenario())
+
+
 def test_closing_all_cuts_who_does_not_answer(run: Run) -> None:
     async def scenario() -> None:
         async with echo_gateway() as gateway:
