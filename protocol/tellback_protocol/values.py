@@ -47,7 +47,7 @@ def read_payload(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> Any:
 
 
 def has_long_digits(data: bytes) -> bool:
-    """True when 19 digits stand together: perhaps an integer of over 64 bits. A tenth of a regular expression's time."""
+    """True when 19 digits stand together: perhaps an integer of over 64 bits. Cheaper than a regular expression."""
     return _LONG_DIGITS in data.translate(_DIGITS_TO_ZERO)
 
 

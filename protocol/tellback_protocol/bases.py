@@ -1,0 +1,104 @@
+"""Bases: is the version that a write was made against still the version of its document?
+
+Rules of this module (BEHAVIOUR B1-B9):
+- A missing base is an error, never "skip the check".
+- A base may name any commit of the stream since which nobody touched the document.
+- `"*"` is for writes whose result does not depend on what is there.
+"""
+
+from __future__ import annotations
+
+from msgspec import UnsetType
+
+from .decision import Conflicting
+from .errors import Refused
+from .ids import Version, is_integrity
+from .requests import Base, OpBase
+from .stream import StateDocument, Stream, overlap
+
+
+class Bases:
+    """Compares bases with documents, before the first effect of a request is worked out."""
+
+    __slots__ = ("force", "rebase", "rebased", "session", "stream")
+
+    def __init__(self, stream: Stream, session: str, force: bool, rebase: bool) -> None:
+        self.stream = stream
+        self.session = session
+        self.force = force
+        self.rebase = rebase
+        self.rebased = False
+
+    def check_chat(self, base: Base, targets: tuple[str, ...], any_allowed: bool) -> None:
+        """The chat's own document: metadata and messages."""
+        if base == "*":
+            if not any_allowed:
+                raise Refused(
+                    "base-illegal",
+                    'base "*" is for writes whose result does not depend on what is there: append, merge, and a patch '
+                    "that tests every path before it replaces or removes it.",
+                    pointer="/base",
+                )
+            return
+        self._check(base, self.stream.chat.version, None, targets)
+
+    def check_state(self, base: Base, namespace: str, document: StateDocument | None, any_allowed: bool) -> None:
+        """One state document; a base of null means that there must be none."""
+        if base == "*":
+            if not any_allowed:
+                raise Refused("base-illegal", 'base "*" is for merge; name a version or null.', pointer="/base")
+            return
+        exists = document is not None and document.data is not None
+        version = document.version if document is not None else None
+        if base is None:
+            if exists and not self.force:
+                raise Conflicting(version, None, namespace)
+            return
+        self._check(base, version, namespace, (f"s:{namespace}",))
+
+    def _check(
+        self, base: Base, version: Version | None, namespace: str | None, targets: tuple[str, ...]
+    ) -> None:
+        if isinstance(base, UnsetType):
+            raise Refused(
+                "base-required",
+                "Name the version this was made against: an integrity, or what the page on bases says.",
+                pointer="/base",
+            )
+        if base is None:
+            raise Refused("base-illegal", "A base of null is for a state that must not exist yet.", pointer="/base")
+        known = self._integrity_of(base) if isinstance(base, OpBase) else base
+        if version is not None and known == version.integrity:
+            return
+        if not is_integrity(known):
+            raise Refused("base-illegal", 'A base is an integrity, null, "*" or {"op": number}.', pointer="/base")
+        missed = self.stream.since_integrity(known)
+        touched = None if missed is None else [target for past in missed for target in past.targets]
+        if touched is not None and version is not None and not _touches(touched, namespace):
+            # The base is a later commit of this stream that left the document alone.
+            return
+        if self.force:
+            return
+        if self.rebase and touched is not None and not _overlapping(touched, targets):
+            self.rebased = True
+            return
+        raise Conflicting(version, None if touched is None else known, namespace)
+
+    def _integrity_of(self, base: OpBase) -> str:
+        ops = self.stream.sessions.get(self.session)
+        outcome = None if ops is None else ops.outcomes.get(base.op)
+        if outcome is None:
+            raise Refused("base-illegal", f"The outcome of op {base.op} is not known.", pointer="/base/op")
+        if outcome.kind != "ack" or outcome.integrity is None:
+            raise Refused("parent-refused", f"Op {base.op} made no version: it was refused.", pointer="/base/op")
+        return outcome.integrity
+
+
+def _touches(touched: list[str], namespace: str | None) -> bool:
+    if namespace is not None:
+        return f"s:{namespace}" in touched
+    return any(not target.startswith("s:") for target in touched)
+
+
+def _overlapping(touched: list[str], targets: tuple[str, ...]) -> bool:
+    return any(overlap(mine, theirs) for mine in targets for theirs in touched)

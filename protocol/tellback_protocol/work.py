@@ -1,0 +1,411 @@
+"""Effects as they are worked out: the chat and the states that a request is carried out on.
+
+Rules of this module:
+- Nothing shared is changed: one step works on parsed copies, several steps on a copy of the chat.
+- An effect leaves nothing to interpret: tests are evaluated and dropped, merges become patches, indexes become ids.
+- For every effect there is its way back, and what it was made from.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from msgspec import Raw, UnsetType
+
+from .decision import Fresh
+from .effects import (
+    AppendEffect,
+    DeleteEffect,
+    Effect,
+    InsertEffect,
+    MetadataEffect,
+    PatchEffect,
+    StateEffect,
+)
+from .errors import Refused
+from .frames import Limits
+from .ids import Version, message_id_problem
+from .patch import (
+    COPIED_NODES_MAX,
+    Operation,
+    Patched,
+    apply_patch,
+    check_operations,
+    join_pointer,
+    merge_to_patch,
+    parse_pointer,
+)
+from .requests import BatchedMetadataUpdate, BatchedStateUpdate, MetadataUpdate, StateUpdate
+from .stream import Stream
+from .values import dumps, loads, read_payload
+
+STEPS_BYTES_MAX = 32 << 20
+"""Bytes that the steps of one batch or whole-chat patch may write again and again: about 0.3 s of work."""
+
+
+class Work:
+    """Effects as they are worked out. With `several` steps the chat is a copy that each effect is applied to."""
+
+    __slots__ = (
+        "chat", "copies_left", "draft", "effects", "fresh", "given", "known", "limits", "plain", "states",
+        "steps_bytes", "stream", "undo", "version", "was",
+    )
+
+    def __init__(self, stream: Stream, fresh: Fresh, limits: Limits, *, several: bool) -> None:
+        self.stream = stream
+        self.chat = stream.chat.copy() if several else stream.chat
+        self.draft = several
+        self.fresh = fresh
+        self.limits = limits
+        self.version = Version(stream.head.epoch, stream.head.seq + 1, fresh.integrity)
+        self.effects: list[Effect] = []
+        self.undo: list[Effect] = []
+        self.was: dict[str, int] = {}
+        self.known: dict[str, bytes] = {}
+        self.states: dict[str, bytes | None] = {}
+        self.plain = not several
+        self.given = 0
+        self.copies_left = COPIED_NODES_MAX
+        self.steps_bytes = 0
+
+    def spend(self, size_bytes: int) -> None:
+        """A step wrote that much; a request of one step may write what the document's limit allows."""
+        self.steps_bytes += size_bytes
+        if self.draft and self.steps_bytes > STEPS_BYTES_MAX:
+            raise Refused("patch-too-large", "The steps of this request write large documents too often.")
+
+    def patched(self, value: Any, operations: list[Operation], where: str) -> Patched:
+        """Apply a patch; all patches of a request share one budget for copies."""
+        patched = apply_patch(value, operations, where, copied_nodes_max=self.copies_left)
+        self.copies_left -= patched.copied_nodes
+        return patched
+
+    def add(self, effect: Effect) -> None:
+        self.effects.append(effect)
+        if self.draft and not isinstance(effect, StateEffect):
+            self.chat.apply(effect, self.known)
+
+    # -- messages
+
+    def message_line(self, data: bytes, pointer: str, index_id: dict[str, None]) -> tuple[str, bytes]:
+        """Id and line of a message from the wire; it gets an id when it has none."""
+        value = read_payload(data, pointer, self.limits.depth)
+        if not isinstance(value, dict):
+            raise Refused("message-illegal", "A message is a JSON object.", pointer=pointer)
+        if len(data) > self.limits.document_bytes:
+            raise Refused(
+                "too-large", f"A message has at most {self.limits.document_bytes} bytes.", pointer=pointer
+            )
+        if "id" in value:
+            message_id = value["id"]
+            problem = message_id_problem(message_id)
+            if problem:
+                raise Refused("message-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer=f"{pointer}/id")
+            if message_id in self.chat.messages or message_id in index_id:
+                raise Refused(
+                    "message-id-taken", f"The chat already has a message {message_id[:64]!r}.", pointer=f"{pointer}/id"
+                )
+            return message_id, _one_line(data)
+        message_id = self.new_id(index_id)
+        if value and data[:1] == b"{":
+            return message_id, _one_line(b'{"id":"%b",%b' % (message_id.encode(), data[1:]))
+        return message_id, dumps({"id": message_id, **value})
+
+    def new_id(self, taken: dict[str, None]) -> str:
+        while True:
+            message_id = f"{(self.fresh.id_seed + self.given) & 0xFFFFFFFFFFFFFFFF:016x}"
+            self.given += 1
+            if message_id not in self.chat.messages and message_id not in taken:
+                return message_id
+
+    def append(self, messages: list[Raw]) -> None:
+        if not messages:
+            raise Refused("bad-frame", "messages holds at least one message.", pointer="/messages")
+        if len(messages) > self.limits.messages:
+            raise Refused("too-large", f"At most {self.limits.messages} messages at once.", pointer="/messages")
+        lines: dict[str, bytes] = {}
+        taken: dict[str, None] = {}
+        for index, raw in enumerate(messages):
+            message_id, line = self.message_line(bytes(raw), f"/messages/{index}", taken)
+            taken[message_id] = None
+            lines[message_id] = line
+        self.add(AppendEffect([Raw(line) for line in lines.values()]))
+        self.undo.append(DeleteEffect(list(lines)))
+
+    def delete(self, ids: list[str], pointer: str = "/messages") -> None:
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            raise Refused("bad-frame", "messages names at least one message.", pointer=pointer)
+        for index, message_id in enumerate(wanted):
+            if message_id not in self.chat.messages:
+                raise Refused(
+                    "message-unknown", f"The chat has no message {message_id[:64]!r}.", pointer=f"{pointer}/{index}"
+                )
+        self._spend_order()
+        gone = set(wanted)
+        after: str | None = None
+        back: list[Effect] = []
+        for message_id in self.chat.order():
+            if message_id in gone:
+                back.append(InsertEffect(after, [Raw(self.chat.served(message_id))]))
+                self.was[message_id] = zlib.crc32(self.chat.messages[message_id])
+            after = message_id
+        self.undo.extend(reversed(back))
+        self.add(DeleteEffect(wanted))
+
+    def _spend_order(self) -> None:
+        """The order is worked out anew after each insertion or deletion."""
+        self.spend(16 * len(self.chat.messages))
+
+    def patch_message(self, message_id: str, raw: bytes, operations: list[Operation], where: str) -> None:
+        old = self.chat.messages.get(message_id)
+        if old is None:
+            raise Refused("message-unknown", f"The chat has no message {message_id[:64]!r}.", pointer="/message")
+        _refuse_id_paths(operations, where)
+        kept = [operation for operation in operations if operation["op"] != "test"]
+        if len(kept) != len(operations):
+            raw = dumps(kept)
+        patched = self.patched(self.chat.value(message_id), operations, where)
+        value = patched.value
+        if not isinstance(value, dict):
+            raise Refused("patch-failed", "A message stays a JSON object.", pointer=where)
+        if value.get("id") != message_id:
+            raise Refused("id-immutable", "The id of a message cannot be changed.", pointer=where)
+        line = dumps(value)
+        if len(line) > self.limits.document_bytes:
+            raise Refused(
+                "patch-too-large", f"A message has at most {self.limits.document_bytes} bytes.", pointer=where
+            )
+        self.spend(len(line))
+        if not kept:
+            return
+        self.was.setdefault(message_id, zlib.crc32(old))
+        self.known[message_id] = line
+        self.undo.append(PatchEffect(message_id, Raw(dumps(patched.undo))))
+        self.add(PatchEffect(message_id, Raw(raw)))
+
+    def patch_metadata(self, raw: bytes, operations: list[Operation], where: str) -> None:
+        kept = [operation for operation in operations if operation["op"] != "test"]
+        if len(kept) != len(operations):
+            raw = dumps(kept)
+        patched = self.patched(self.chat.metadata_value(), operations, where)
+        if not isinstance(patched.value, dict):
+            raise Refused("patch-failed", "The metadata stays a JSON object.", pointer=where)
+        size_bytes = len(dumps(patched.value))
+        if size_bytes > self.limits.document_bytes:
+            raise Refused(
+                "patch-too-large", f"The metadata has at most {self.limits.document_bytes} bytes.", pointer=where
+            )
+        self.spend(size_bytes)
+        if not kept:
+            return
+        self.undo.append(MetadataEffect(Raw(dumps(patched.undo))))
+        self.add(MetadataEffect(Raw(raw)))
+
+    def metadata_update(self, request: MetadataUpdate | BatchedMetadataUpdate) -> None:
+        if isinstance(request.patch, Raw):
+            raw = bytes(request.patch)
+            operations = operations_of(request.patch, self.limits)
+            self.patch_metadata(raw, operations, "/patch")
+            return
+        if isinstance(request.merge, Raw):
+            merge = read_payload(bytes(request.merge), "/merge", self.limits.depth)
+            if not isinstance(merge, dict):
+                raise Refused("bad-frame", "merge is a JSON object.", pointer="/merge")
+            operations = merge_to_patch(self.chat.metadata_value(), merge)
+        else:
+            value = read_payload(_raw(request.set), "/set", self.limits.depth)
+            if not isinstance(value, dict):
+                raise Refused("bad-frame", "The metadata is a JSON object.", pointer="/set")
+            operations = [{"op": "replace", "path": "", "value": value}]
+        self.plain = False
+        self.patch_metadata(dumps(operations), operations, "/patch")
+
+    # -- states
+
+    def state_now(self, namespace: str) -> bytes | None:
+        if namespace in self.states:
+            return self.states[namespace]
+        document = self.stream.states.get(namespace)
+        return None if document is None else document.data
+
+    def state_update(self, request: StateUpdate | BatchedStateUpdate, forced: bool) -> None:
+        namespace = request.namespace
+        data = self.state_now(namespace)
+        effect = StateEffect(namespace, self.version, self._state_previous(namespace))
+        if isinstance(request.set, Raw):
+            raw = bytes(request.set)
+            if read_payload(raw, "/set", self.limits.depth) is None:
+                raise Refused("bad-frame", "A state of null is no state: use state-delete.", pointer="/set")
+            new = _one_line(raw)
+            effect.data = Raw(new)
+        else:
+            operations: list[Operation]
+            if isinstance(request.patch, Raw):
+                raw = bytes(request.patch)
+                operations = operations_of(request.patch, self.limits)
+                value = loads(data) if data is not None else {}
+            else:
+                merge = read_payload(_raw(request.merge), "/merge", self.limits.depth)
+                value = loads(data) if data is not None else {}
+                if not isinstance(merge, dict):
+                    raise Refused("bad-frame", "merge is a JSON object.", pointer="/merge")
+                operations = merge_to_patch(value if isinstance(value, dict) else {}, merge)
+                if not isinstance(value, dict):
+                    value = {}
+                self.plain = False
+            kept = dumps([operation for operation in operations if operation["op"] != "test"])
+            was_object = data is None or isinstance(loads(data), dict) or isinstance(request.patch, Raw)
+            patched = self.patched(value, operations, "/patch")
+            if patched.value is None:
+                raise Refused("patch-failed", "A state of null is no state: use state-delete.", pointer="/patch")
+            new = dumps(patched.value)
+            if was_object:
+                effect.patch = Raw(kept)
+            else:
+                effect.data = Raw(new)
+        if len(new) > self.limits.document_bytes:
+            raise Refused("patch-too-large", f"A state has at most {self.limits.document_bytes} bytes.")
+        self.spend(len(new))
+        if forced and data is not None:
+            self.undo.append(StateEffect(namespace, self.version, None, data=Raw(data)))
+        self.states[namespace] = new
+        self.add(effect)
+
+    def state_delete(self, namespace: str) -> None:
+        data = self.state_now(namespace)
+        if data is not None:
+            self.undo.append(StateEffect(namespace, self.version, None, data=Raw(data)))
+        self.states[namespace] = None
+        self.add(StateEffect(namespace, self.version, self._state_previous(namespace), deleted=True))
+
+    def _state_previous(self, namespace: str) -> str | None:
+        document = self.stream.states.get(namespace)
+        return document.version.integrity if document is not None and document.version is not None else None
+
+    # -- the whole chat
+
+    def patch_chat(self, operations: list[Operation], where: str) -> None:
+        """RFC 6902 on `{"metadata": ..., "messages": [...]}`, turned into effects on ids."""
+        for index, operation in enumerate(operations):
+            at = f"{where}/{index}"
+            try:
+                self._one_of_chat(operation, at)
+            except Refused as refusal:
+                # The operation was carried out as a patch of its own, whose only index is 0.
+                pointer = refusal.pointer or at
+                if pointer.startswith(f"{at}/0"):
+                    pointer = at + pointer[len(at) + 2:]
+                raise Refused(refusal.code, refusal.message, pointer=pointer, details=refusal.details) from None
+
+    def _one_of_chat(self, operation: Operation, at: str) -> None:
+        kind = operation["op"]
+        target = self._split(operation["path"], f"{at}/path", adding=kind in ("add", "move", "copy"))
+        if kind in ("move", "copy"):
+            source = self._split(operation["from"], f"{at}/from", adding=False)
+            self._relocate(kind, source, target, operation, at)
+        elif target[0] == "metadata":
+            inner = [{**operation, "path": target[2]}]
+            self.patch_metadata(dumps(inner), inner, at)
+        elif target[2]:
+            inner = [{**operation, "path": target[2]}]
+            self.patch_message(target[1], dumps(inner), inner, at)
+        else:
+            self._whole_message(kind, target[1], operation, at)
+
+    def _whole_message(self, kind: str, where_to: str, operation: Operation, at: str) -> None:
+        if kind == "add":
+            self._insert(where_to, operation["value"], at)
+        elif kind == "remove":
+            self.delete([where_to], at)
+        elif kind == "test":
+            self.patch_message(where_to, b"", [{"op": "test", "path": "", "value": operation["value"]}], at)
+        else:
+            value = operation["value"]
+            if not isinstance(value, dict):
+                raise Refused("message-illegal", "A message is a JSON object.", pointer=f"{at}/value")
+            inner = [{"op": "replace", "path": "", "value": {"id": where_to, **value}}]
+            self.patch_message(where_to, dumps(inner), inner, at)
+
+    def _insert(self, position: str, value: Any, at: str) -> None:
+        message_id, line = self.message_line(dumps(value), f"{at}/value", {})
+        if position == "-" or int(position) == len(self.chat.messages):
+            self.add(AppendEffect([Raw(line)]))
+        else:
+            self._spend_order()
+            index = int(position)
+            after = self.chat.order()[index - 1] if index else None
+            self.add(InsertEffect(after, [Raw(line)]))
+        self.undo.append(DeleteEffect([message_id]))
+
+    def _relocate(
+        self, kind: str, source: tuple[str, str, str], target: tuple[str, str, str], operation: Operation, at: str
+    ) -> None:
+        if kind == "move" and f"{operation['path']}/".startswith(f"{operation['from']}/") and (
+            operation["path"] != operation["from"]
+        ):
+            raise Refused("patch-failed", "A value cannot be moved into itself.", pointer=at)
+        document = self.chat.metadata_value() if source[0] == "metadata" else self.chat.value(source[1])
+        value = self.patched(document, [{"op": "copy", "from": source[2], "path": ""}], at).value
+        whole_source = source[0] == "messages" and not source[2]
+        if whole_source and kind == "copy" and isinstance(value, dict):
+            value.pop("id", None)
+        if kind == "move":
+            self._one_of_chat({"op": "remove", "path": operation["from"]}, at)
+            # Indexes behind the removed message have moved.
+            target = self._split(operation["path"], f"{at}/path", adding=True)
+        add: Operation = {"op": "add", "path": target[2], "value": value}
+        if target[0] == "metadata":
+            self.patch_metadata(dumps([add]), [add], at)
+        elif target[2]:
+            self.patch_message(target[1], dumps([add]), [add], at)
+        else:
+            self._insert(target[1], value, at)
+
+    def _split(self, path: str, at: str, *, adding: bool) -> tuple[str, str, str]:
+        """`metadata`, "", inner path; or `messages`, message id (or index, to add a whole message), inner path."""
+        tokens = parse_pointer(path, at)
+        if tokens and tokens[0] == "metadata":
+            return "metadata", "", join_pointer(tokens[1:])
+        if len(tokens) < 2 or tokens[0] != "messages":
+            raise Refused("patch-failed", "A path begins with /metadata or /messages/<index>.", pointer=at)
+        index_text = tokens[1]
+        size = len(self.chat.messages)
+        whole_and_new = adding and len(tokens) == 2
+        if index_text == "-" and whole_and_new:
+            return "messages", "-", ""
+        plain = index_text.isascii() and index_text.isdigit() and len(index_text) <= 12
+        if not plain or (index_text[0] == "0" and len(index_text) > 1):
+            raise Refused("patch-failed", f"{index_text[:32]!r} is no index of a message.", pointer=at)
+        index = int(index_text)
+        if index >= size + (1 if whole_and_new else 0):
+            raise Refused("message-unknown", f"The chat has no message {index}: it has {size}.", pointer=at)
+        if whole_and_new:
+            return "messages", index_text, ""
+        return "messages", self.chat.order()[index], join_pointer(tokens[2:])
+
+
+def _raw(value: Raw | UnsetType) -> bytes:
+    assert isinstance(value, Raw), "checked by _exactly_one"
+    return bytes(value)
+
+
+def _one_line(data: bytes) -> bytes:
+    """JSON without line ends between its tokens: inside strings they are always escaped."""
+    if b"\n" in data or b"\r" in data:
+        return data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return data
+
+
+def operations_of(patch: Raw, limits: Limits) -> list[Operation]:
+    """The checked operations of a payload. Raises: Refused."""
+    return check_operations(read_payload(bytes(patch), "/patch", limits.depth), "/patch", limits.patch_ops)
+
+
+def _refuse_id_paths(operations: list[Operation], where: str) -> None:
+    for index, operation in enumerate(operations):
+        if operation["op"] == "test":
+            continue
+        if operation["path"] == "/id" or (operation["op"] == "move" and operation["from"] == "/id"):
+            raise Refused("id-immutable", "The id of a message cannot be changed.", pointer=f"{where}/{index}/path")
