@@ -10,9 +10,9 @@ Rules this module keeps:
   libraries are cut off with `from None`, because their messages may quote what they were given.
 - What is wrong with a token is told in words that help its owner and nobody else: unknown and revoked sound the same.
 - A user's name is a folder's name; one that could not be made as such is refused, whoever signed it.
-- Files are read again when they change, so revoking needs no restart. A file that became unreadable leaves the last good
-  one in force and is logged: an editor's half-written file must not lock everybody out.
-- A plain SHA-256 is enough for a token of 256 random bits: there is no dictionary to try. It would not be for passwords.
+- Files are read again when they change, so revoking needs no restart. A file that became unreadable leaves the last
+  good one in force and is logged: an editor's half-written file must not lock everybody out.
+- A plain SHA-256 is enough for a token of 256 random bits: there is no dictionary to try. Passwords would need more.
 """
 
 from __future__ import annotations
@@ -81,7 +81,11 @@ class Authenticator(Protocol):
 
     @property
     def kind(self) -> Literal["none", "token-file", "jwt"]:
-        """For `doctor` and the log."""
+        """For the front door, and the log."""
+
+    @property
+    def users(self) -> frozenset[str] | None:
+        """The users there are now; None when only the signer of tokens knows."""
 
     def authenticate(self, token: str | None) -> Identity:
         """Who the bearer of `token` is. Raises Refused (`unauthenticated`, `forbidden`)."""
@@ -94,6 +98,7 @@ class NoAuthenticator:
     """Whoever reaches a loopback port is the user. A token is not looked at."""
 
     kind: Literal["none"] = "none"
+    users: frozenset[str] | None = frozenset({DEFAULT_USER})
 
     def authenticate(self, token: str | None) -> Identity:
         return Identity(DEFAULT_USER)
@@ -208,6 +213,11 @@ class TokenFile:
         self._clock = clock
         self._file: _WatchedFile[list[_Token]] = _WatchedFile(fs, clock, path, self._parsed)
 
+    @property
+    def users(self) -> frozenset[str] | None:
+        """The users with a token, expired or not."""
+        return frozenset(entry.user for entry in self._file.value())
+
     @staticmethod
     def _parsed(path: str, data: bytes) -> list[_Token]:
         return [_token(path, number, entry) for number, entry in enumerate(parse_token_file(path, data), 1)]
@@ -243,6 +253,7 @@ class JwtAuthenticator:
     """JSON Web Tokens: `sub` is the user, `exp` is required, algorithms are pinned (RFC 8725)."""
 
     kind: Literal["jwt"] = "jwt"
+    users: frozenset[str] | None = None
 
     def __init__(
         self, fs: Fs, clock: Clock, key_path: str, *, algorithms: tuple[str, ...], audience: str | None = None

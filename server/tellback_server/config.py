@@ -2,8 +2,8 @@
 
 Rules this module keeps:
 
-- A setting has one name. The flag is the name with dashes and without the unit of seconds, the variable is TELLBACK_ and
-  the name in capitals, the key of the file is the name.
+- A setting has one name. The flag is the name with dashes and without the unit of seconds, the variable is TELLBACK_
+  and the name in capitals, the key of the file is the name.
 - A bad value stops the start with a sentence that says what is wrong, where it stands and what to do. Nothing is
   guessed, rounded or ignored.
 - Without users (neither a token file nor a JWT key) the server binds to loopback only.
@@ -28,9 +28,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tellback_protocol.frames import Limits
 from tellback_server.fs import Fs, FsError
-from tellback_server.http import Origin, is_loopback_name, parse_origin
+from tellback_server.http import is_loopback_name, parse_origin
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -40,6 +39,7 @@ __all__ = [
     "flag_of",
     "load_settings",
     "settings_table",
+    "shown_default",
     "unknown_variables",
     "variable_of",
 ]
@@ -110,9 +110,6 @@ class Settings(BaseSettings):
     )
     in_flight_max: int = Field(64, ge=1, le=256, description="Unanswered writes of one connection")
     open_chats_max: int = Field(256, ge=1, le=100_000, description="Chats that one connection may have open")
-    outbox_bytes_max: int = Field(
-        1 * _MIB, ge=64 * _KIB, le=1 << 30, description="What may wait for a slow tab before it is demoted to `behind`"
-    )
     heartbeat_ms: int = Field(25_000, ge=1000, le=600_000, description="How often clients are asked to ping")
     log_segment_bytes: int = Field(16 * _MIB, ge=64 * _KIB, le=1 << 30, description="Size of one log segment")
     log_retain_bytes: int = Field(1 << 30, ge=0, description="Checkpointed log that is kept for history, at most")
@@ -194,26 +191,6 @@ class Settings(BaseSettings):
     def has_users(self) -> bool:
         """Whether clients must say who they are."""
         return self.auth_file is not None or self.jwt_key_file is not None
-
-    @property
-    def log_retain_s(self) -> float:
-        """`log_retain_days` in seconds."""
-        return self.log_retain_days * 86_400
-
-    @property
-    def origins(self) -> frozenset[Origin]:
-        """`allowed_origins` in their parts, for the front door."""
-        return frozenset(origin for text in self.allowed_origins if (origin := parse_origin(text)) is not None)
-
-    @property
-    def limits(self) -> Limits:
-        """What `welcome` tells every client."""
-        return Limits(
-            frame_bytes=self.frame_bytes_max,
-            document_bytes=self.document_bytes_max,
-            in_flight=self.in_flight_max,
-            open_chats=self.open_chats_max,
-        )
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -332,12 +309,13 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         flag = "only by variable" if name in ENVIRONMENT_ONLY else f"`{flag_of(name)}`"
         rows.append(
-            f"| `{name}` | {flag} | `{variable_of(name)}` | {_shown_default(field)} | {field.description} |"
+            f"| `{name}` | {flag} | `{variable_of(name)}` | {shown_default(field)} | {field.description} |"
         )
     return "\n".join(rows)
 
 
-def _shown_default(field: FieldInfo) -> str:
+def shown_default(field: FieldInfo) -> str:
+    """The default of a setting as people write it."""
     if field.is_required():
         return "required"
     value = field.default

@@ -1,0 +1,1 @@
+"""The commands of `tellback`, a file each; `__main__` puts them together."""

@@ -1,0 +1,176 @@
+"""Tail: what a chat tells, one line a piece of news, for people. A small client of its own.
+
+Rules this module keeps:
+
+- It only reads: it opens one chat and never sends a write.
+- It keeps the last version it saw and opens again from there, so a lost connection leaves no gap.
+- Whatever stands in a chat may come from anybody: nothing reaches the terminal that could move its cursor.
+
+The client package is not used: server and client never import each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import msgspec
+import orjson
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
+
+from tellback_protocol.codec import decode_server
+from tellback_protocol.effects import (
+    AppendEffect,
+    DeleteEffect,
+    Effect,
+    InsertEffect,
+    MetadataEffect,
+    PatchEffect,
+    StateEffect,
+)
+from tellback_protocol.frames import (
+    PROTOCOL,
+    SUBPROTOCOL,
+    Behind,
+    Error,
+    IntegrityFrame,
+    Opened,
+    Reset,
+    SnapshotPart,
+    Welcome,
+)
+from tellback_protocol.ids import Version
+from tellback_server.clock import Clock
+from tellback_server.logging_setup import escaped
+
+__all__ = ["News", "TailRefused", "news_of", "tail_chat"]
+
+RECONNECT_S: Final = 1.0
+TEXT_CHARACTERS_MAX: Final = 2000
+_FINAL_CODES: Final = range(4500, 5000)
+"""Close codes that mean: do not come back (DESIGN section 5)."""
+
+
+class News(msgspec.Struct, frozen=True):
+    """One line: `what` happened, `who` is the speaker of a message, `text` is safe for a terminal."""
+
+    what: str
+    text: str
+    who: str = ""
+
+
+class TailRefused(Exception):
+    """The server will not show this chat; trying again would not help."""
+
+
+async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int) -> AsyncIterator[News]:
+    """News of `chat` until the caller stops or the server refuses. Reconnects for ever. Raises TailRefused."""
+    session = Clock().uuid4()
+    since: Version | None = None
+    has_all = True  # False while parts of a snapshot are on their way.
+    while True:
+        if not has_all:
+            since, has_all = None, True
+        try:
+            async with connect(url, subprotocols=[SUBPROTOCOL], max_size=None, compression=None) as socket:  # type: ignore[list-item]
+                hello = {"type": "hello", "protocol": PROTOCOL, "session": session, "token": token, "client": "tail"}
+                await socket.send(orjson.dumps(hello), text=True)
+                opening = {"type": "open", "id": 1, "chat": chat, "since": _plain(since)}
+                if since is None:
+                    opening["tail"] = messages_shown
+                async for data in socket:
+                    frame = decode_server(data.encode() if isinstance(data, str) else data)
+                    match frame:
+                        case Welcome():
+                            await socket.send(orjson.dumps(opening), text=True)
+                            yield News("connected", f"{url} as {escaped(frame.user)}")
+                        case Opened() if frame.mode != "replay":
+                            since = frame.head
+                            has_all = not isinstance(frame.parts, int)
+                            for line in _opened_news(frame):
+                                yield line
+                        case SnapshotPart():
+                            has_all = frame.part >= frame.of
+                            for raw in frame.messages:
+                                yield _message_news("message", bytes(raw))
+                        case IntegrityFrame():
+                            since = frame.version
+                            for effect in frame.ops:
+                                for line in news_of(effect):
+                                    yield line
+                        case Reset():
+                            since = None
+                            yield News("reset", f"the chat was replaced: {frame.reason}")
+                            break
+                        case Behind():
+                            yield News("behind", "this terminal was too slow; catching up")
+                            break
+                        case Error() if frame.id == 1 or frame.retry == "after-auth":
+                            raise TailRefused(f"{frame.code}: {escaped(frame.message)}")
+        except ConnectionClosed as error:
+            code = error.rcvd.code if error.rcvd is not None else CloseCode.ABNORMAL_CLOSURE
+            if code in _FINAL_CODES:
+                reason = error.rcvd.reason if error.rcvd is not None else ""
+                raise TailRefused(f"closed by the server: {code} {escaped(reason)}") from None
+            yield News("lost", f"the connection ended ({int(code)}); trying again")
+        except InvalidStatus as error:
+            body = (error.response.body or b"").decode("utf-8", "replace").strip()
+            raise TailRefused(f"{error.response.status_code} {escaped(body)}") from None
+        except (OSError, InvalidHandshake, TimeoutError) as error:
+            yield News("lost", f"cannot connect: {escaped(str(error))}; trying again")
+        await asyncio.sleep(RECONNECT_S)
+
+
+def _plain(version: Version | None) -> dict[str, object] | None:
+    return None if version is None else msgspec.structs.asdict(version)
+
+
+def _opened_news(frame: Opened) -> Iterator[News]:
+    count = frame.count if isinstance(frame.count, int) else 0
+    if frame.mode == "current":
+        yield News("opened", "nothing was missed")
+        return
+    yield News("opened", f"{count} messages, version {frame.version.epoch}.{frame.version.seq}")
+    if isinstance(frame.messages, list):
+        for raw in frame.messages:
+            yield _message_news("message", bytes(raw))
+
+
+def news_of(effect: Effect) -> Iterator[News]:
+    """What an effect means to a reader."""
+    match effect:
+        case AppendEffect(messages=messages):
+            for raw in messages:
+                yield _message_news("new", bytes(raw))
+        case InsertEffect(messages=messages):
+            for raw in messages:
+                yield _message_news("inserted", bytes(raw))
+        case PatchEffect(message=message, patch=patch):
+            yield News("changed", f"{escaped(message)} {_cut(bytes(patch))}")
+        case DeleteEffect(messages=gone):
+            yield News("deleted", escaped(", ".join(gone), TEXT_CHARACTERS_MAX))
+        case MetadataEffect(patch=patch):
+            yield News("metadata", _cut(bytes(patch)))
+        case StateEffect(namespace=namespace):
+            verb = "deleted" if effect.deleted is True else "changed"
+            yield News("state", f"{escaped(namespace)} {verb}")
+
+
+def _cut(data: bytes) -> str:
+    return escaped(data[: TEXT_CHARACTERS_MAX * 4].decode("utf-8", "replace"), TEXT_CHARACTERS_MAX)
+
+
+def _message_news(what: str, data: bytes) -> News:
+    """A message in one of the shapes that clients use; one that cannot be read is shown as it is."""
+    try:
+        message = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return News(what, _cut(data))
+    who = message.get("name") or message.get("role") or ""
+    text = message.get("mes", message.get("content", ""))
+    shown = text if isinstance(text, str) else repr(text)
+    lines = "\n".join(escaped(line, TEXT_CHARACTERS_MAX) for line in shown[:TEXT_CHARACTERS_MAX].split("\n"))
+    return News(what, lines, escaped(str(who), 64))
