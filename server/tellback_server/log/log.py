@@ -281,13 +281,14 @@ class Log:
             return
         self._durable = position
         self._uncommitted_bytes -= size_bytes
-        if self._on_durable is not None:
-            self._on_durable(Position(position))
         waiters = self._waiters
         while waiters and waiters[0][0] <= position:
             _wanted, future = waiters.popleft()
             if not future.done():
                 future.set_result(None)
+        # Last, because whatever it raises must not keep anybody waiting. The waiters only wake in a later iteration.
+        if self._on_durable is not None:
+            self._on_durable(Position(position))
 
     def _tell_poison(self) -> None:
         """In the loop: the one and only message of a failure."""
