@@ -61,7 +61,7 @@ class Server:
                 stderr=errors,
                 text=True,
                 cwd=machine.ROOT,
-                env=os.environ | kind.environment,
+                env=os.environ | {"COLUMNS": "300"} | kind.environment,
                 preexec_fn=machine.on_server_core,
             )
         self.pid = self._process.pid
