@@ -23,6 +23,7 @@ from tellback_protocol.decide import (
     decide,
     install,
 )
+from tellback_protocol.effects import Commit, decode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
@@ -141,3 +142,10 @@ def carry_out(
     answer = codec.answer(outcome.kind, request.id, owner, op, body, duplicate)  # type: ignore[union-attr]
     codec.decode_server(answer)
     return json.loads(answer), decision
+
+
+def apply_effects(stream: Stream, effects: list[dict[str, Any]], version: Version) -> dict[str, Any]:
+    """The document after one commit's effects, installed as a replica or recovery does."""
+    commit = Commit(version, stream.head.integrity, decode_effects(dumps(effects)))
+    stream.fold(commit)
+    return document_of(stream)
