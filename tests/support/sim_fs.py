@@ -164,6 +164,10 @@ class SimFs(Fs):
         """Lets the call of `method` after `after` successful ones fail with errno `number`, and only that one."""
         self._plan[method] = [after, number]
 
+    def heal(self) -> None:
+        """Forgets the failures that are still to come."""
+        self._plan.clear()
+
     def planned(self, method: str) -> int:
         """The errno for this call, or 0."""
         with self._plan_lock:

@@ -566,3 +566,37 @@ def test_open_refuses_a_segment_size_it_cannot_index() -> None:
     for size in (0, 1023, (1 << 30) + 1):
         with pytest.raises(ValueError, match="segment_bytes"):
             Log.open(SimFs(DATA), DIRECTORY, Clock(), segment_bytes=size, logger=Quiet())
+
+
+async def test_other_threads_read_while_the_log_is_written_and_collected(tmp_path: Path) -> None:
+    """On the real file system, because descriptors are what could go wrong."""
+    log = Told().start(open_log(Fs(), directory=str(tmp_path / ".tellback" / "log"), segment_bytes=8192, retain_s=-1))
+    stop = threading.Event()
+    read = [0, 0]
+
+    def reader(which: int) -> None:
+        while not stop.is_set():
+            for position in range(log.first_retained, log.durable + 1):
+                try:
+                    record = log.read(Position(position))
+                except RecordMissing:
+                    continue
+                assert record.seq == position
+                assert record.body == b"%d" % position * 50
+                read[which] += 1
+            for position, record in log.records(f"u/{which}", log.first_retained):
+                assert record.seq == position
+                break
+
+    readers = [asyncio.create_task(asyncio.to_thread(reader, which)) for which in (0, 1)]
+    for number in range(1, 601):
+        log.append(1, f"u/{number % 3}", number, b"%d" % number * 50)
+        if number % 5 == 0:
+            await log.flush()
+        if number % 60 == 0:
+            await asyncio.to_thread(log.collect, Position(number - 40))
+    stop.set()
+    await asyncio.gather(*readers)
+    assert log.first_retained > 1
+    assert min(read) > 0
+    log.close()
