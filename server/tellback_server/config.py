@@ -103,15 +103,15 @@ class Settings(BaseSettings):
     connections_max: int = Field(8192, ge=1, le=1_000_000, description="Open connections; RLIMIT_NOFILE may lower it")
     connections_per_address_max: int = Field(4096, ge=1, le=1_000_000, description="Open connections of one address")
     frame_bytes_max: int = Field(
-        4 * _MIB, ge=16 * _KIB, le=256 * _MIB, description="Largest frame a client may send"
+        4 * _MIB, ge=_KIB, le=256 * _MIB, description="Largest frame a client may send"
     )
     document_bytes_max: int = Field(
-        8 * _MIB, ge=16 * _KIB, le=256 * _MIB, description="Largest message, state document or metadata"
+        8 * _MIB, ge=_KIB, le=256 * _MIB, description="Largest message, state document or metadata"
     )
     in_flight_max: int = Field(64, ge=1, le=256, description="Unanswered writes of one connection")
     open_chats_max: int = Field(256, ge=1, le=100_000, description="Chats that one connection may have open")
-    heartbeat_ms: int = Field(25_000, ge=1000, le=600_000, description="How often clients are asked to ping")
-    log_segment_bytes: int = Field(16 * _MIB, ge=64 * _KIB, le=1 << 30, description="Size of one log segment")
+    heartbeat_ms: int = Field(25_000, ge=50, le=600_000, description="How often clients are asked to ping")
+    log_segment_bytes: int = Field(16 * _MIB, ge=_KIB, le=1 << 30, description="Size of one log segment")
     log_retain_bytes: int = Field(1 << 30, ge=0, description="Checkpointed log that is kept for history, at most")
     log_retain_days: float = Field(7.0, ge=0, le=36_500, description="How long checkpointed log is kept, at most")
     loop: Literal["uvloop", "asyncio"] = Field("uvloop", description="Event loop; asyncio where uvloop is missing")

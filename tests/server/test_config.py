@@ -1,0 +1,258 @@
+"""Settings: order of the sources, sentences for bad values, the loopback rule, the documentation."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from tellback_server.commands.serve import serve
+from tellback_server.config import (
+    ENVIRONMENT_ONLY,
+    ConfigurationError,
+    Settings,
+    flag_of,
+    load_settings,
+    settings_table,
+    unknown_variables,
+    variable_of,
+)
+from tellback_server.logging_setup import configure_logging, escaped
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable_of(name), raising=False)
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def problem(**flags: object) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(flags)
+    return str(caught.value)
+
+
+def test_defaults_bind_to_loopback_only() -> None:
+    settings = load_settings({"data": "/x"})
+    assert (settings.host, settings.port, settings.checkpoint_interval_s, settings.idle_s) == (
+        "127.0.0.1", 8765, 2.0, 30.0,
+    )
+    assert not settings.has_users
+    assert not settings.unsafe_no_sync
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = written(tmp_path / "t.toml", 'data = "/from-file"\nport = 1001\nidle_s = 11\n')
+    monkeypatch.setenv("TELLBACK_PORT", "1002")
+    monkeypatch.setenv("TELLBACK_IDLE_S", "12")
+    settings = load_settings({"config": config, "idle_s": "13", "host": None})
+    assert (settings.data, settings.port, settings.idle_s) == ("/from-file", 1002, 13.0)
+
+
+def test_the_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLBACK_CONFIG", written(tmp_path / "t.toml", 'data = "/from-file"\n'))
+    assert load_settings({}).data == "/from-file"
+
+
+def test_paths_in_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
+    config = written(tmp_path / "t.toml", 'data = "chats"\nauth_file = "users.toml"\n')
+    settings = load_settings({"config": config})
+    assert settings.data == str(tmp_path / "chats")
+    assert settings.auth_file == str(tmp_path / "users.toml")
+
+
+def test_lists_are_written_with_commas_in_flags_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLBACK_ALLOWED_ORIGINS", "https://a.example, http://b.example:8000")
+    settings = load_settings({"data": "/x", "jwt_algorithms": "HS256,HS512"})
+    assert settings.allowed_origins == ("https://a.example", "http://b.example:8000")
+    assert settings.jwt_algorithms == ("HS256", "HS512")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({}, "data: it is not set. Give --data or set TELLBACK_DATA."),
+        ({"data": ""}, "--data: the value is empty."),
+        ({"data": "/a\0b"}, "--data: is no path: it holds a NUL character."),
+        ({"data": "/x", "port": "http"}, "--port: 'http' is not a whole number."),
+        ({"data": "/x", "port": "70000"}, "--port: 70000 is too large; the most is 65535."),
+        ({"data": "/x", "checkpoint_interval_s": "-1"}, "--checkpoint-interval: -1 is too small; the least is 0.01."),
+        ({"data": "/x", "idle_s": "nan"}, "--idle: "),
+        ({"data": "/x", "loop": "trio"}, "--loop: 'trio' is not one of 'uvloop' or 'asyncio'."),
+        ({"data": "/x", "allowed_origins": "https://a.example/page"}, "is no origin"),
+        ({"data": "/x", "allowed_origins": "null"}, "is no origin"),
+        ({"data": "/x", "jwt_algorithms": "none"}, "'none' is not supported"),
+        ({"data": "/x", "jwt_algorithms": "HS256,RS256"}, "mixes algorithms"),
+        ({"data": "/x", "jwt_audience": "me"}, "without jwt_key_file"),
+        ({"data": "/x", "auth_file": "/a", "jwt_key_file": "/b"}, "both set"),
+    ],
+)
+def test_a_bad_value_is_one_sentence_with_its_source(flags: dict[str, object], sentence: str) -> None:
+    assert sentence in problem(**flags)
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLBACK_PORT", "eight")
+    assert problem(data="/x") == "TELLBACK_PORT: 'eight' is not a whole number."
+
+
+def test_a_bad_key_of_the_file_is_named(tmp_path: Path) -> None:
+    config = written(tmp_path / "t.toml", 'data = "/x"\nport = "eight"\n')
+    assert problem(config=config) == "port in the settings file: 'eight' is not a whole number."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("data = ", "this is not TOML"),
+        ('data = "/x"\nprot = 1\n', "there is no setting 'prot'"),
+        ('data = "/x"\nunsafe_no_sync = true\n', "unsafe_no_sync cannot be set in a file"),
+        ('data = "/x"\nconfig = "other.toml"\n', "cannot name another one"),
+    ],
+)
+def test_a_bad_file_is_explained(tmp_path: Path, text: str, sentence: str) -> None:
+    assert sentence in problem(config=written(tmp_path / "t.toml", text))
+
+
+def test_a_missing_file_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+    assert "does not exist" in problem(config=str(tmp_path / "nowhere.toml"), data="/x")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "chat.example.com", "127.0.0.1.evil.example"])
+def test_without_users_only_loopback_is_bound(host: str) -> None:
+    assert "no users are configured" in problem(data="/x", host=host)
+    assert load_settings({"data": "/x", "host": host, "auth_file": "/users.toml"}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
+def test_loopback_needs_no_users(host: str) -> None:
+    assert load_settings({"data": "/x", "host": host}).host == host
+
+
+def test_syncing_is_switched_off_by_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLBACK_UNSAFE_NO_SYNC", "1")
+    assert load_settings({"data": "/x"}).unsafe_no_sync
+    assert "unsafe_no_sync" not in inspect.signature(serve).parameters
+
+
+def test_misspelt_variables_are_found() -> None:
+    assert unknown_variables({"TELLBACK_PROT": "1", "TELLBACK_PORT": "1", "PATH": "/bin"}) == ["TELLBACK_PROT"]
+
+
+# -- documentation ---------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_has_a_flag() -> None:
+    assert set(inspect.signature(serve).parameters) == set(Settings.model_fields) - ENVIRONMENT_ONLY
+
+
+def test_the_configuration_page_holds_the_table_of_settings() -> None:
+    page = (REPOSITORY / "docs/CONFIGURATION.md").read_text()
+    assert settings_table() in page, "Put this into docs/CONFIGURATION.md in place of the table:\n" + settings_table()
+
+
+def test_flags_in_the_documentation_exist() -> None:
+    known = {flag_of(name) for name in Settings.model_fields}
+    known |= {
+        "--no-fast-path", "--json", "--expires", "--label", "--url", "--last", "--version", "--help", "--python",
+        "--extra",
+    }
+    for page in ("README.md", "docs/CONFIGURATION.md", "docs/ARCHITECTURE.md"):
+        used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (REPOSITORY / page).read_text()))
+        assert used <= known, f"{page} names flags that do not exist: {used - known}"
+
+
+# -- log lines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines_of(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_a_forged_line_stays_inside_its_field() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "auto", stream=stream)
+    structlog.get_logger().info("hello", agent='x\n{"event":"forged"}\x1b[31m\u2028\u202e%n{}', raw=b"\xff\n")
+    [line] = lines_of(stream)
+    assert line["event"] == "hello"
+    assert line["agent"] == 'x\\n{"event":"forged"}\\x1b[31m\\u2028\\u202e%n{}'
+    assert line["level"] == "info"
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_a_field_has_at_most_256_characters() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream=stream)
+    structlog.get_logger().info("x" * 300, agent="\x00" * 10_000_000, nested={"a": "b" * 1000}, size_bytes=7)
+    [line] = lines_of(stream)
+    assert all(len(str(value)) <= 256 for value in line.values())
+    assert line["size_bytes"] == 7
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_secrets_are_hidden_by_the_name_of_their_field() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "console", stream=stream)
+    structlog.get_logger().info("hello", token="canary", Authorization="canary", credential={"a": "canary"})
+    assert "canary" not in stream.getvalue()
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_a_traceback_carries_no_local_variables() -> None:
+    for log_format in ("json", "console"):
+        stream = io.StringIO()
+        configure_logging("info", log_format, stream=stream)  # type: ignore[arg-type]
+        local = "canary-" + "value"
+        try:
+            raise ValueError(len(local))
+        except ValueError:
+            structlog.get_logger().exception("fault")
+        assert "ValueError" in stream.getvalue()
+        assert "canary-value" not in stream.getvalue()
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_the_standard_library_logs_through_the_same_door() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream=stream)
+    logging.getLogger("asyncio").error("lost %s", "task\n")
+    logging.getLogger("websockets.server").debug('< TEXT {"token":"canary"}')
+    assert [line["event"] for line in lines_of(stream)] == ["lost task\\n"]
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_a_closed_stream_does_not_stop_the_server() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream=stream)
+    stream.close()
+    structlog.get_logger().info("nobody reads this")
+
+
+def test_escaping_keeps_letters_and_drops_powers() -> None:
+    assert escaped("Kapitän 佐藤 😀") == "Kapitän 佐藤 😀"
+    assert escaped("a\r\n\t\x9b\ud800") == "a\\r\\n\\t\\x9b\\ud800"
