@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tellback_server.fs import Fs
-from tellback_server.log import Log, LogError, format, segment
+from tellback_server.log import Log, LogCorrupt, LogError, format, segment
+from tellback_server.log.format import SegmentHeader
+from tellback_server.log.recovery import Ending, Walk
+from tellback_server.log.segment import Batch, Damage, SegmentReader
 from tellback_server.log.writer import Writer
 from tests.support.crash_states import Disk, crash_states
-from tests.support.log_workload import DATA, Workload, recovered
+from tests.support.log_workload import DATA, DIRECTORY, Workload, recovered
 from tests.support.recording_fs import Mark, RecordingFs
 from tests.support.sim_fs import SimFs
 
@@ -51,12 +54,13 @@ def check(disk: Disk, appended: list[Any], at_least: int) -> tuple[SimFs, int]:
     return fs, len(found)
 
 
-async def record(log_class: type[Log] = Log, lives: int = 4, **options: Any) -> tuple[RecordingFs, Workload]:
+async def record(
+    log_class: type[Log] = Log, lives: int = 4, recording_class: type[RecordingFs] = RecordingFs, **options: Any
+) -> tuple[RecordingFs, Workload]:
     """A workload with batches of all sizes, rolls, a seal, restarts, and a life that ends with a failed sync."""
     inner = SimFs(DATA)
-    recording = RecordingFs(inner, DATA)
-    fs: Fs = options.pop("wrap", lambda inner: inner)(recording)
-    workload = Workload(fs, recording.mark, log_class, **options)
+    recording = recording_class(inner, DATA)
+    workload = Workload(recording, recording.mark, log_class, **options)
     await workload.run([1, 2, 5, 1, 3, 8, 1], idle=True)
     if lives > 1:
         await workload.run([1, 2], before_last=lambda: inner.fail("fdatasync", errno.EIO))
@@ -131,12 +135,12 @@ class AckBeforeSyncLog(Log):
     _writer_class = AckBeforeSync
 
 
-class NoDirectorySync(Fs):
-    """Planted bug: the name of a new segment is never synced."""
+class NoDirectorySync(RecordingFs):
+    """Planted bug: the names of new segments are never synced; all other directories are."""
 
-    def __new__(cls, inner: RecordingFs) -> Fs:  # type: ignore[misc]
-        inner.fsync_directory = lambda path: None  # type: ignore[method-assign]
-        return inner
+    def fsync_directory(self, path: str) -> None:
+        if path != DIRECTORY:
+            super().fsync_directory(path)
 
 
 async def test_a_missing_fdatasync_is_caught() -> None:
@@ -150,7 +154,7 @@ async def test_an_ack_before_the_fsync_is_caught() -> None:
 
 
 async def test_a_missing_directory_sync_at_segment_creation_is_caught() -> None:
-    recording, workload = await record(lives=1, wrap=NoDirectorySync)
+    recording, workload = await record(lives=1, recording_class=NoDirectorySync)
     assert await find_violation(recording, workload)
 
 
@@ -159,3 +163,31 @@ async def test_an_unchecked_crc_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(segment, "body_is_whole", lambda header, body: len(body) == header.body_length)
     monkeypatch.setattr(format, "body_is_whole", lambda header, body: True)
     assert await find_violation(recording, workload)
+
+
+async def test_believing_the_page_cache_after_a_failed_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY fact 1: without S9 a start shows a batch that the disk does not have."""
+    honest = Walk.batches
+
+    def believing(self: Walk) -> Iterator[tuple[SegmentHeader, Batch | None]]:
+        for header, batch in honest(self):
+            if batch is not None:
+                self.durable_batch = batch.header.number
+            yield header, batch
+
+    monkeypatch.setattr(Walk, "batches", believing)
+    recording, workload = await record(lives=3)
+    assert await find_violation(recording, workload)
+
+
+async def test_a_torn_batch_taken_for_corruption_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Walk._end
+
+    def strict(self: Walk, reader: SegmentReader, offset: int, damage: Damage | None) -> Ending:
+        if damage is not None:
+            raise LogCorrupt(reader.path, offset, damage.reason)
+        return honest(self, reader, offset, damage)
+
+    recording, workload = await record(lives=1)
+    monkeypatch.setattr(Walk, "_end", strict)
+    assert "does not open" in await find_violation(recording, workload)

@@ -79,10 +79,10 @@ def test_a_batch_survives_its_bytes(records: list[Record], salt: int) -> None:
     assert body_is_whole(header, body)
     assert (header.number, header.durable_batch, header.first_position, header.term) == (5, 4, 11, 2)
     assert header.header_crc == struct.unpack_from("<I", head, 4)[0]
-    seen = []
+    seen: list[Record | None] = []
     for found in iterate_records(body, header.record_count):
-        assert (found.kind, found.seq) == (records[len(seen)].kind, records[len(seen)].seq)
-        assert found.owner.decode() == records[len(seen)].owner
+        wanted = records[len(seen)]
+        assert (found.kind, found.seq, found.owner.decode()) == (wanted.kind, wanted.seq, wanted.owner)
         seen.append(decode_record(body, found.offset))
     assert seen == records
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -320,7 +321,7 @@ async def test_an_idle_log_is_sealed_once() -> None:
     assert log.stats.seals == 2
 
 
-async def filled(fs: SimFs, **options: float) -> Log:
+async def filled(fs: SimFs, **options: Any) -> Log:
     """A log of several segments, five records each or so."""
     log = Told().start(open_log(fs, **options))
     for number in range(1, 41):

@@ -10,7 +10,7 @@ import pytest
 
 from tellback_server.log import LogCorrupt, Record
 from tellback_server.log.format import BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES
-from tellback_server.log.segment import SegmentReader, segment_name
+from tellback_server.log.segment import Damage, SegmentReader, segment_name
 from tests.support.log_workload import DATA, DIRECTORY, Quiet, Workload, open_log, recovered
 from tests.support.sim_fs import SimFs
 
@@ -27,7 +27,7 @@ async def small_log(batches: list[int], *, seal: bool = False) -> tuple[SimFs, l
     fs = SimFs(DATA)
     log = open_log(fs, segment_bytes=SMALL)
     log.start(asyncio.get_running_loop(), lambda _position: None, lambda _error: None)
-    appended = []
+    appended: list[Record] = []
     for count in batches:
         for _ in range(count):
             number = len(appended) + 1
@@ -44,14 +44,14 @@ async def small_log(batches: list[int], *, seal: bool = False) -> tuple[SimFs, l
 
 def batch_places(fs: SimFs) -> list[tuple[int, int]]:
     """(offset, size) of each whole batch of the first segment."""
-    places = []
+    places: list[tuple[int, int]] = []
     with SegmentReader(fs, FIRST) as reader:
         header = reader.header
         assert header is not None
         offset, number, position, crc = SEGMENT_HEADER_BYTES, 1, 1, 0
         while True:
             batch = reader.batch_at(offset, number, position, crc, header.term)
-            if not hasattr(batch, "header"):
+            if isinstance(batch, Damage):
                 return places
             places.append((offset, batch.end - offset))
             offset, number = batch.end, number + 1
