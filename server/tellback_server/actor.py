@@ -31,7 +31,7 @@ from tellback_protocol.decide import (
     decide,
     install,
 )
-from tellback_protocol.effects import Commit, encode_effects
+from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Behind, Closed, Opened, Reset, StateFrame, StateValue
 from tellback_protocol.ids import Version, namespace_problem
@@ -44,6 +44,7 @@ from tellback_server.websocket import text_frame
 if TYPE_CHECKING:
     from tellback_server.hub import Hub
     from tellback_server.loading import LoadedStream
+    from tellback_server.store.held import FileState
     from tellback_server.tab import Tab
 
 log = structlog.get_logger()
@@ -123,8 +124,8 @@ class Actor:
         """The log's owner key, set when the chat is known."""
         self.state: State = "loading"
         self.stream: Stream | None = None
-        self.file: object = None
-        """The store's knowledge of the chat's files; the checkpoint hands it on."""
+        self.file: FileState | None = None
+        """What the chat's files hold, and what they do not hold yet."""
         self.subscriptions: dict[Tab, Subscription] = {}
         self.durable_head = Version(1, 0, "")
         """The version up to which everybody may know."""
@@ -173,7 +174,7 @@ class Actor:
         if isinstance(request, Write | Malformed):
             self._write(tab, request, owner_json, size_bytes)
         elif isinstance(request, Open):
-            self._open(tab, request, owner_json, size_bytes)
+            self._hub.spawn(self._look_and_open(tab, request, owner_json, size_bytes))
         elif isinstance(request, StateGet):
             self._state_get(tab, request, owner_json, size_bytes)
         elif isinstance(request, History):
@@ -211,6 +212,7 @@ class Actor:
         if isinstance(decision, Committed):
             position = hub.log.append(records.COMMIT, self.key, decision.version.seq, decision.record)
             install(stream, session, op, decision, fresh.now_ms)
+            self._file.note(decision.effects)
             hub.counters.commits += 1
             frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
             release = Release(position, self, tab, frame, size_bytes, decision)
@@ -235,8 +237,16 @@ class Actor:
 
     def _anchor(self) -> None:
         """Before the first record: say which file the commits stand on."""
-        self._hub.log.append(records.ANCHOR, self.key, self._stream.head.seq, self._hub.shelf.anchor(self, None))
+        self._hub.log.append(records.ANCHOR, self.key, self._stream.head.seq, self._file.anchor(self._stream))
         self.anchored = True
+
+    async def _look_and_open(self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
+        """Another program may have changed the files since they were looked at last."""
+        await self._hub.shelf.look(self)
+        if self.state != "ready":
+            self.submit(tab, request, owner_json, size_bytes)
+        elif tab.is_open:
+            self._open(tab, request, owner_json, size_bytes)
 
     def _open(self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         stream = self._stream
@@ -341,6 +351,7 @@ class Actor:
     def loaded(self, loaded: LoadedStream) -> None:
         """The chat was read: answer what waited."""
         self._take(loaded)
+        self._append(loaded)
         self.state = "ready"
         self.drain()
 
@@ -348,8 +359,7 @@ class Actor:
         """An outside edit became our history: every tab opens again. The reset leaves when the adoption is durable."""
         self._take(loaded)
         head = self._stream.head
-        for record in loaded.records:
-            self._last_position = self._hub.log.append(record.kind, record.owner, record.seq, record.body)
+        self._append(loaded)
         for subscription in list(self.subscriptions.values()):
             frame = codec.encode(Reset(self._chat_of(subscription), "outside-edit", head))
             self._release(Release(self._last_position, self, subscription.tab, frame))
@@ -357,26 +367,41 @@ class Actor:
         self.state = "ready"
         self.drain()
 
-    def created(self, stream: Stream, tab: Tab, request: Open, header: bytes, size_bytes: int) -> None:
+    def resumed(self, loaded: LoadedStream) -> None:
+        """The files turned out to be ours after all: nobody notices."""
+        self.file = loaded.file
+        self.state = "ready"
+        self.drain()
+
+    def created(self, loaded: LoadedStream, tab: Tab, request: Open, size_bytes: int) -> None:
         """The chat begins with a commit of its own, so that nobody hears of a chat_id that a crash could undo."""
-        self._become(stream)
-        self.durable_head = stream.head
-        self._hub.log.append(records.ANCHOR, self.key, 0, self._hub.shelf.anchor(self, header))
-        self.anchored = True
-        clock = self._hub.clock
-        commit = Commit(Version(1, 1, clock.uuid4()), stream.head.integrity, [])
-        record = b'{"version":%b,"previous":"%b","ops":%b}' % (
-            commit.version.encoded(), commit.previous.encode(), encode_effects([]),
-        )
+        self._take(loaded)
+        self._append(loaded)
+        stream = self._stream
+        commit = Commit(Version(1, 1, self._hub.clock.uuid4()), stream.head.integrity, [])
+        record = b'{"version":%b,"previous":"%b","ops":[]}' % (commit.version.encoded(), commit.previous.encode())
         self._last_position = self._hub.log.append(records.COMMIT, self.key, 1, record)
         stream.fold(commit)
-        stream.chat.version = commit.version
+        stream.chat.version = self.durable_head = commit.version
+        self._file.note(commit.ops)
         self._hub.counters.commits += 1
         self.state = "ready"
         frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat), created=True)
         subscription = Subscription(tab, codec.chat_json(request.chat))
         self._release(Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following))
         self._hub.shelf.became_dirty(self)
+
+    def _append(self, loaded: LoadedStream) -> None:
+        """What loading wants in the log before anything is shown."""
+        for record in loaded.records:
+            self._last_position = self._hub.log.append(record.kind, record.owner, record.seq, record.body)
+
+    def lost(self) -> None:
+        """The chat is gone from under its tabs: they are told, and open again or learn that it is not there."""
+        for subscription in list(self.subscriptions.values()):
+            frame = codec.encode(Reset(self._chat_of(subscription), "failed", self.durable_head))
+            self._release(Release(self._last_position, self, subscription.tab, frame))
+            self.unsubscribe(subscription.tab)
 
     def failed(self, refusal: Refused) -> None:
         """The chat cannot be loaded: tell everybody who waits, and end."""
@@ -492,6 +517,11 @@ class Actor:
     def _stream(self) -> Stream:
         assert self.stream is not None, "ready means loaded"
         return self.stream
+
+    @property
+    def _file(self) -> FileState:
+        assert self.file is not None, "ready means loaded"
+        return self.file
 
     def _label(self, tab: Tab) -> str:
         """The name that `tab` knows the chat by."""

@@ -20,10 +20,10 @@ from typing import Final
 import structlog
 
 from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
-from tellback_server.auth import authenticator_for
+from tellback_server.auth import DEFAULT_USER, authenticator_for
 from tellback_server.clock import Clock
 from tellback_server.config import Settings
-from tellback_server.fs import DirectoryLock, Fs
+from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.http import FrontDoor, HttpResponse
 from tellback_server.hub import Hub
@@ -74,7 +74,7 @@ class App:
         settings = self.settings
         data = os.path.abspath(settings.data)
         self.fs.make_directories(data)
-        self._lock: DirectoryLock = DataLock.take(self.fs, data)
+        self._lock = DataLock.take(self.fs, data)
         try:
             await self._start_locked(loop, data)
         except BaseException:
@@ -88,7 +88,7 @@ class App:
             in_flight=settings.in_flight_max, open_chats=settings.open_chats_max,
         )
         authenticator = authenticator_for(settings, self.fs, self.clock)
-        self._files = FileStore(self.fs, data, users=authenticator.users)
+        self._files = FileStore(self.fs, data, sorted(authenticator.users or (DEFAULT_USER,)), clock=self.clock)
         own = os.path.join(data, ".tellback", "log")
         self._log = await loop.run_in_executor(self._executor, lambda: Log.open(
             self.fs, own, self.clock, segment_bytes=settings.log_segment_bytes,

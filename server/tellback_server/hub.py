@@ -19,7 +19,7 @@ import structlog
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, new_name_problem, parse_chat
-from tellback_protocol.requests import Malformed, Open, Request
+from tellback_protocol.requests import History, Malformed, Open, Request
 from tellback_server.actor import Actor, Release
 from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
@@ -41,16 +41,16 @@ class Shelf(Protocol):
     def became_dirty(self, actor: Actor) -> None:
         """A commit waits to be folded into the files."""
 
-    def create(self, actor: Actor, tab: Tab, request: Open, size_bytes: int) -> None:
+    def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         """Make a chat that does not exist."""
 
-    def anchor(self, actor: Actor, header: bytes | None) -> bytes:
-        """The record that says which file an actor's commits stand on."""
+    async def look(self, actor: Actor) -> None:
+        """Adopt what another program did to the files of a live chat, if anything."""
 
     async def find(self, user: str, chat_id: str) -> str | None:
         """The name of a chat by its id, None when the user has no such chat."""
 
-    async def history(self, actor: Actor, request: Any) -> bytes:
+    async def history(self, actor: Actor, request: History) -> bytes:
         """The answer to a history request."""
 
 
@@ -80,7 +80,7 @@ class Hub:
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}
         self._releases: deque[Release] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
         """Why nothing is admitted any more: code and sentence."""
 
@@ -146,7 +146,7 @@ class Hub:
             )
             return
         actor.state = "loading"
-        self.shelf.create(actor, tab, request, size_bytes)
+        self.shelf.create(actor, tab, request, owner_json, size_bytes)
 
     # -- durability --------------------------------------------------------------------------------------------------
 
@@ -197,13 +197,13 @@ class Hub:
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run something beside the actors. A failure is logged; it never ends the server."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("task-failed", exc_info=task.exception())

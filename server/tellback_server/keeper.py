@@ -1,0 +1,400 @@
+"""The keeper of chats: reads them when somebody asks, folds them into their files, lets them go when nobody does.
+
+Rules of this module:
+- Files are touched in threads; an actor is told the result in the loop (BEHAVIOUR A1).
+- A checkpoint folds only what is durable, runs once at a time for a chat, and is never in the way of an answer (K1).
+- The files trail the log by the checkpoint interval, or by 20 times what the last one took if that is more (K2).
+- An outside edit is looked for at every open, before every checkpoint, and now and then in between; the actor stands
+  still until it is adopted, and what arrives meanwhile waits (K3).
+- A chat that nobody has open is folded and leaves memory after the idle time (K4).
+- A chat that a crash left unfolded is folded after the start, opened or not (K5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import structlog
+
+from tellback_protocol.errors import Refused
+from tellback_protocol.ids import ChatName, Version, file_integrity, parse_chat
+from tellback_protocol.requests import History, Open
+from tellback_server.actor import Actor
+from tellback_server.checkpoint import CheckpointFailed, CheckpointJob, checkpoint
+from tellback_server.fs import FileUnreadable, FileUnsafe
+from tellback_server.history import as_it_was, chat_at, page
+from tellback_server.hub import Hub
+from tellback_server.leftovers import find_leftovers
+from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
+from tellback_server.log import LogClosed, LogPoisoned, Position
+from tellback_server.sessions import SessionFile, write_sessions
+from tellback_server.store.files import FileStore
+from tellback_server.store.held import OutsideEdit
+from tellback_server.tab import Tab
+
+log = structlog.get_logger()
+Result = TypeVar("Result")
+
+WORK_SHARE = 20
+"""A checkpoint may take at most a twentieth of the time of its disk."""
+RETRY_S = 5.0
+"""After a checkpoint that failed (a full disk, say); the log has it all."""
+SWEEP_S = 1.0
+LOOK_S = 5.0
+"""How often the files of open chats are looked at when nothing else is a reason to."""
+COLLECT_S = 60.0
+"""How often log segments that nobody needs are let go."""
+
+
+class Keeper:
+    """The hub's shelf of chats, on files."""
+
+    def __init__(self, hub: Hub, files: FileStore, *, checkpoint_interval_s: float, idle_s: float) -> None:
+        self._hub = hub
+        self._files = files
+        self._interval_s = checkpoint_interval_s
+        self._idle_s = idle_s
+        self._timers: dict[Actor, asyncio.TimerHandle] = {}
+        self._work_s: dict[Actor, float] = {}
+        """How long the last checkpoint of a chat took."""
+        self._names: dict[tuple[str, str], str] = {}
+        """Names of chats by user and chat_id, as far as the log and this process know them."""
+        self._saved: dict[Actor, Position] = {}
+        """Up to which position a chat's outcomes and commits are in its session file."""
+        self._sweeper: asyncio.Task[None] | None = None
+        self._leftovers_folded = False
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Learn the names that the log knows, and begin to fold what a crash left."""
+        leftovers = await self._run(lambda: find_leftovers(self._hub.log))
+        self._names.update(leftovers.names)
+        self._sweeper = self._hub.loop.create_task(self._sweep_forever())
+        self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
+
+    async def stop(self) -> None:
+        """Fold everything that is not in the files yet."""
+        self._stopping = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
+        await asyncio.gather(*(self._let_go(actor) for actor in self._hub.actors if actor.state == "ready"))
+
+    # -- what the hub asks -------------------------------------------------------------------------------------------
+
+    def load(self, actor: Actor) -> None:
+        """See Shelf."""
+        self._hub.spawn(self._load(actor))
+
+    def became_dirty(self, actor: Actor) -> None:
+        """See Shelf."""
+        if actor.dirty_since_s is None:
+            actor.dirty_since_s = self._hub.clock.monotonic_s()
+        if actor not in self._timers and not actor.folding and not self._stopping:
+            self._fold_in(actor, max(self._interval_s, WORK_SHARE * self._work_s.get(actor, 0.0)))
+
+    def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
+        """See Shelf."""
+        self._hub.spawn(self._create(actor, tab, request, owner_json, size_bytes))
+
+    async def find(self, user: str, chat_id: str) -> str | None:
+        """See Shelf."""
+        name = self._names.get((user, chat_id))
+        if name is None:
+            place = await self._run(lambda: self._files.resolve(user, chat_id))
+            if place is None:
+                return None
+            name = self._names[user, chat_id] = str(place)
+        return name
+
+    async def history(self, actor: Actor, request: History) -> bytes:
+        """See Shelf."""
+        key, records = actor.key, self._hub.log
+        if not isinstance(request.at, int):
+            after = request.after if isinstance(request.after, int) else 0
+            return await self._run(lambda: page(records, key, request.chat, request.id, after, request.limit))
+        at = request.at
+        stream = actor.stream
+        assert stream is not None, "history is asked of a chat that is there"
+        copy, head_seq = stream.chat.copy(), stream.head.seq
+        await records.flush()
+        return await self._run(
+            lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head_seq, at))
+        )
+
+    async def look(self, actor: Actor) -> None:
+        """Adopt what another program did to the files of a live chat, if anything."""
+        held = actor.file
+        if actor.state != "ready" or actor.folding or held is None:
+            return
+        try:
+            changed = await self._run(lambda: needs_adoption(self._files, actor.user, held))
+        except OSError as error:
+            log.warning("look-failed", chat=actor.name, error=str(error))
+            return
+        if changed and actor.state == "ready" and not actor.folding and actor.file is held:
+            actor.folding = True
+            try:
+                await self._adopt(actor)
+            finally:
+                actor.folding = False
+
+    def lag_s(self) -> float:
+        """Age of the oldest commit that is not in its files."""
+        oldest_s = min((actor.dirty_since_s for actor in self._hub.actors if actor.dirty_since_s is not None),
+                       default=None)
+        return 0.0 if oldest_s is None else self._hub.clock.monotonic_s() - oldest_s
+
+    # -- coming ------------------------------------------------------------------------------------------------------
+
+    async def _load(self, actor: Actor) -> None:
+        user, place = actor.user, _place(actor)
+        chat_id = next(
+            (known for (owner, known), name in self._names.items() if owner == user and name == actor.name), None
+        )
+        now_ms = self._hub.clock.now_ms()
+        try:
+            loaded = await self._run(
+                lambda: load_chat(self._files, self._hub.log, user, place, now_ms=now_ms, chat_id=chat_id)
+            )
+        except Exception as error:
+            self._give_up(actor, error)
+            return
+        if isinstance(loaded, ChatMissing):
+            if loaded.head is not None:
+                log.warning("chat-deleted-outside", chat=actor.name, pending=loaded.pending)
+            actor.state = "missing"
+            actor.drain()
+            return
+        self._count_adoption(actor, loaded)
+        actor.loaded(loaded)
+        self._identified(actor)
+        if actor.file is not None and actor.file.pending:
+            self.became_dirty(actor)
+
+    async def _create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
+        user, place = actor.user, _place(actor)
+        clock = self._hub.clock
+        try:
+            self._hub.admit()
+            await self._run(lambda: self._files.check_free(user, place))
+        except Refused as refusal:
+            tab.answer_refusal(request, owner_json, size_bytes, refusal)
+            actor.state = "missing"
+            actor.drain()
+            return
+        except Exception as error:
+            tab.answered(size_bytes)
+            self._give_up(actor, error)
+            return
+        now_ms = clock.now_ms()
+        before = Version(1, 0, file_integrity(1, 0, actor.name, b""))
+        created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        loaded, _header = create_chat(user, place, clock.uuid4(), before, now_ms, created_at.replace("+00:00", "Z"))
+        try:
+            actor.created(loaded, tab, request, size_bytes)
+        except LogPoisoned as error:
+            self._give_up(actor, error)
+            return
+        self._identified(actor)
+        actor.drain()
+
+    def _give_up(self, actor: Actor, error: Exception) -> None:
+        """The chat cannot be loaded now. Missing, unsafe and unreadable are different answers."""
+        if isinstance(error, FileUnsafe):
+            refusal = Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
+        elif isinstance(error, FileUnreadable | OSError):
+            refusal = Refused("unreadable", "The chat's file exists and cannot be read now.")
+        else:
+            refusal = Refused("internal", "The chat could not be loaded; the server's log says why.")
+            log.error("load-failed", chat=actor.name, exc_info=error)
+        log.warning("chat-not-loaded", chat=actor.name, code=refusal.code, error=str(error))
+        actor.failed(refusal)
+        self._hub.end(actor)
+
+    def _identified(self, actor: Actor) -> None:
+        self._names[actor.user, actor.chat_id] = actor.name
+        self._hub.identified(actor)
+
+    async def _fold_leftovers(self, unfolded: list[tuple[str, str]]) -> None:
+        for user, name in unfolded:
+            address = parse_chat(name)
+            if not isinstance(address, str):
+                self._hub.actor(user, address)
+                await asyncio.sleep(0)
+        self._leftovers_folded = True
+
+    # -- folding -----------------------------------------------------------------------------------------------------
+
+    def _fold_in(self, actor: Actor, delay_s: float) -> None:
+        self._timers[actor] = self._hub.loop.call_later(delay_s, self._fold_now, actor)
+
+    def _fold_now(self, actor: Actor) -> None:
+        self._timers.pop(actor, None)
+        self._hub.spawn(self._fold(actor))
+
+    async def _fold(self, actor: Actor) -> bool:
+        """One checkpoint. True when everything that was committed before is in the files."""
+        if actor.state != "ready" or actor.folding or actor.stream is None or actor.file is None:
+            return False
+        timer = self._timers.pop(actor, None)
+        if timer is not None:
+            timer.cancel()
+        stream, held, clock = actor.stream, actor.file, self._hub.clock
+        job = CheckpointJob.take(stream, held, clock.now_ms())
+        actor.dirty_since_s = None
+        if job is None:
+            return True
+        actor.folding = True
+        began_s = clock.monotonic_s()
+        retry_s: float | None = None
+        try:
+            await self._hub.log.flush()
+            done = await checkpoint(
+                job, self._files, self._hub.log, self._hub.executor, lambda: stream.head.seq
+            )
+            done.install(stream, held)
+            self._hub.counters.checkpoints += 1
+            self._hub.counters.checkpoint_bytes += done.size_bytes
+            self._work_s[actor] = clock.monotonic_s() - began_s
+        except OutsideEdit as edit:
+            log.warning("outside-edit", chat=actor.name, found=str(edit))
+            await self._adopt(actor)
+        except (LogPoisoned, LogClosed):
+            return False
+        except (CheckpointFailed, FileUnsafe, FileUnreadable) as error:
+            log.error("checkpoint-failed", chat=actor.name, error=str(error))
+            retry_s = RETRY_S
+            actor.dirty_since_s = began_s
+        finally:
+            actor.folding = False
+        if retry_s is not None:
+            if not self._stopping:
+                self._fold_in(actor, retry_s)
+            return False
+        if actor.state == "ready" and actor.file is not None and actor.file.pending:
+            self.became_dirty(actor)
+            return False
+        return True
+
+    async def _adopt(self, actor: Actor) -> None:
+        """The actor stands still; then it has another history, or is gone."""
+        stream, held = actor.stream, actor.file
+        assert stream is not None, "a live chat"
+        assert held is not None, "a live chat"
+        actor.state = "busy"
+        try:
+            await self._hub.log.flush()
+            loaded = await self._run(
+                lambda: adopt(self._files, self._hub.log, stream, held, self._hub.clock.now_ms())
+            )
+        except (LogPoisoned, LogClosed):
+            return
+        except Exception as error:
+            actor.lost()
+            self._give_up(actor, error)
+            return
+        if isinstance(loaded, ChatMissing):
+            log.warning("chat-deleted-outside", chat=actor.name, pending=loaded.pending)
+            actor.lost()
+            actor.failed(Refused("not-found", "Another program deleted the chat.", pointer="/chat"))
+            self._hub.end(actor)
+            return
+        self._count_adoption(actor, loaded)
+        if loaded.adoption is None:
+            actor.resumed(loaded)
+        else:
+            actor.adopted(loaded)
+        if loaded.file.pending:
+            self.became_dirty(actor)
+
+    def _count_adoption(self, actor: Actor, loaded: LoadedStream) -> None:
+        if loaded.adoption is not None:
+            self._hub.counters.outside_edits += 1
+            log.warning(
+                "outside-edit-adopted", chat=actor.name, epoch=loaded.stream.head.epoch,
+                recovered=loaded.adoption.recovered, backups=loaded.adoption.backups,
+            )
+
+    # -- going -------------------------------------------------------------------------------------------------------
+
+    async def _let_go(self, actor: Actor) -> None:
+        """Fold what is left and save the outcomes; the actor ends when nobody came meanwhile."""
+        while actor.folding:
+            await asyncio.sleep(0.01)
+        if not await self._fold(actor) and actor.file is not None and actor.file.pending:
+            # More came while it was folded, or an outside edit was adopted: once more, then the log has it.
+            await self._fold(actor)
+        await self._save(actor)
+        if actor.quiet and actor.state == "ready" and not (actor.file and actor.file.pending):
+            self._timers.pop(actor, None)
+            self._work_s.pop(actor, None)
+            self._saved.pop(actor, None)
+            self._hub.end(actor)
+
+    async def _save(self, actor: Actor) -> None:
+        """Outcomes and commits of a chat into its session file, so that the log may forget them."""
+        stream, held = actor.stream, actor.file
+        if stream is None or held is None or self._saved.get(actor) == actor.last_position or not actor.last_position:
+            return
+        position = Position(actor.last_position)
+        if position > self._hub.log.durable:
+            return
+        taken = SessionFile.take(stream, held, self._hub.clock.now_ms())
+        if taken is None:
+            return
+        try:
+            await self._run(lambda: write_sessions(self._files, taken))
+        except OSError as error:
+            log.error("sessions-not-saved", chat=actor.name, error=str(error))
+            return
+        self._saved[actor] = position
+
+    async def _sweep_forever(self) -> None:
+        clock = self._hub.clock
+        looked_s = collected_s = clock.monotonic_s()
+        while True:
+            await asyncio.sleep(min(SWEEP_S, self._idle_s))
+            now_s = clock.monotonic_s()
+            for actor in self._hub.actors:
+                if actor.state != "ready" or not actor.quiet or actor.folding:
+                    continue
+                if actor.idle_since_s is None:
+                    actor.idle_since_s = now_s
+                elif now_s - actor.idle_since_s >= self._idle_s:
+                    self._hub.spawn(self._let_go(actor))
+            if now_s - looked_s >= LOOK_S:
+                looked_s = now_s
+                for actor in self._hub.actors:
+                    if actor.subscriptions and actor.dirty_since_s is None:
+                        await self.look(actor)
+            if now_s - collected_s >= COLLECT_S:
+                collected_s = now_s
+                await self._collect()
+
+    async def _collect(self) -> None:
+        """Let go of log segments in which everything is in files and session files."""
+        if not self._leftovers_folded:
+            return
+        for actor in self._hub.actors:
+            await self._save(actor)
+        needed = [
+            self._saved.get(actor, Position(0)) for actor in self._hub.actors
+            if actor.last_position and self._saved.get(actor) != actor.last_position
+        ]
+        safe = min(needed, default=self._hub.log.durable)
+        await self._run(lambda: self._hub.log.collect(safe))
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        return await self._hub.loop.run_in_executor(self._hub.executor, work)
+
+
+def _place(actor: Actor) -> ChatName:
+    place = parse_chat(actor.name)
+    assert not isinstance(place, str), "an actor has a name"
+    assert hasattr(place, "chat"), "and not an id"
+    return place  # type: ignore[return-value]  # ChatById has no `chat`.

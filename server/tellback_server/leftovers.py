@@ -1,0 +1,51 @@
+"""What the log tells at the start: names of chats by their ids, and chats whose commits a crash kept out of the files.
+
+Rules of this module:
+- One streaming pass over the retained log; only small records are decoded.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tellback_server.log import Log
+from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, decode_base
+
+
+class Leftovers(msgspec.Struct):
+    """See the module."""
+
+    names: dict[tuple[str, str], str]
+    """By user and chat_id."""
+    unfolded: list[tuple[str, str]]
+    """User and name of chats with commits behind their last checkpoint."""
+
+
+class _Seen(msgspec.Struct):
+    user: str = ""
+    name: str = ""
+    committed: int = 0
+    folded: int = 0
+
+
+def find_leftovers(log: Log) -> Leftovers:
+    """Blocks: reads the retained log."""
+    owners: dict[str, _Seen] = {}
+    names: dict[tuple[str, str], str] = {}
+    for _position, record in log.scan():
+        if record.kind not in (ANCHOR, CHECKPOINT, ADOPT, COMMIT):
+            continue
+        seen = owners.setdefault(record.owner, _Seen())
+        if record.kind == COMMIT:
+            seen.committed = record.seq
+            continue
+        base = decode_base(record.body)
+        seen.user, seen.name = base.user, base.name
+        names[base.user, base.chat_id] = base.name
+        if record.kind != ANCHOR:
+            seen.folded = base.head.seq
+        # What an adoption put on top of another program's file is not in the file yet.
+        if record.kind == ADOPT and base.file is not None:
+            seen.folded = base.head.seq - 1
+    unfolded = [(seen.user, seen.name) for seen in owners.values() if seen.name and seen.committed > seen.folded]
+    return Leftovers(names, unfolded)
