@@ -1,0 +1,202 @@
+"""Adoption: what becomes of a chat whose file another program changed. Pure: values in, a decision out.
+
+Rules of this module (STORAGE "User files", F7 and F9):
+- The outside program's file is the chat now. Nothing of it is undone.
+- A pending commit (acknowledged, not yet in a file) applies on top when everything it was made from is still there:
+  appended messages always; a patched or deleted message when its line has the CRC in `Commit.was`; metadata when it
+  equals ours at the watermark.
+- When one pending commit does not apply, our whole version goes to a chat of its own: nothing acknowledged is lost.
+- When nothing is refused and something of ours is gone or changed, our version is kept as a backup first.
+- State documents are files of their own: pending states stay pending.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+
+import msgspec
+from msgspec import Raw
+
+from tellback_protocol.chat import Chat, message_id_of
+from tellback_protocol.effects import (
+    AppendEffect,
+    Commit,
+    DeleteEffect,
+    Effect,
+    InsertEffect,
+    MetadataEffect,
+    PatchEffect,
+    StateEffect,
+)
+from tellback_protocol.errors import Refused
+from tellback_protocol.values import dumps, equal, loads
+
+__all__ = ["Decision", "decide_adoption", "known_from_log"]
+
+
+class Decision(msgspec.Struct, gc=False):
+    """What to do about an outside edit of a chat file."""
+
+    chat: Chat
+    """The outside program's chat with what applied on top."""
+    effects: list[Effect]
+    """What applied, as it has to be applied to the file again."""
+    was: dict[str, int]
+    """CRC-32 of the outside program's lines that `effects` change, by message id."""
+    refused: list[int]
+    """Seqs of pending commits that do not apply; when there are any, our version becomes a chat of its own."""
+    lost: bool
+    """A message of ours is not in `chat` as we have it; our version becomes a backup when nothing is refused."""
+
+
+def decide_adoption(
+    theirs: Chat, ours: Chat, pending: Sequence[Commit], metadata_before: bytes | None, *, is_damaged: bool
+) -> Decision:
+    """What becomes of `theirs` (the file as found) and of `ours` (all we acknowledged, at our head).
+
+    `metadata_before` is our metadata at the watermark, None when it is not known. A damaged file takes nothing on top.
+    Cost: both chats once.
+    """
+    chat = theirs.copy()
+    effects: list[Effect] = []
+    was: dict[str, int] = {}
+    refused: list[int] = []
+    metadata_applies = metadata_before is not None and equal(loads(metadata_before), loads(theirs.metadata))
+    for commit in pending:
+        done = [effect for effect in commit.ops if not isinstance(effect, StateEffect)]
+        if not done:
+            continue
+        draft = None if is_damaged else _applied(chat, commit, done, metadata_applies)
+        if draft is None:
+            refused.append(commit.version.seq)
+            continue
+        after, applied = draft
+        for effect in applied:
+            for message_id in _changed(effect):
+                if message_id in theirs.messages:
+                    was.setdefault(message_id, zlib.crc32(theirs.messages[message_id]))
+        chat = after
+        effects.extend(applied)
+    return Decision(chat, effects, was, refused, _is_lost(ours, chat))
+
+
+def _applied(
+    chat: Chat, commit: Commit, wanted: Iterable[Effect], metadata_applies: bool
+) -> tuple[Chat, list[Effect]] | None:
+    """The chat with a commit's effects on it and the effects as they were applied, or None when one does not fit."""
+    draft = chat.copy()
+    applied: list[Effect] = []
+    touched: set[str] = set()
+    for effect in wanted:
+        match effect:
+            case AppendEffect() | InsertEffect():
+                fresh = [raw for raw in effect.messages if message_id_of(bytes(raw)) not in draft.messages]
+                touched.update(message_id_of(bytes(raw)) for raw in effect.messages)
+                if not fresh:
+                    continue
+                effect = msgspec.structs.replace(effect, messages=fresh)
+            case PatchEffect():
+                if effect.message not in touched and not _is_as_it_was(draft, effect.message, commit.was):
+                    return None
+                touched.add(effect.message)
+            case DeleteEffect():
+                present = [message_id for message_id in effect.messages if message_id in draft.messages]
+                for message_id in present:
+                    if message_id not in touched and not _is_as_it_was(draft, message_id, commit.was):
+                        return None
+                if not present:
+                    continue
+                effect = DeleteEffect(present)
+            case MetadataEffect() if not metadata_applies:
+                return None
+        try:
+            draft.apply(effect)
+        except Refused:
+            # The bytes are those it was made from by CRC only; a collision must not end the recovery.
+            return None
+        applied.append(effect)
+    return draft, applied
+
+
+def _is_as_it_was(chat: Chat, message_id: str, was: Mapping[str, int]) -> bool:
+    """Whether a line is the one that a commit was made from; another program may have spelled it anew."""
+    line = chat.messages.get(message_id)
+    wanted = was.get(message_id)
+    if line is None or wanted is None:
+        return False
+    return zlib.crc32(line) == wanted or zlib.crc32(dumps(loads(line))) == wanted
+
+
+def _changed(effect: Effect) -> list[str]:
+    if isinstance(effect, PatchEffect):
+        return [effect.message]
+    return effect.messages if isinstance(effect, DeleteEffect) else []
+
+
+def _is_lost(ours: Chat, chat: Chat) -> bool:
+    for message_id, line in ours.messages.items():
+        theirs = chat.messages.get(message_id)
+        if theirs is None:
+            return True
+        if theirs != line and not equal(ours.value(message_id), chat.value(message_id)):
+            return True
+    return False
+
+
+def known_from_log(theirs: Chat, done: Sequence[Commit], pending: Sequence[Commit]) -> Chat:
+    """Our version as far as the log tells it, for a restart that finds our file replaced.
+
+    Built over `theirs`: messages that only we know are appended; a retained patch is carried out where it is pending or
+    where the file went back to the line before it. Metadata is theirs with our pending patches, where they fit.
+    """
+    chat = theirs.copy()
+    for commit in done:
+        deletions = [effect.messages for effect in commit.ops if isinstance(effect, DeleteEffect)]
+        for effect in commit.ops:
+            match effect:
+                case AppendEffect() | InsertEffect():
+                    chat.apply(effect)
+                case PatchEffect():
+                    if effect.message not in theirs.messages or _is_as_it_was(chat, effect.message, commit.was):
+                        _patch(chat, effect)
+        for message_id in chain.from_iterable(deletions):
+            if message_id not in theirs.messages:
+                chat.apply(DeleteEffect([message_id]))
+    for commit in pending:
+        for effect in commit.ops:
+            if isinstance(effect, PatchEffect):
+                _patch(chat, effect)
+            elif isinstance(effect, MetadataEffect):
+                _try(chat, effect)
+            else:
+                chat.apply(effect)
+    return chat
+
+
+def _patch(chat: Chat, effect: PatchEffect) -> None:
+    """Carries out a patch; where its message is gone or does not fit, what it put there is kept as a message."""
+    if effect.message in chat.messages and _try(chat, effect):
+        return
+    values = {
+        operation["path"][1:]: operation["value"]
+        for operation in loads(bytes(effect.patch))
+        if operation["op"] in ("add", "replace") and operation["path"].count("/") == 1
+    }
+    if not values:
+        return
+    old = chat.value(effect.message) if effect.message in chat.messages else {"id": effect.message}
+    line = dumps({**old, **values})
+    if effect.message in chat.messages:
+        chat.apply(PatchEffect(effect.message, Raw(b"[]")), {effect.message: line})
+    else:
+        chat.append_line(effect.message, line)
+
+
+def _try(chat: Chat, effect: Effect) -> bool:
+    try:
+        chat.apply(effect)
+    except Refused:
+        return False
+    return True

@@ -1,0 +1,403 @@
+"""Loading: a chat's file, its sidecars and its log become a Stream.
+
+    load_chat(files, log, user, place, now_ms=..., chat_id=None, ours=None) -> LoadedStream | ChatMissing
+        in a thread; raises FileUnsafe, FileUnreadable (as they are), OSError, LogCorrupt
+    adopt(files, log, stream, held, now_ms)  the same for a live stream whose files were changed; flush the log first
+    needs_adoption(files, user, held)        in a thread: a stat differs, so look closer by `adopt`
+    create_chat(user, place, chat_id, version, now_ms, create_date)    in the loop: a chat that has no file yet
+
+    LoadedStream.stream     pending commits folded in
+                .file       FileState: `file.note(effects)` for each commit; `file.anchor(stream)` is the ANCHOR body
+                .anchored   False: append the ANCHOR before the first COMMIT or STORED
+                .records    NewRecord(kind, owner, seq, body): append (and make durable) before anything is shown
+                .adoption   what an outside edit led to, or None
+
+Rules of this module (STORAGE "User files"):
+- A chat without a history of ours is only read: not a byte is written, not a record (F1).
+- The base is the last ANCHOR, CHECKPOINT or ADOPT of the log, else the session file, else chat_sync. Files that match
+  it, or match an INTENT behind it, or are the base with a torn piece of our append, are ours (F8).
+- Everything else is an outside edit: adopted, with epoch + 1, after what would be lost was kept (F7, F9).
+- Chat, sidecars and head move together: an outside edit of one sidecar raises the epoch too, so that nobody replays
+  past it.
+- A damaged file is served read-only and never written (F4).
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.decide import fold_stored
+from tellback_protocol.effects import Author, Commit, Effect, StateEffect, encode_effects
+from tellback_protocol.ids import ChatName, Version, provisional_chat_id
+from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, past_of
+from tellback_server.adoption import Decision, decide_adoption, known_from_log
+from tellback_server.owner_past import LogReader, OwnerPast
+from tellback_server.records import (
+    ADOPT,
+    ANCHOR,
+    Adopted,
+    Anchor,
+    BaseRecord,
+    Checkpointed,
+    FileIdentity,
+    encode,
+    owner_key,
+)
+from tellback_server.sessions import fold_sessions, read_sessions
+from tellback_server.store.files import FileStore
+from tellback_server.store.found import Content, States, find_content, find_states, parse_file, state_effect
+from tellback_server.store.held import FileState, Pending, quick_check
+from tellback_server.store.jsonl import new_header
+from tellback_server.store.keeping import keep_recovered, plain_file, settle_swap
+
+__all__ = [
+    "AdoptionReport",
+    "ChatMissing",
+    "LoadedStream",
+    "LogReader",
+    "NewRecord",
+    "adopt",
+    "create_chat",
+    "load_chat",
+    "needs_adoption",
+]
+
+class NewRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record to append."""
+
+    kind: int
+    owner: str
+    seq: int
+    body: bytes
+
+
+class AdoptionReport(msgspec.Struct, frozen=True, gc=False):
+    """What an outside edit led to, for logs and people."""
+
+    recovered: list[str]
+    """Chats that hold our version."""
+    backups: list[str]
+    """Backup files, below the user's root."""
+    refused: list[int]
+    """Seqs of pending commits that did not fit the file."""
+    states: list[str]
+    """Namespaces whose sidecar was changed."""
+
+
+class LoadedStream(msgspec.Struct, kw_only=True):
+    """A chat as it is now."""
+
+    stream: Stream
+    file: FileState
+    anchored: bool
+    records: list[NewRecord]
+    adoption: AdoptionReport | None
+
+
+class ChatMissing(msgspec.Struct, frozen=True, kw_only=True):
+    """There is no file. `head` tells the last version when the chat had a history of ours (it was deleted outside)."""
+
+    user: str
+    name: str
+    chat_id: str
+    head: Version | None
+    pending: int
+    """Acknowledged commits that no file ever held."""
+
+
+# -- the calls -------------------------------------------------------------------------------------------------------
+
+
+def load_chat(
+    files: FileStore,
+    log: LogReader,
+    user: str,
+    place: ChatName,
+    *,
+    now_ms: int,
+    chat_id: str | None = None,
+    ours: Stream | None = None,
+) -> LoadedStream | ChatMissing:
+    """The chat of a file, with everything the log knows about it.
+
+    `chat_id` when the log's names tell it; `ours` is the live stream at its head when there is one. Blocks; writes only
+    on an outside edit of a chat with a history of ours (backups, recovered chats) and for what a crash left of a swap.
+    """
+    sync = files.read_sync(user, place)
+    mark = sync.mark if sync is not None else None
+    if mark is not None and (not files.owns_mark(user, place, mark) or chat_id not in (None, mark.chat_id)):
+        mark = None
+    if chat_id is None:
+        chat_id = mark.chat_id if mark is not None else provisional_chat_id(user, str(place))
+    saved = read_sessions(files, user, chat_id)
+    base: BaseRecord | None = saved.base if saved is not None else None
+    if mark is not None and (base is None or mark.head.seq > base.head.seq):
+        base = Checkpointed(
+            user=user,
+            name=str(place),
+            chat_id=chat_id,
+            file=FileIdentity(mark.watermark.bytes, mark.watermark.crc32, 0, 0),
+            version=mark.version,
+            head=mark.head,
+            states=mark.states,
+        )
+    known_seq = base.head.seq if base is not None else 0
+    past = OwnerPast.read(log, owner_key(user, chat_id), max(0, known_seq - HISTORY_COMMITS_MAX - 1), base, saved)
+    return _Loading(files, user, place, chat_id, now_ms, past, ours).run()
+
+
+def adopt(files: FileStore, log: LogReader, stream: Stream, held: FileState, now_ms: int) -> LoadedStream | ChatMissing:
+    """A live chat read anew after an outside edit. Every commit of `stream` must be durable; nothing may be decided
+    meanwhile. When the files turn out to be ours after all, `adoption` is None and no record is needed.
+    """
+    return load_chat(files, log, stream.user, held.place, now_ms=now_ms, chat_id=stream.chat_id, ours=stream)
+
+
+def needs_adoption(files: FileStore, user: str, held: FileState) -> bool:
+    """Whether a stat differs from what we know; `adopt` then finds out what happened. Blocks for a few stats."""
+    return not quick_check(files, user, held)
+
+
+def create_chat(
+    user: str, place: ChatName, chat_id: str, version: Version, now_ms: int, create_date: str
+) -> tuple[LoadedStream, bytes]:
+    """A chat that has no file yet, and its header line. `files.check_free` comes before; the ANCHOR is in `records`."""
+    header = new_header(b"{}", chat_id, now_ms, create_date)
+    parsed = parse_file(place, header + b"\n")
+    stream = Stream(user, str(place), chat_id, Chat(version), version)
+    held = FileState(place, None, parsed.image, version, version, {}, {}, 0, Pending())
+    held.pending.rewrite = True
+    record = NewRecord(ANCHOR, owner_key(user, chat_id), version.seq, held.anchor(stream, header))
+    return LoadedStream(stream=stream, file=held, anchored=True, records=[record], adoption=None), header
+
+
+# -- the work --------------------------------------------------------------------------------------------------------
+
+
+class _Loading:
+    """One loading. What is found is kept in fields, in the order of the methods."""
+
+    def __init__(
+        self,
+        files: FileStore,
+        user: str,
+        place: ChatName,
+        chat_id: str,
+        now_ms: int,
+        past: OwnerPast,
+        ours: Stream | None,
+    ) -> None:
+        self.files = files
+        self.user = user
+        self.place = place
+        self.name = str(place)
+        self.chat_id = chat_id
+        self.now_ms = now_ms
+        self.past = past
+        self.ours = ours
+        self._our_version = Chat(Version(1, 0, ""))
+        """All we acknowledged, as far as it is known; set by an adoption."""
+
+    def run(self) -> LoadedStream | ChatMissing:
+        """All of it."""
+        past = self.past
+        if past.has_history:
+            settle_swap(self.files, self.user, self.place, self.chat_id, past, self.now_ms)
+        loaded = self.files.read_chat(self.user, self.place)
+        base = past.base
+        if loaded is None and not (isinstance(base, Anchor) and base.created and base.file is None):
+            head = past.head(base.head) if base is not None else None
+            return ChatMissing(
+                user=self.user, name=self.name, chat_id=self.chat_id, head=head, pending=len(past.pending())
+            )
+        found = find_content(self.place, loaded, past)
+        states = find_states(self.files.read_states(self.user, self.place), past, self.name)
+        if not past.has_history:
+            return self._fresh(found, states)
+        if found.is_edited or states.edited:
+            return self._adopted(found, states)
+        return self._ours(found, states)
+
+    # -- a chat that we never wrote
+
+    def _fresh(self, found: Content, states: States) -> LoadedStream:
+        version = Version(1, 0, found.integrity(1, 0, self.name))
+        stream = self._stream(found.chat(version), version, found, states)
+        held = self._held(found, version, version, states)
+        return LoadedStream(stream=stream, file=held, anchored=False, records=[], adoption=None)
+
+    # -- files as we left them
+
+    def _ours(self, found: Content, states: States) -> LoadedStream:
+        past = self.past
+        base = past.base
+        assert base is not None, "without a base, the file is another program's"
+        file_head, file_version = found.versions(past, base)
+        chat = found.chat(file_version)
+        stream = self._stream(chat, past.head(base.head), found, states)
+        held = self._held(found, file_version, file_head, states)
+        pending = held.pending
+        for commit in past.pending():
+            effects = [effect for effect in commit.ops if not isinstance(effect, StateEffect)]
+            if effects and not found.holds(commit):
+                pending.add(effects)
+                for effect in effects:
+                    chat.apply(effect)
+                chat.version = commit.version
+            states.fold(stream, commit, pending)
+        self._fold_outcomes(stream)
+        return LoadedStream(stream=stream, file=held, anchored=past.in_log, records=[], adoption=None)
+
+    # -- an outside edit
+
+    def _adopted(self, found: Content, states: States) -> LoadedStream:
+        past = self.past
+        before = past.head(Version(1, 0, ""))
+        pending = past.pending()
+        epoch = before.epoch + 1
+        if found.is_edited:
+            integrity = found.integrity(epoch, before.seq, self.name)
+            head = version = Version(epoch, before.seq, integrity)
+        else:
+            base = past.base
+            assert base is not None, "a file that is ours has a base"
+            _file_head, version = found.versions(past, base)
+            for commit in pending:
+                if any(not isinstance(effect, StateEffect) for effect in commit.ops):
+                    version = commit.version
+            head = Version(epoch, before.seq, states.integrity(epoch, before.seq, self.name))
+        decision = self._decide(found, version, pending)
+        report = self._keep(found, states, decision, pending, before.seq)
+        decision.chat.version = version
+        stream = self._stream(decision.chat, head, found, states)
+        held = self._held(found, version, head, states)
+        for commit in pending:
+            states.fold(stream, commit, held.pending)
+        states.adopt(stream, head)
+        if decision.effects:
+            held.pending.add(decision.effects)
+        self._fold_outcomes(stream)
+        stream.forget_history()
+        dirty: list[Effect] = [state_effect(stream, namespace) for namespace in sorted(held.pending.states)]
+        record = Adopted(
+            user=self.user,
+            name=self.name,
+            chat_id=self.chat_id,
+            file=held.identity,
+            version=version,
+            head=head,
+            states=held.states,
+            effects=Raw(encode_effects([*decision.effects, *dirty])),
+            was=decision.was,
+            recovered=report.recovered,
+            backups=report.backups,
+            cut=found.cut,
+        )
+        new = NewRecord(ADOPT, owner_key(self.user, self.chat_id), head.seq, encode(record))
+        return LoadedStream(stream=stream, file=held, anchored=True, records=[new], adoption=report)
+
+    def _decide(self, found: Content, version: Version, pending: list[Commit]) -> Decision:
+        theirs = found.chat(version)
+        is_damaged = bool(found.parsed.damage)
+        if not found.is_edited:
+            # The chat's file is ours; only a sidecar was changed.
+            self._our_version = theirs
+            wanted = [commit for commit in pending if not found.holds(commit)]
+            return decide_adoption(theirs, Chat(version), wanted, theirs.metadata, is_damaged=is_damaged)
+        live = self.ours
+        self._our_version = live.chat if live is not None else known_from_log(theirs, self.past.done(), pending)
+        return decide_adoption(theirs, self._our_version, pending, found.metadata_before, is_damaged=is_damaged)
+
+    def _keep(
+        self, found: Content, states: States, decision: Decision, pending: list[Commit], seq: int
+    ) -> AdoptionReport:
+        """Our version goes to a chat of its own or to a backup, before anything of it is given up."""
+        recovered: list[str] = []
+        backups: list[str] = []
+        if decision.refused:
+            recovered.append(keep_recovered(self.files, self.user, self.place, self._our_version))
+        elif decision.lost:
+            data = plain_file(self._our_version)
+            backups.append(self.files.backup(self.user, self.chat_id, seq, self.now_ms, data))
+        for namespace in states.edited:
+            ours = states.ours(namespace, self.ours, pending)
+            if ours is not None:
+                ending = f".{namespace}.json"
+                backups.append(self.files.backup(self.user, self.chat_id, seq, self.now_ms, ours, ending))
+        return AdoptionReport(recovered, backups, decision.refused, sorted(states.edited))
+
+    # -- what all of them share
+
+    def _stream(self, chat: Chat, head: Version, found: Content, states: States) -> Stream:
+        stream = Stream(self.user, self.name, self.chat_id, chat, head)
+        stream.damage = found.parsed.damage
+        stream.states = states.documents
+        return stream
+
+    def _held(self, found: Content, version: Version, head: Version, states: States) -> FileState:
+        held = FileState(
+            self.place,
+            found.identity,
+            found.parsed.image,
+            version,
+            head,
+            states.marks,
+            states.identities,
+            len(found.parsed.messages),
+            Pending(),
+        )
+        held.pending.rewrite = found.needs_rewrite
+        return held
+
+    def _fold_outcomes(self, stream: Stream) -> None:
+        """Outcomes of all retained ops, and the commits of this epoch that can be replayed."""
+        if self.ours is not None:
+            stream.sessions = self.ours.sessions
+            stream.history = self.ours.history
+            stream.history_bytes = self.ours.history_bytes
+            stream.history_from = self.ours.history_from
+            return
+        if self.past.saved is not None:
+            fold_sessions(self.past.saved, stream)
+        for entry in self.past.entries:
+            if isinstance(entry, bytes):
+                fold_refusal(stream, entry, self.now_ms)
+                continue
+            remember(stream, entry)
+            if entry.by is not None and entry.by.op > stream.session(entry.by.session).last:
+                stream.fold_outcome(entry, self.now_ms)
+        newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
+        if newest != stream.head.integrity:
+            stream.forget_history()
+
+
+class _Authored(msgspec.Struct):
+    by: Author
+
+
+_decode_authored = msgspec.json.Decoder(_Authored).decode
+
+
+def fold_refusal(stream: Stream, body: bytes, now_ms: int) -> None:
+    """Install a stored conflict or refusal that the session file does not hold already."""
+    by = _decode_authored(body).by
+    if by.op > stream.session(by.session).last:
+        fold_stored(stream, body, now_ms)
+
+
+def remember(stream: Stream, commit: Commit) -> None:
+    """Add a commit to the history when it continues it; a gap forgets what was before."""
+    if commit.version.epoch != stream.head.epoch:
+        return
+    last = stream.history[-1] if stream.history else None
+    if last is not None and commit.version.seq <= last.seq:
+        return
+    if last is None and commit.version.seq <= stream.history_from.seq < stream.head.seq:
+        return
+    previous = stream.history_from.integrity if last is None else last.integrity
+    if previous != commit.previous:
+        stream.forget_history()
+        stream.history_from = Version(commit.version.epoch, commit.version.seq - 1, commit.previous)
+    stream.remember(past_of(commit))

@@ -1,0 +1,132 @@
+"""Sessions: the file that lets log segments go: outcomes, remembered commits and the base of one chat.
+
+    SessionFile.take(stream, held)      loop, synchronous; after a checkpoint, when everything taken is durable
+    write_sessions(files, saved)        in a thread
+    read_sessions(files, user, chat_id) in a thread; None when there is none or it cannot be read
+    fold_sessions(saved, stream)        into a stream that is being loaded
+
+Rules of this module:
+- Derived data: the log's records above `base.head.seq` are folded on top, and what is in both is installed once.
+- Persisted: keep stable. `<data>/.tellback/sessions/<user>/<chat_id>.json`, written atomically.
+- Bounded by what a stream keeps: 256 outcomes a session, 30 days, 2,048 commits or 1 MiB of history.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from tellback_protocol.ids import Version
+from tellback_protocol.stream import SESSION_KEPT_MS, Outcome, Past, SessionOps, Stream
+from tellback_server.fs import FileMissing
+from tellback_server.records import Checkpointed
+from tellback_server.store.files import FileStore
+from tellback_server.store.held import FileState
+
+__all__ = ["SessionFile", "fold_sessions", "read_sessions", "write_sessions"]
+
+
+class KeptOutcome(msgspec.Struct, frozen=True, gc=False):
+    """An Outcome with its op number; the body is text, because it is JSON without its braces."""
+
+    op: int
+    kind: str
+    fingerprint: int
+    body: str
+    integrity: str | None = None
+
+
+class KeptSession(msgspec.Struct, gc=False):
+    last: int
+    used_ms: int
+    outcomes: list[KeptOutcome]
+
+
+class KeptPast(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    integrity: str
+    core: str
+    targets: list[str]
+
+
+class SessionFile(msgspec.Struct, kw_only=True):
+    """See the module."""
+
+    base: Checkpointed
+    sessions: dict[str, KeptSession]
+    history_from: Version
+    history: list[KeptPast]
+
+    @classmethod
+    def take(cls, stream: Stream, held: FileState, now_ms: int) -> SessionFile | None:
+        """A snapshot, or None while the files do not hold the stream's head. Cost: what the stream remembers."""
+        if held.pending or held.head != stream.head:
+            return None
+        base = Checkpointed(
+            user=stream.user,
+            name=stream.name,
+            chat_id=stream.chat_id,
+            file=held.identity,
+            version=held.version,
+            head=held.head,
+            states=dict(held.states),
+        )
+        sessions = {
+            session: KeptSession(
+                ops.last,
+                ops.used_ms,
+                [
+                    KeptOutcome(op, outcome.kind, outcome.fingerprint, outcome.body.decode(), outcome.integrity)
+                    for op, outcome in ops.outcomes.items()
+                ],
+            )
+            for session, ops in stream.sessions.items()
+            if ops.used_ms == 0 or ops.used_ms > now_ms - SESSION_KEPT_MS
+        }
+        history = [
+            KeptPast(past.seq, past.integrity, past.core.decode(), list(past.targets)) for past in stream.history
+        ]
+        return cls(base=base, sessions=sessions, history_from=stream.history_from, history=history)
+
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.Decoder(SessionFile).decode
+
+
+def _path(files: FileStore, user: str, chat_id: str) -> str:
+    return os.path.join(files.server_root, "sessions", user, f"{chat_id}.json")
+
+
+def write_sessions(files: FileStore, saved: SessionFile) -> None:
+    """Durable on return. Raises OSError."""
+    path = _path(files, saved.base.user, saved.base.chat_id)
+    files.fs.make_directories(os.path.dirname(path))
+    data = _encode(saved)
+    with files.operation("write-sessions", path, size_bytes=len(data)):
+        files.fs.write_atomically(path, data)
+
+
+def read_sessions(files: FileStore, user: str, chat_id: str) -> SessionFile | None:
+    """None when there is no file or it is damaged: it is rebuilt from the log as far as that reaches."""
+    try:
+        return _decode(files.fs.read(_path(files, user, chat_id)))
+    except (FileMissing, msgspec.MsgspecError):
+        return None
+
+
+def fold_sessions(saved: SessionFile, stream: Stream) -> None:
+    """Outcomes, and the history when it is of the stream's epoch."""
+    for session, kept in saved.sessions.items():
+        ops = stream.sessions[session] = SessionOps(kept.last, kept.used_ms)
+        for outcome in kept.outcomes:
+            ops.outcomes[outcome.op] = Outcome(
+                outcome.kind, outcome.fingerprint, outcome.body.encode(), outcome.integrity
+            )
+    if saved.history_from.epoch != stream.head.epoch:
+        return
+    stream.history_from = saved.history_from
+    for past in saved.history:
+        stream.remember(Past(past.seq, past.integrity, past.core.encode(), tuple(past.targets)))
+
+

@@ -1,0 +1,184 @@
+"""Held: what the files of one live chat hold, and what they do not hold yet.
+
+Rules of this module:
+- Positions by their names: the files hold everything up to `head.seq` (checkpointed); `Pending` is what came after.
+- Loop thread only, except `check` and `quick_check`, which take values out of it and run in a thread.
+- Noting a commit costs what the commit touched, not what the chat holds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+import msgspec
+
+from tellback_protocol.chat import message_id_of
+from tellback_protocol.effects import AppendEffect, DeleteEffect, Effect, PatchEffect, StateEffect
+from tellback_protocol.ids import ChatName, Version
+from tellback_protocol.stream import Stream
+from tellback_server.fs import FileMissing, FileStat
+from tellback_server.records import Anchor, FileIdentity, StateMark, encode
+from tellback_server.store.files import FileStore
+from tellback_server.store.jsonl import Image
+
+__all__ = ["FileState", "OutsideEdit", "Pending", "check_file", "quick_check"]
+
+
+class OutsideEdit(Exception):
+    """A file is not as we left it. Nothing of ours or theirs was lost; load the chat again to adopt it.
+
+    `namespace` names the state whose sidecar it is, None for the chat's own file.
+    """
+
+    def __init__(self, path: str, reason: str, namespace: str | None = None) -> None:
+        super().__init__(path, reason, namespace)
+        self.path = path
+        self.reason = reason
+        self.namespace = namespace
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+class Pending:
+    """What the files do not hold yet. `appended` are new messages at the end, in order, by id."""
+
+    __slots__ = ("appended", "commits", "rewrite", "states")
+
+    def __init__(self) -> None:
+        self.appended: dict[str, None] = {}
+        self.rewrite = False
+        """A message that the file holds changed, or the metadata did: the whole file is written anew."""
+        self.states: set[str] = set()
+        self.commits = 0
+
+    def __bool__(self) -> bool:
+        return self.commits > 0 or self.rewrite or bool(self.appended) or bool(self.states)
+
+    def add(self, effects: Iterable[Effect]) -> None:
+        """Note the effects of one commit. Cost: theirs."""
+        self.commits += 1
+        for effect in effects:
+            match effect:
+                case AppendEffect():
+                    for raw in effect.messages:
+                        self.appended[message_id_of(bytes(raw))] = None
+                case PatchEffect():
+                    if effect.message not in self.appended:
+                        self.rewrite = True
+                case DeleteEffect():
+                    for message_id in effect.messages:
+                        if message_id in self.appended:
+                            del self.appended[message_id]
+                        else:
+                            self.rewrite = True
+                case StateEffect():
+                    self.states.add(effect.namespace)
+                case _:
+                    self.rewrite = True
+
+    def give_back(self, earlier: Pending) -> None:
+        """A checkpoint of `earlier` failed: it is pending again, before what came since."""
+        self.rewrite = self.rewrite or earlier.rewrite
+        self.appended = {**earlier.appended, **self.appended}
+        self.states |= earlier.states
+        self.commits += earlier.commits
+
+
+class FileState(msgspec.Struct, gc=True):
+    """What the files of a live chat hold. Made by loading, moved on by each checkpoint."""
+
+    place: ChatName
+    """Where the chat's file is."""
+    identity: FileIdentity | None
+    """The chat file as we know it; None when it has not been made."""
+    image: Image
+    version: Version
+    """The chat's version that the file holds."""
+    head: Version
+    """The stream's version that the files hold."""
+    states: dict[str, StateMark]
+    """What each sidecar holds."""
+    state_files: dict[str, FileIdentity]
+    """Which file each sidecar is."""
+    lines: int
+    """Messages in the file."""
+    pending: Pending
+
+    def note(self, effects: Iterable[Effect]) -> None:
+        """A commit was installed in the stream. Call it once for each, in order."""
+        self.pending.add(effects)
+
+    def anchor(self, stream: Stream, header: bytes | None = None) -> bytes:
+        """The body of the ANCHOR record that comes before the first commit; `header` when we create the chat."""
+        return encode(
+            Anchor(
+                user=stream.user,
+                name=stream.name,
+                chat_id=stream.chat_id,
+                file=self.identity,
+                version=self.version,
+                head=self.head,
+                states=self.states,
+                created=header is not None,
+                header=None if header is None else header.decode(),
+            )
+        )
+
+
+def same_file(stat: FileStat, identity: FileIdentity) -> bool:
+    """Whether a stat says that this is the file we know, untouched."""
+    return (
+        stat.is_regular
+        and stat.size_bytes == identity.size_bytes
+        and stat.mtime_ns == identity.mtime_ns
+        and stat.inode == identity.inode
+    )
+
+
+def check_file(
+    files: FileStore, path: str, known: FileIdentity | None, namespace: str | None = None
+) -> tuple[FileIdentity | None, FileStat | None]:
+    """The identity of a file that is still the one we know, by stat, else by its bytes; and its stat.
+
+    Raises OutsideEdit, FileUnsafe, FileUnreadable. Cost: a stat, or a read when somebody touched or copied the file.
+    """
+    stat = files.fs.stat(path)
+    if stat is None or known is None:
+        if stat is None and known is None:
+            return None, None
+        raise OutsideEdit(path, "is gone" if stat is None else "appeared", namespace)
+    if same_file(stat, known):
+        return known, stat
+    try:
+        loaded = files.read(path)
+    except FileMissing as error:
+        raise OutsideEdit(path, "is gone", namespace) from error
+    if not known.same_bytes(loaded.identity.size_bytes, loaded.identity.crc32):
+        raise OutsideEdit(path, "was changed by another program", namespace)
+    return loaded.identity, loaded.stat
+
+
+def quick_check(files: FileStore, user: str, held: FileState) -> bool:
+    """True when no stat differs from what we know. False means: look closer (load again, or let a checkpoint decide).
+
+    Blocks for one stat of the chat and one for each state. Raises OSError.
+    """
+    stat = files.stat_chat(user, held.place)
+    if (stat is None) != (held.identity is None):
+        return False
+    if stat is not None and held.identity is not None and not same_file(stat, held.identity):
+        return False
+    for namespace, identity in held.state_files.items():
+        found = files.fs.stat(files.state_path(user, held.place, namespace))
+        if found is None or not same_file(found, identity):
+            return False
+    return True
+
+
+def state_mark(version: Version, data: bytes) -> StateMark:
+    """How chat_sync and the log remember a sidecar."""
+    return StateMark(version, len(data), zlib.crc32(data))
+
+

@@ -1,0 +1,337 @@
+"""Jsonl: the bytes of a chat file, read and written. Pure: no files, no clock.
+
+Rules of this module (STORAGE "User files"):
+- Only LF ends a line. A CR before it belongs to the line end; U+2028, U+2029 and U+0085 stand inside lines.
+- A message keeps the bytes of its line. `render` of what `parse_chat` found gives the same bytes again (F2).
+- A line without a usable or with a repeated `id` is *bare*: its id is `sha256(line)[:16]-<occurrence>`, and it is
+  written into the line only where the parser would otherwise find another id there (F3).
+- A line that is no JSON object is quarantined: it is damage, its bytes stay where they are (F4).
+- What only breaks a limit of the wire is not damaged (F5).
+
+Which first line is a header: an object with none of `mes`, `content`, `role`, `is_user`, `swipes`, and with one of
+`chat_metadata`, `user_name`, `character_name`, `create_date`, or with an object `metadata` and no `id` (CardShark). In
+a character's chat (`headed`) every object without a message's fields is the header, because SillyTavern takes it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from tellback_protocol.chat import EMPTY_METADATA, with_id
+from tellback_protocol.frames import Damage
+from tellback_protocol.ids import derived_message_id, message_id_problem
+from tellback_protocol.values import dumps, loads, servable
+
+__all__ = ["HEADER", "Image", "ParsedChat", "Rendered", "new_header", "parse_chat", "render", "render_append"]
+
+HEADER: Final = ""
+"""Stands for the header where a message id is expected; no message has an empty id."""
+
+_BOM: Final = b"\xef\xbb\xbf"
+_MESSAGE_FIELDS: Final = frozenset(("mes", "content", "role", "is_user", "swipes"))
+_HEADER_FIELDS: Final = frozenset(("chat_metadata", "user_name", "character_name", "create_date"))
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    """What a file has besides its messages: enough to write the same bytes again."""
+
+    headed: bool
+    """A character's chat: SillyTavern reads its first line as the header."""
+    header: bytes | None = None
+    """The header's line without its end; None when there is none."""
+    metadata_key: str | None = None
+    """`chat_metadata` or `metadata`: where the metadata stands in the header; None when it holds none."""
+    metadata: bytes = EMPTY_METADATA
+    """The metadata that the header holds, as compact JSON."""
+    lead: bytes = b""
+    """Before the first line that is a header or message: a BOM, blank lines, quarantined lines."""
+    line_end: bytes = b"\n"
+    gaps: dict[str, bytes] = {}
+    """Between a line and the next one, by message id (or HEADER), where it is not `line_end`."""
+    last: str | None = None
+    """Id of the last message (or HEADER); None when the file has neither."""
+    tail: bytes = b""
+    """Behind the last line: nothing, a line end, blank lines."""
+
+    @property
+    def ends_with_newline(self) -> bool:
+        return self.tail.endswith(b"\n")
+
+    @property
+    def takes_appends(self) -> bool:
+        """False when the next write must put a header first."""
+        return not (self.headed and self.header is None and self.last is None)
+
+
+class ParsedChat(msgspec.Struct, gc=False):
+    """A chat file in parts."""
+
+    metadata: bytes
+    messages: dict[str, bytes]
+    bare: set[str]
+    odd: set[str]
+    """Ids of messages with half a surrogate pair."""
+    damage: list[Damage]
+    image: Image
+
+
+class Rendered(msgspec.Struct, gc=False):
+    """A chat file to write."""
+
+    data: bytes
+    image: Image
+    lines: dict[str, bytes]
+    """Bare messages that got their id written into their line, by id."""
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
+    """The parts of a chat file. Never fails: what cannot be read is in `damage`. Cost: one parse of each line.
+
+    Line by line, so that another thread waits for one line at most.
+    """
+    messages: dict[str, bytes] = {}
+    bare: set[str] = set()
+    odd: set[str] = set()
+    damage: list[Damage] = []
+    gaps: dict[str, bytes] = {}
+    ids = _Ids()
+    header: bytes | None = None
+    metadata_key: str | None = None
+    metadata = EMPTY_METADATA
+    line_end: bytes | None = None
+    lead = b""
+    last: str | None = None
+    between = b""
+    if data.startswith(_BOM):
+        lead = _BOM
+        data = data[len(_BOM) :]
+    lines = data.split(b"\n")
+    final = len(lines) - 1
+    is_first = True
+    for index, raw in enumerate(lines):
+        end = b"\n" if index < final else b""
+        line = raw
+        if line.endswith(b"\r") and end:
+            line = line[:-1]
+            end = b"\r\n"
+        if not line or line.isspace():
+            between += line + end
+            continue
+        value, problem = _object(line)
+        if value is None:
+            damage.append(Damage(index + 1, problem))
+            between += line + end
+            is_first = False
+            continue
+        key: str
+        if is_first and _is_header(value, headed):
+            header = line
+            metadata_key = _metadata_key(value)
+            if metadata_key is not None:
+                metadata = dumps(loads(line)[metadata_key])
+            key = HEADER
+        else:
+            key, is_bare = ids.give(line, value.get("id"))
+            messages[key] = line
+            if is_bare:
+                bare.add(key)
+            if problem and servable(line) != line:
+                odd.add(key)
+        is_first = False
+        if last is None:
+            lead += between
+        elif between != line_end:
+            gaps[last] = between
+        last = key
+        between = end
+        if line_end is None and end:
+            line_end = end
+    if last is None:
+        lead += between
+        between = b""
+    # The gap behind the first line was compared with its own end, so a missing line_end means at most one line.
+    image = Image(headed, header, metadata_key, metadata, lead, line_end or b"\n", gaps, last, between)
+    return ParsedChat(metadata, messages, bare, odd, damage, image)
+
+
+def _object(line: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The line's object, or None and what is wrong; an object with a remark is one that only the lenient reader reads."""
+    try:
+        value = orjson.loads(line)
+        remark = ""
+    except orjson.JSONDecodeError:
+        try:
+            value = loads(line)
+        except (ValueError, RecursionError) as error:
+            return None, f"not JSON: {error}"[:160]
+        remark = "lenient"
+    if not isinstance(value, dict):
+        return None, "not a JSON object"
+    return value, remark
+
+
+def _is_header(value: dict[str, Any], headed: bool) -> bool:
+    if not _MESSAGE_FIELDS.isdisjoint(value):
+        return False
+    if headed or not _HEADER_FIELDS.isdisjoint(value):
+        return True
+    return isinstance(value.get("metadata"), dict) and "id" not in value
+
+
+def _metadata_key(header: dict[str, Any]) -> str | None:
+    for key in ("chat_metadata", "metadata"):
+        if isinstance(header.get(key), dict):
+            return key
+    return None
+
+
+class _Ids:
+    """Which id the parser gives to each line: by the lines before it, so that writer and reader agree."""
+
+    __slots__ = ("_seen", "_taken")
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._seen: dict[bytes, int] = {}
+
+    def give(self, line: bytes, explicit: object) -> tuple[str, bool]:
+        """The id of the next line, and whether it is derived."""
+        if isinstance(explicit, str) and explicit not in self._taken and message_id_problem(explicit) is None:
+            self._taken.add(explicit)
+            return explicit, False
+        occurrence = self._seen.get(line, 0)
+        while (derived := derived_message_id(line, occurrence)) in self._taken:
+            occurrence += 1
+        self._seen[line] = occurrence + 1
+        self._taken.add(derived)
+        return derived, True
+
+    def take(self, message_id: str) -> None:
+        """A line that holds its id."""
+        self._taken.add(message_id)
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def new_header(metadata: bytes, chat_id: str, now_ms: int, create_date: str) -> bytes:
+    """The header line of a chat that we create: SillyTavern's fields and CardShark's."""
+    return dumps(
+        {
+            "user_name": "unused",
+            "character_name": "unused",
+            "create_date": create_date,
+            "version": "1.0",
+            "chat_id": chat_id,
+            "timestamp": now_ms,
+            "chat_metadata": loads(metadata),
+        }
+    )
+
+
+def render(
+    image: Image,
+    messages: Mapping[str, bytes],
+    bare: AbstractSet[str],
+    metadata: bytes,
+    chat_id: str,
+    now_ms: int,
+) -> Rendered:
+    """The whole file. Untouched lines keep their bytes; the header changes only with the metadata. Cost: the chat."""
+    header = image.header
+    metadata_key = image.metadata_key
+    if metadata != image.metadata or (not image.takes_appends and messages):
+        metadata_key = metadata_key or "chat_metadata"
+        header = _header_with(image.header, metadata_key, metadata, chat_id, now_ms)
+    ids = _Ids()
+    written: dict[str, bytes] = {}
+    gaps: dict[str, bytes] = {}
+    lead = image.lead
+    if not lead.endswith(b"\n") and lead not in (b"", _BOM):
+        lead += image.line_end
+    parts: list[bytes] = [lead]
+    last: str | None = None
+
+    def put(key: str, line: bytes) -> None:
+        nonlocal last
+        if last is not None:
+            gap = _gap(image, last)
+            if gap != image.line_end:
+                gaps[last] = gap
+            parts.append(gap)
+        parts.append(line)
+        last = key
+
+    if header is not None:
+        put(HEADER, header)
+    for message_id, line in messages.items():
+        if message_id in bare:
+            explicit = loads(line).get("id") if b'"id"' in line or b"\\u00" in line else None
+            would_be, _is_bare = ids.give(line, explicit)
+            if would_be != message_id:
+                line = written[message_id] = with_id(line, message_id)
+                ids.take(message_id)
+        else:
+            ids.take(message_id)
+        put(message_id, line)
+    if last is None:
+        tail = b""
+        lead = image.lead
+        parts = [lead]
+    elif last == image.last:
+        tail = image.tail
+    else:
+        tail = image.line_end if image.ends_with_newline else b""
+    parts.append(tail)
+    new = Image(image.headed, header, metadata_key, metadata, lead, image.line_end, gaps, last, tail)
+    return Rendered(b"".join(parts), new, written)
+
+
+def render_append(image: Image, lines: Mapping[str, bytes]) -> tuple[bytes, Image]:
+    """The bytes to append for new messages, and the image afterwards. Cost: the new lines.
+
+    Begins with a line end where the file has none at its end; keeps the file's habit about a line end at the end.
+    """
+    assert image.takes_appends, "this file needs its header first"
+    assert lines, "there is something to append"
+    if image.last is None:
+        needs_end = not image.lead.endswith(b"\n") and image.lead not in (b"", _BOM)
+        lead = image.lead + image.line_end if needs_end else image.lead
+        gaps = image.gaps
+    else:
+        lead = image.lead
+        needs_end = not image.ends_with_newline
+        gap = _gap(image, image.last)
+        gaps = image.gaps if gap == image.line_end else {**image.gaps, image.last: gap}
+    body = image.line_end.join(lines.values())
+    tail = image.line_end if image.ends_with_newline else b""
+    data = (image.line_end if needs_end else b"") + body + tail
+    last = next(reversed(lines.keys()))  # type: ignore[call-overload]
+    return data, msgspec.structs.replace(image, lead=lead, gaps=gaps, last=last, tail=tail)
+
+
+def _gap(image: Image, key: str) -> bytes:
+    """What stands behind a line once another one follows it."""
+    if key == image.last:
+        return image.tail if image.ends_with_newline else image.tail + image.line_end
+    return image.gaps.get(key, image.line_end)
+
+
+def _header_with(header: bytes | None, key: str, metadata: bytes, chat_id: str, now_ms: int) -> bytes:
+    if header is None:
+        value: dict[str, Any] = {"user_name": "unused", "character_name": "unused"}
+    else:
+        value = loads(header)
+    value.setdefault("version", "1.0")
+    value["chat_id"] = chat_id
+    value["timestamp"] = now_ms
+    value[key] = loads(metadata)
+    return dumps(value)

@@ -1,0 +1,102 @@
+"""Keeping: what is put aside before anything of ours or theirs is given up.
+
+Rules of this module (STORAGE "User files" F9):
+- Everything here is durable on return and found again when it is done twice: a restart in the middle makes no second
+  copy.
+- A swap file is removed only when its bytes are known to be ours; else it is given its name back, or kept as a backup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.errors import Refused
+from tellback_protocol.ids import NAME_BYTES_MAX, CharacterChat, ChatName, GroupChat
+from tellback_protocol.values import dumps, loads
+from tellback_server.fs import FileMissing, FileTaken
+from tellback_server.owner_past import OwnerPast
+from tellback_server.records import FileIdentity
+from tellback_server.store.files import FileStore
+from tellback_server.store.jsonl import parse_chat, render
+
+__all__ = ["keep_recovered", "plain_file", "settle_swap"]
+
+RECOVERED_MAX = 1000
+"""Chats called `<name> - recovered #n` that are tried before giving up."""
+
+
+def plain_file(chat: Chat) -> bytes:
+    """A chat as a file of its own. The same chat gives the same bytes, so a repetition is recognised."""
+    header = {"user_name": "unused", "character_name": "unused", "chat_metadata": loads(chat.metadata)}
+    image = parse_chat(dumps(header) + b"\n", headed=True).image
+    return render(image, chat.messages, chat.bare, image.metadata, "", 0).data
+
+
+def keep_recovered(files: FileStore, user: str, place: ChatName, chat: Chat) -> str:
+    """Makes the chat `<name> - recovered #n` in the same folder; its full name. Raises OSError, Refused `exists`."""
+    data = plain_file(chat)
+    stem = place.chat.encode()[: NAME_BYTES_MAX + 64].decode("utf-8", "ignore")
+    for number in range(1, RECOVERED_MAX):
+        name = f"{stem} - recovered #{number}"
+        other: ChatName = (
+            CharacterChat(place.character, name) if isinstance(place, CharacterChat) else GroupChat(name)
+        )
+        standing = files.read_chat(user, other)
+        if standing is not None and standing.data == data:
+            return str(other)
+        if standing is not None:
+            continue
+        try:
+            files.write_new(user, other, data)
+        except (FileTaken, Refused):
+            continue
+        return str(other)
+    raise Refused("exists", f"There are {RECOVERED_MAX} recovered chats of this name.")
+
+
+def settle_swap(files: FileStore, user: str, place: ChatName, chat_id: str, past: OwnerPast, now_ms: int) -> None:
+    """Finds out what a crash left at the swap name, while nothing else of this server touches the chat.
+
+        chat file      swap file                    so
+        any            bytes that are known ours    the swap was not begun, or was ended: removed
+        the base's     anything else                our half-written new file: removed
+        an INTENT's    anything else                another program's save, swapped out by us: given its name back
+        anything else  anything else                nobody can tell: kept as a backup
+    """
+    path = files.swap_path(user, place, chat_id)
+    if files.fs.stat(path) is None:
+        return
+    swap = files.read(path)
+    standing = files.read_chat(user, place)
+    before, after = _known(past)
+    if not _among(swap.identity, before | after) and standing is not None:
+        if _among(standing.identity, after):
+            chat_path = files.chat_path(user, place)
+            with files.operation("swap-back", chat_path, size_bytes=swap.identity.size_bytes):
+                if not files.fs.exchange(path, chat_path):
+                    files.fs.rename(path, chat_path)
+        elif not _among(standing.identity, before):
+            files.backup(user, chat_id, past.base.head.seq if past.base else 0, now_ms, swap.data)
+    elif standing is None and not _among(swap.identity, before | after):
+        files.backup(user, chat_id, past.base.head.seq if past.base else 0, now_ms, swap.data)
+    with contextlib.suppress(FileMissing):
+        files.fs.unlink(path)
+    files.fs.fsync_directory(os.path.dirname(path))
+
+
+def _known(past: OwnerPast) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    before: set[tuple[int, int]] = set()
+    after: set[tuple[int, int]] = set()
+    if past.base is not None and past.base.file is not None:
+        before.add((past.base.file.size_bytes, past.base.file.crc32))
+    for intent in past.ours():
+        if intent.before is not None:
+            before.add((intent.before.size_bytes, intent.before.crc32))
+        after.add((intent.size_bytes, intent.crc32))
+    return before, after - before
+
+
+def _among(identity: FileIdentity, known: set[tuple[int, int]]) -> bool:
+    return (identity.size_bytes, identity.crc32) in known
