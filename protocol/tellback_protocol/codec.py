@@ -94,7 +94,8 @@ def _explain(data: bytes, error: Exception) -> Malformed:
     if chat is None and isinstance(echo.get("owner"), dict):
         chat = echo["owner"].get("chat")
     if kind in WRITES and isinstance(chat, str) and "op" in echo:
-        value.pop("id", None)
+        for envelope in ("id", "chat", "owner"):
+            value.pop(envelope, None)
         try:
             body = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
         except TypeError:

@@ -29,13 +29,11 @@ _MISSING: Final = object()
 Operation = dict[str, Any]
 
 
-def parse_pointer(pointer: object, where: str) -> list[str]:
+def parse_pointer(pointer: str, where: str) -> list[str]:
     """The reference tokens of an RFC 6901 pointer.
 
     Raises: Refused `patch-illegal`.
     """
-    if not isinstance(pointer, str):
-        raise Refused("patch-illegal", "A path is a string.", pointer=where)
     if not pointer:
         return []
     if len(pointer) > POINTER_CHARS_MAX:
@@ -85,6 +83,10 @@ def check_operations(operations: object, where: str, operations_max: int = 10_00
             raise Refused("patch-illegal", "op is add, remove, replace, move, copy or test.", pointer=f"{at}/op")
         if "path" not in operation:
             raise Refused("patch-illegal", "An operation needs a path.", pointer=at)
+        if not isinstance(operation["path"], str):
+            raise Refused("patch-illegal", "A path is a string.", pointer=f"{at}/path")
+        if kind in ("move", "copy") and not isinstance(operation["from"], str):
+            raise Refused("patch-illegal", "A path is a string.", pointer=f"{at}/from")
     return operations
 
 
