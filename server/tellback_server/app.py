@@ -55,9 +55,9 @@ class App:
         self.clock = clock or Clock()
         self.fs = fs or Fs()
         self.counters = Counters()
+        self._data = os.path.abspath(settings.data)
         self.urls: list[str] = []
         """Where clients connect, set by `start`."""
-        self._exit_code: int | None = None
         self._stopping = asyncio.Event()
         self._poison: BaseException | None = None
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tellback-files")
@@ -72,7 +72,7 @@ class App:
         """
         loop = asyncio.get_running_loop()
         settings = self.settings
-        data = os.path.abspath(settings.data)
+        data = self._data
         self.fs.make_directories(data)
         self._lock = DataLock.take(self.fs, data)
         try:

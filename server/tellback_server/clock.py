@@ -41,6 +41,10 @@ class Clock:
         """Milliseconds since 1970 UTC on the wall clock. It can jump either way."""
         return time.time_ns() // 1_000_000
 
+    def pause(self, duration_s: float) -> None:
+        """Puts the calling thread to sleep for about `duration_s` seconds and lets other threads run meanwhile."""
+        time.sleep(duration_s)
+
     def random_bits(self, count: int) -> int:
         """A whole number of `count` random bits."""
         return self._getrandbits(count)

@@ -324,7 +324,7 @@ class Keeper:
 
     async def _let_go(self, actor: Actor) -> None:
         """Fold what is left and save the outcomes; the actor ends when nobody came meanwhile."""
-        while actor.folding:
+        while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon; nobody else waits for it.
             await asyncio.sleep(0.01)
         if not await self._fold(actor) and actor.file is not None and actor.file.pending:
             # More came while it was folded, or an outside edit was adopted: once more, then the log has it.

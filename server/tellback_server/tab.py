@@ -154,7 +154,8 @@ class Tab:
         if target is None or target[0].state == "ended":
             address = parse_chat(name)
             if isinstance(address, str):
-                self._bad_request(frame, Refused("name-illegal", f"{address[0].upper()}{address[1:]}.", pointer="/chat"))
+                sentence = f"{address[0].upper()}{address[1:]}."
+                self._bad_request(frame, Refused("name-illegal", sentence, pointer="/chat"))
                 return
             if len(self._targets) >= TARGETS_MAX:
                 self._targets.clear()

@@ -18,8 +18,9 @@ from typing import Final
 import msgspec
 import orjson
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import CloseCode
+from websockets.typing import Subprotocol
 
 from tellback_protocol.codec import decode_server
 from tellback_protocol.effects import (
@@ -49,6 +50,7 @@ from tellback_server.logging_setup import escaped
 __all__ = ["News", "TailRefused", "news_of", "tail_chat"]
 
 RECONNECT_S: Final = 1.0
+_SUBPROTOCOL: Final = Subprotocol(SUBPROTOCOL)
 TEXT_CHARACTERS_MAX: Final = 2000
 _FINAL_CODES: Final = range(4500, 5000)
 """Close codes that mean: do not come back (DESIGN section 5)."""
@@ -75,7 +77,7 @@ async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int)
         if not has_all:
             since, has_all = None, True
         try:
-            async with connect(url, subprotocols=[SUBPROTOCOL], max_size=None, compression=None) as socket:  # type: ignore[list-item]
+            async with connect(url, subprotocols=[_SUBPROTOCOL], max_size=None, compression=None) as socket:
                 hello = {"type": "hello", "protocol": PROTOCOL, "session": session, "token": token, "client": "tail"}
                 await socket.send(orjson.dumps(hello), text=True)
                 opening = {"type": "open", "id": 1, "chat": chat, "since": _plain(since)}
@@ -116,6 +118,8 @@ async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int)
                 reason = error.rcvd.reason if error.rcvd is not None else ""
                 raise TailRefused(f"closed by the server: {code} {escaped(reason)}") from None
             yield News("lost", f"the connection ended ({int(code)}); trying again")
+        except InvalidURI as error:
+            raise TailRefused(f"--url {escaped(error.uri)}: {error.msg}") from None
         except InvalidStatus as error:
             body = (error.response.body or b"").decode("utf-8", "replace").strip()
             raise TailRefused(f"{error.response.status_code} {escaped(body)}") from None

@@ -1,4 +1,4 @@
-"""The main job on real input: three clients on one chat of a real SillyTavern folder, kill -9 in the middle, restart."""
+"""The main job on real input: three clients on one chat of a real folder, kill -9 in the middle, restart."""
 
 from __future__ import annotations
 

@@ -50,6 +50,7 @@ async def running(data: Path, *, fs: Fs | None = None, **settings: Any) -> Async
     try:
         yield app
     finally:
+        await leave_all()
         app.request_stop("the test is over")
         await served
 
@@ -112,6 +113,7 @@ class Process:
         return await self.start()
 
     async def __aexit__(self, *exception: object) -> None:
+        await leave_all()
         if self._process is not None and self._process.returncode is None:
             await self.kill()
 
@@ -119,6 +121,16 @@ class Process:
 def new_session() -> str:
     """A session id as a tab would make one."""
     return uuid.uuid4().hex
+
+
+_joined: list[TabClient] = []
+"""Every tab that joined, so that a test may simply end."""
+
+
+async def leave_all() -> None:
+    """Close every tab that is still connected."""
+    while _joined:
+        await _joined.pop().close()
 
 
 class TabClient:
@@ -139,6 +151,7 @@ class TabClient:
         await raw.send({"type": "hello", "protocol": 1, "session": tab.session, "token": token})
         welcome = await raw.receive_until(type="welcome")
         assert welcome["protocol"] == 1
+        _joined.append(tab)
         return tab
 
     async def ask(self, type: str, *, timeout_s: float = 5.0, **fields: Any) -> dict[str, Any]:

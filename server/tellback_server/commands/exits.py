@@ -21,6 +21,7 @@ from tellback_server.config import ConfigurationError
 from tellback_server.fs import DirectoryLocked, FileMissing, FileTaken, FileUnsafe
 from tellback_server.log import LogCorrupt
 from tellback_server.logging_setup import escaped
+from tellback_server.store.files import LayoutConflict
 
 __all__ = ["CONFIGURATION", "DATA_LOCKED", "DISK_FAILED", "FOUND_WRONG", "INTERRUPTED", "explained", "fail"]
 
@@ -53,7 +54,7 @@ def explained() -> Iterator[None]:
     except LogCorrupt as error:
         advice = "Nothing was changed. Look with `tellback log verify`, and restore the folder from a backup."
         fail(f"the log is damaged: {error}. {advice}", CONFIGURATION)
-    except (FileUnsafe, FileMissing, FileTaken) as error:
+    except (FileUnsafe, FileMissing, FileTaken, LayoutConflict) as error:
         fail(f"{error}.", CONFIGURATION)
     except OSError as error:
         _explain_system(error)

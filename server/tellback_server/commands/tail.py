@@ -30,8 +30,6 @@ def tail(
         asyncio.run(_show(console, url, chat, os.environ.get("TELLBACK_TOKEN") or None, last))
     except TailRefused as refusal:
         fail(str(refusal), FOUND_WRONG)
-    except ValueError as error:  # websockets' InvalidURI is one.
-        fail(f"--url {url}: {error}", FOUND_WRONG)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

@@ -142,7 +142,6 @@ class Writer:
 
     def _serve(self) -> None:
         get = self._queue.get
-        get_nowait = self._queue.get_nowait
         soft_limit = min(BATCH_BYTES_MAX, self._segment_bytes - SEGMENT_HEADER_BYTES - BATCH_HEADER_BYTES)
         while True:
             try:
@@ -150,17 +149,18 @@ class Writer:
             except Empty:
                 self._seal()
                 continue
+            # What waits now, and not what comes while it is gathered: a busy loop thread could feed that for ever.
+            waiting = self._queue.qsize()
             records: list[bytes] = []
             size = 0
             while not isinstance(item, _Stop):
-                records = records + item if records else item
+                records += item
                 size += sum(map(len, item))
-                if size >= soft_limit:
+                if waiting == 0 or size >= soft_limit:
                     break
-                try:
-                    item = get_nowait()
-                except Empty:
-                    break
+                waiting -= 1
+                # Nobody else takes from the queue, so what was counted is there.
+                item = self._queue.get_nowait()
             if records:
                 self._commit(records)
             if isinstance(item, _Stop):
