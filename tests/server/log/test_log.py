@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from tellback_server.clock import Clock
 from tellback_server.fs import DirectoryLocked, Fs
@@ -601,3 +603,26 @@ async def test_other_threads_read_while_the_log_is_written_and_collected(tmp_pat
     assert log.first_retained > 1
     assert min(read) > 0
     log.close()
+
+
+def test_a_loop_that_never_rests_does_not_starve_the_writer(tmp_path: Path) -> None:
+    """Without the pause of `_watch` one to eight batches came through in two seconds on uvloop."""
+
+    async def main() -> int:
+        log = open_log(Fs(), directory=str(tmp_path / ".tellback" / "log"), segment_bytes=1 << 20)
+        told = Told()
+        told.start(log)
+        end_s = time.monotonic() + 1.0
+        number = 0
+        while time.monotonic() < end_s:
+            number += 1
+            log.append(1, "u/a", number, b"x" * 100)
+            await asyncio.sleep(0)
+            spin_s = time.monotonic() + 0.0003
+            while time.monotonic() < spin_s:
+                pass
+        await log.flush()
+        log.close()
+        return len(told.positions)
+
+    assert uvloop.run(main()) >= 20
