@@ -52,7 +52,16 @@ _MIB: Final = 1 << 20
 
 HMAC_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 PUBLIC_KEY_ALGORITHMS: Final = (
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
 )
 
 
@@ -87,39 +96,62 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    config: str | None = Field(None, description="TOML file with settings; paths in it are relative to its folder")
-    data: str = Field(description="Folder with the users' chats; made when it is missing", min_length=1)
-    host: str = Field("127.0.0.1", description="Address to bind; anything but loopback needs users", min_length=1)
-    port: int = Field(8765, ge=0, le=65535, description="Port to bind; 0 picks a free one")
-    checkpoint_interval_s: float = Field(
-        2.0, ge=0.01, le=3600, description="How long the chat files may trail the log"
+    config: str | None = Field(
+        default=None, description="TOML file with settings; paths in it are relative to its folder"
     )
-    idle_s: float = Field(30.0, ge=0.01, le=86_400, description="A chat that nobody has open leaves memory after this")
-    auth_file: str | None = Field(None, description="Token file: users and the hashes of their tokens")
-    jwt_key_file: str | None = Field(None, description="Key that checks JSON Web Tokens: a shared secret or a PEM")
-    jwt_algorithms: Words = Field(("HS256",), description="The only algorithms a JWT may be signed with")
-    jwt_audience: str | None = Field(None, description="What `aud` of a JWT must name", min_length=1)
-    allowed_origins: Words = Field((), description="Web origins that may connect, beside the own host and loopback")
-    connections_max: int = Field(8192, ge=1, le=1_000_000, description="Open connections; RLIMIT_NOFILE may lower it")
-    connections_per_address_max: int = Field(4096, ge=1, le=1_000_000, description="Open connections of one address")
+    data: str = Field(description="Folder with the users' chats; made when it is missing", min_length=1)
+    host: str = Field(
+        default="127.0.0.1", description="Address to bind; anything but loopback needs users", min_length=1
+    )
+    port: int = Field(default=8765, ge=0, le=65535, description="Port to bind; 0 picks a free one")
+    checkpoint_interval_s: float = Field(
+        default=2.0, ge=0.01, le=3600, description="How long the chat files may trail the log"
+    )
+    idle_s: float = Field(
+        default=30.0, ge=0.01, le=86_400, description="A chat that nobody has open leaves memory after this"
+    )
+    auth_file: str | None = Field(default=None, description="Token file: users and the hashes of their tokens")
+    jwt_key_file: str | None = Field(
+        default=None, description="Key that checks JSON Web Tokens: a shared secret or a PEM"
+    )
+    jwt_algorithms: Words = Field(default=("HS256",), description="The only algorithms a JWT may be signed with")
+    jwt_audience: str | None = Field(default=None, description="What `aud` of a JWT must name", min_length=1)
+    allowed_origins: Words = Field(
+        default=(), description="Web origins that may connect, beside the own host and loopback"
+    )
+    connections_max: int = Field(
+        default=8192, ge=1, le=1_000_000, description="Open connections; RLIMIT_NOFILE may lower it"
+    )
+    connections_per_address_max: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Open connections of one address"
+    )
     frame_bytes_max: int = Field(
-        4 * _MIB, ge=_KIB, le=256 * _MIB, description="Largest frame a client may send"
+        default=4 * _MIB, ge=_KIB, le=256 * _MIB, description="Largest frame a client may send"
     )
     document_bytes_max: int = Field(
-        8 * _MIB, ge=_KIB, le=256 * _MIB, description="Largest message, state document or metadata"
+        default=8 * _MIB, ge=_KIB, le=256 * _MIB, description="Largest message, state document or metadata"
     )
-    in_flight_max: int = Field(64, ge=1, le=256, description="Unanswered writes of one connection")
-    open_chats_max: int = Field(256, ge=1, le=100_000, description="Chats that one connection may have open")
-    heartbeat_ms: int = Field(25_000, ge=50, le=600_000, description="How often clients are asked to ping")
-    log_segment_bytes: int = Field(16 * _MIB, ge=_KIB, le=1 << 30, description="Size of one log segment")
-    log_retain_bytes: int = Field(1 << 30, ge=0, description="Checkpointed log that is kept for history, at most")
-    log_retain_days: float = Field(7.0, ge=0, le=36_500, description="How long checkpointed log is kept, at most")
-    loop: Literal["uvloop", "asyncio"] = Field("uvloop", description="Event loop; asyncio where uvloop is missing")
-    fast_path: bool = Field(True, description="Read plain text frames without the WebSocket library's detour")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line on stderr")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
+    in_flight_max: int = Field(default=64, ge=1, le=256, description="Unanswered writes of one connection")
+    open_chats_max: int = Field(default=256, ge=1, le=100_000, description="Chats that one connection may have open")
+    heartbeat_ms: int = Field(default=25_000, ge=50, le=600_000, description="How often clients are asked to ping")
+    log_segment_bytes: int = Field(default=16 * _MIB, ge=_KIB, le=1 << 30, description="Size of one log segment")
+    log_retain_bytes: int = Field(
+        default=1 << 30, ge=0, description="Checkpointed log that is kept for history, at most"
+    )
+    log_retain_days: float = Field(
+        default=7.0, ge=0, le=36_500, description="How long checkpointed log is kept, at most"
+    )
+    loop: Literal["uvloop", "asyncio"] = Field(
+        default="uvloop", description="Event loop; asyncio where uvloop is missing"
+    )
+    fast_path: bool = Field(default=True, description="Read plain text frames without the WebSocket library's detour")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line on stderr"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(default="auto", description="auto: console on a terminal")
     unsafe_no_sync: bool = Field(
-        False, description="For benchmarks: acknowledge without waiting for the disk. **Loses data in a power cut**"
+        default=False,
+        description="For benchmarks: acknowledge before the disk has it. **Loses data in a power cut**",
     )
 
     @classmethod
@@ -308,9 +340,7 @@ def settings_table() -> str:
     rows = ["| setting (key in the file) | flag | variable | default | meaning |", "|---|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         flag = "only by variable" if name in ENVIRONMENT_ONLY else f"`{flag_of(name)}`"
-        rows.append(
-            f"| `{name}` | {flag} | `{variable_of(name)}` | {shown_default(field)} | {field.description} |"
-        )
+        rows.append(f"| `{name}` | {flag} | `{variable_of(name)}` | {shown_default(field)} | {field.description} |")
     return "\n".join(rows)
 
 

@@ -79,7 +79,7 @@ def test_without_users_everyone_is_the_default_user() -> None:
     authenticator = NoAuthenticator()
     assert authenticator.authenticate(None) == authenticator.authenticate(CANARY) == Identity(DEFAULT_USER)
     authenticator.check(Identity(DEFAULT_USER))
-    assert authenticator.users == {DEFAULT_USER}
+    assert authenticator.users == frozenset({DEFAULT_USER})
 
 
 # -- token file ------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_a_token_says_who_its_bearer_is(tmp_path: Path, clock: SetClock) -> None
     assert authenticator.authenticate(one).expires_ms is None
     assert authenticator.authenticate(other).user == "bob"
     assert authenticator.authenticate(other).expires_ms == NOW_MS + 1000
-    assert authenticator.users == {"alice", "bob"}
+    assert authenticator.users == frozenset({"alice", "bob"})
 
 
 @pytest.mark.parametrize("token", [None, "", "x", "\0", "\ud800", "é" * 10, "a" * 5000, " tb_x"])

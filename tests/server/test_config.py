@@ -226,7 +226,7 @@ def test_secrets_are_hidden_by_the_name_of_their_field() -> None:
 def test_a_traceback_carries_no_local_variables() -> None:
     for log_format in ("json", "console"):
         stream = io.StringIO()
-        configure_logging("info", log_format, stream=stream)  # type: ignore[arg-type]
+        configure_logging("info", log_format, stream=stream)
         local = "canary-" + "value"
         try:
             raise ValueError(len(local))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,7 +20,7 @@ NAMES = {
 
 
 def scraped(counters: Counters, stats: LogStats, **gauges: float) -> dict[tuple[str, str], float]:
-    text = render(counters, stats, {name: (lambda value=value: value) for name, value in gauges.items()}).decode()
+    text = render(counters, stats, {name: partial(float, value) for name, value in gauges.items()}).decode()
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)

@@ -1,0 +1,570 @@
+"""The command line: first line, signals, exit codes, sentences instead of tracebacks, and what each command shows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+from websockets.asyncio.client import ClientConnection, connect
+
+from tellback_protocol.codec import decode_server
+from tellback_protocol.effects import AppendEffect, DeleteEffect, Effect, MetadataEffect, PatchEffect, StateEffect
+from tellback_protocol.frames import Ack, Opened, ServerFrame, Welcome
+from tellback_protocol.ids import Version
+from tellback_server.__main__ import app
+from tellback_server.auth import TokenFile, token_digest
+from tellback_server.clock import Clock
+from tellback_server.config import Settings, variable_of
+from tellback_server.demo import LIVE_CHAT, has_chats, remove_folder, write_demo
+from tellback_server.doctor import SYNC_SUSPICIOUS_S, check_all, mount_of
+from tellback_server.fs import File, Fs
+from tellback_server.log import Log
+from tellback_server.tail import News, news_of, tail_chat
+
+COMMAND = [sys.executable, "-m", "tellback_server"]
+START_TIMEOUT_S = 20
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in (*Settings.model_fields, "url", "token"):
+        monkeypatch.delenv(variable_of(name), raising=False)
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class Server:
+    """`tellback serve` or `demo` as a process."""
+
+    def __init__(self, *arguments: object, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self.url = ""
+
+    def started(self) -> Server:
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().rstrip("\n")
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str, str]:
+        out, errors = self.process.communicate(timeout=START_TIMEOUT_S)
+        return self.process.returncode, out, errors
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def make(*arguments: object, **environment: str) -> Server:
+        made.append(Server(*arguments, **environment))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()
+
+
+class Tab:
+    """A client of a few lines, over the websockets library."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def ask(self, frame: dict[str, object]) -> ServerFrame:
+        await self.socket.send(orjson.dumps(frame), text=True)
+        return decode_server(str(await self.socket.recv()).encode())
+
+
+@contextlib.asynccontextmanager
+async def tab(url: str, token: str | None = None) -> AsyncIterator[Tab]:
+    async with connect(url) as connection:
+        one = Tab(connection)
+        answer = await one.ask({"type": "hello", "protocol": 1, "session": "s" * 20, "token": token})
+        assert isinstance(answer, Welcome), answer
+        yield one
+
+
+async def append(one: Tab, chat: str, text: str) -> None:
+    opened = await one.ask({"type": "open", "id": 1, "chat": chat, "create": True, "since": None})
+    assert isinstance(opened, Opened), opened
+    message = {"name": "You", "is_user": True, "mes": text}
+    answer = await one.ask(
+        {"type": "append", "id": 2, "chat": chat, "op": opened.next_op, "base": "*", "messages": [message]}
+    )
+    assert isinstance(answer, Ack), answer
+
+
+# -- serve -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_line_is_the_url_and_sigterm_ends_with_0(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path / "data", "--port", 0).started()
+    assert re.fullmatch(r"ws://127\.0\.0\.1:[0-9]+/ws", one.url)
+    code, out, errors = one.stop()
+    assert (code, out) == (0, "")
+    assert all(json.loads(line)["event"] for line in errors.splitlines())
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_sigint_ends_with_0_too(tmp_path: Path, server: Callable[..., Server], loop: str) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0, "--loop", loop).started()
+    assert one.stop(signal.SIGINT)[0] == 0
+
+
+async def test_what_was_acknowledged_is_in_the_file_at_the_end(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0, "--checkpoint-interval", 3600).started()
+    async with tab(one.url) as client:
+        await append(client, "character:Ann/One", "stored")
+        code, _, _ = await asyncio.to_thread(one.stop)
+    assert code == 0
+    chat = tmp_path / "default-user" / "chats" / "Ann" / "One.jsonl"
+    assert "stored" in chat.read_text()
+    assert chat.stat().st_mode & 0o077 == 0
+
+
+async def test_a_killed_server_tells_the_same_after_its_restart(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0, "--checkpoint-interval", 3600).started()
+    async with tab(one.url) as client:
+        await append(client, "character:Ann/One", "stored")
+        one.stop(signal.SIGKILL)
+    other = server("serve", "--data", tmp_path, "--port", 0).started()
+    async with tab(other.url) as client:
+        opened = await client.ask({"type": "open", "id": 1, "chat": "character:Ann/One", "since": None})
+        assert isinstance(opened, Opened)
+        assert opened.count == 1
+        assert opened.next_op == 2
+
+
+def test_a_second_server_on_the_same_folder_ends_with_73(tmp_path: Path, server: Callable[..., Server]) -> None:
+    server("serve", "--data", tmp_path, "--port", 0).started()
+    code, out, errors = server("serve", "--data", tmp_path, "--port", 0).ended()
+    assert (code, out) == (73, "")
+    assert "in use by another process" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path, server: Callable[..., Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, out, errors = server("serve", "--data", tmp_path, "--port", taken.getsockname()[1]).ended()
+    assert (code, out) == (78, "")
+    assert "Choose another --port" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_damaged_log_ends_with_78(tmp_path: Path, server: Callable[..., Server]) -> None:
+    server("serve", "--data", tmp_path, "--port", 0).started().stop()
+    segments = sorted((tmp_path / ".tellback" / "log").glob("*.log"))
+    segments[-1].write_bytes(b"\xff" * 4096)
+    code, out, errors = server("serve", "--data", tmp_path, "--port", 0).ended()
+    assert (code, out) == (78, "")
+    assert "the log is damaged" in errors
+    assert "Traceback" not in errors
+
+
+def test_two_layouts_at_once_end_with_78(tmp_path: Path, server: Callable[..., Server]) -> None:
+    (tmp_path / "chats" / "Ann").mkdir(parents=True)
+    (tmp_path / "default-user" / "chats" / "Ann").mkdir(parents=True)
+    code, _, errors = server("serve", "--data", tmp_path, "--port", 0).ended()
+    assert code == 78
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--port", "x"], "--port: 'x' is not a whole number."),
+        (["--host", "0.0.0.0", "--port", "0"], "no users are configured"),
+        (["--auth-file", "/nowhere/users.toml", "--port", "0"], "the file does not exist"),
+        (["--host", "no-such-host.invalid", "--auth-file", "AUTH", "--port", "0"], "cannot find the address"),
+    ],
+)
+def test_a_bad_setting_ends_with_78(
+    tmp_path: Path, server: Callable[..., Server], arguments: list[str], sentence: str
+) -> None:
+    (tmp_path / "users.json").write_text('{"tokens": []}')
+    arguments = [str(tmp_path / "users.json") if word == "AUTH" else word for word in arguments]
+    code, out, errors = server("serve", "--data", tmp_path, *arguments).ended()
+    assert (code, out) == (78, "")
+    assert sentence in errors
+    assert "Traceback" not in errors
+
+
+def test_running_without_syncs_is_announced_loudly(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0, TELLBACK_UNSAFE_NO_SYNC="1").started()
+    assert "unsafe-no-sync" in one.stop()[2]
+
+
+def test_a_misspelt_variable_is_told(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0, TELLBACK_PROT="1").started()
+    assert "TELLBACK_PROT" in one.stop()[2]
+
+
+def test_metrics_are_served(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0).started()
+    with urllib.request.urlopen(one.url.replace("ws://", "http://").replace("/ws", "/metrics")) as answer:
+        text = answer.read().decode()
+    assert "tellback_commits_total 0.0" in text
+    assert 'tellback_build_info{' in text
+
+
+async def test_a_token_opens_the_door_and_leaves_no_trace(tmp_path: Path, server: Callable[..., Server]) -> None:
+    users = tmp_path / "users.toml"
+    made = run("token", "new", "alice", "--auth-file", users)
+    token = made.stdout.strip()
+    one = server("serve", "--data", tmp_path / "d", "--port", 0, "--auth-file", users, "--log-level", "debug").started()
+    async with tab(one.url, token) as client:
+        await append(client, "character:Ann/One", "hers")
+    async with connect(one.url) as refused:
+        hello = {"type": "hello", "protocol": 1, "session": "t" * 20, "token": token + "-canary"}
+        await refused.send(orjson.dumps(hello), text=True)
+        assert '"unauthenticated"' in str(await refused.recv())
+        await refused.wait_closed()
+        assert refused.close_code == 4502
+    code, out, errors = await asyncio.to_thread(one.stop)
+    assert code == 0
+    assert (tmp_path / "d" / "alice" / "chats" / "Ann" / "One.jsonl").exists()
+    everything = out + errors + "".join(
+        path.read_bytes().decode("latin-1") for path in (tmp_path / "d").rglob("*") if path.is_file()
+    )
+    assert token not in everything
+    assert "canary" not in everything
+
+
+# -- demo and tail ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_demo_runs_and_its_chat_can_be_watched(server: Callable[..., Server]) -> None:
+    one = server("demo", "--port", 0).started()
+    news: list[News] = []
+
+    async def watch() -> None:
+        async for line in tail_chat(one.url, LIVE_CHAT, None, 2):
+            news.append(line)
+            if line.what == "opened":
+                async with tab(one.url) as client:
+                    await append(client, LIVE_CHAT, "Is that\nan owl?\x1b[2J")
+            if line.what == "new":
+                return
+
+    async with asyncio.timeout(START_TIMEOUT_S):
+        await watch()
+    assert [line.what for line in news] == ["connected", "opened", "message", "message", "new"]
+    assert news[1].text.startswith("3 messages")
+    assert news[-1] == News("new", "Is that\nan owl?\\x1b[2J", "You")
+    code, out, errors = await asyncio.to_thread(one.stop, signal.SIGINT)
+    assert (code, out) == (0, "")
+    assert "Three things to try" in errors
+    folder = re.search(r"Chats: (\S+)", errors)
+    assert folder is not None
+    assert Fs().stat(folder[1]) is None
+
+
+async def test_the_guide_of_the_demo_is_true(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("demo", "--data", tmp_path / "kept", "--port", 0).started()
+    guide = ""
+    assert one.process.stderr is not None
+    while "Stop with" not in guide:
+        guide += one.process.stderr.readline()
+    frames = [line for line in guide.splitlines() if line.startswith("{")]
+    async with connect(one.url) as client:
+        for frame in frames:
+            await client.send(frame)
+        answers = [decode_server(str(await client.recv()).encode()) for _ in frames]
+    assert {type(answer) for answer in answers} == {Welcome, Opened, Ack}
+    await asyncio.to_thread(one.stop)
+    assert "Hello!" in (tmp_path / "kept/default-user/chats/Odile/Lost property.jsonl").read_text()
+
+
+def test_the_demo_never_touches_what_is_there(tmp_path: Path) -> None:
+    assert not has_chats(Fs(), str(tmp_path))
+    write_demo(Fs(), str(tmp_path))
+    assert has_chats(Fs(), str(tmp_path))
+    root = tmp_path / "default-user"
+    assert sorted(path.name for path in root.iterdir()) == ["characters", "chats", "group chats", "groups"]
+    for chat in [*root.glob("chats/*/*.jsonl"), *root.glob("group chats/*.jsonl")]:
+        lines = [json.loads(line) for line in chat.read_text().split("\n")]
+        assert "chat_metadata" in lines[0]
+        assert all(line["mes"] for line in lines[1:])
+    card = (root / "characters" / "Quill.png").read_bytes()
+    assert card.startswith(b"\x89PNG\r\n\x1a\n")
+    assert b"tEXtchara\0" in card
+    (tmp_path / "link").symlink_to("/etc")
+    remove_folder(Fs(), str(tmp_path))
+    assert not tmp_path.exists()
+    assert Path("/etc").exists()
+    tmp_path.mkdir()
+
+
+async def test_tail_tells_why_the_server_refuses(tmp_path: Path, server: Callable[..., Server]) -> None:
+    one = server("serve", "--data", tmp_path, "--port", 0).started()
+    result = await asyncio.to_thread(run, "tail", "character:Nobody/Nothing", "--url", one.url)
+    assert result.exit_code == 1
+    assert "not-found: There is no such chat." in result.stderr
+    result = await asyncio.to_thread(run, "tail", "character:A/B", "--url", one.url.replace("/ws", "/other"))
+    assert result.exit_code == 1
+    assert "404" in result.stderr
+
+
+def test_tail_needs_the_url_of_a_websocket() -> None:
+    result = run("tail", "character:A/B", "--url", "http://127.0.0.1/ws")
+    assert (result.exit_code, "--url http://127.0.0.1/ws" in result.stderr) == (1, True)
+
+
+VERSION = Version(1, 2, "00000000-0000-4000-8000-000000000000")
+
+
+def raw(value: object) -> object:
+    import msgspec
+
+    return msgspec.Raw(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    ("effect", "news"),
+    [
+        (AppendEffect([raw({"id": "a", "role": "user", "content": "hi"})]), [News("new", "hi", "user")]),  # type: ignore[list-item]
+        (AppendEffect([raw({"id": "a", "content": [1]})]), [News("new", "[1]")]),  # type: ignore[list-item]
+        (PatchEffect("a\x1b", raw([{"op": "remove", "path": "/x"}])), None),  # type: ignore[arg-type]
+        (DeleteEffect(["a", "b"]), [News("deleted", "a, b")]),
+        (MetadataEffect(raw([])), [News("metadata", "[]")]),  # type: ignore[arg-type]
+        (StateEffect("memory", VERSION, None, deleted=True), [News("state", "memory deleted")]),
+    ],
+)
+def test_tail_shows_an_effect_as_a_line(effect: Effect, news: list[News] | None) -> None:
+    lines = list(news_of(effect))
+    assert all(line.text.replace("\n", "").isprintable() for line in lines)
+    if news is not None:
+        assert lines == news
+
+
+# -- token -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["users.toml", "users.json"])
+def test_a_new_token_is_shown_once_and_stored_as_a_hash(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "new" / name
+    first = run("token", "new", "alice", "--auth-file", path, "--label", 'her "phone"', "--expires", "30d")
+    second = run("token", "new", "佐藤", "--auth-file", path)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    tokens = TokenFile(Fs(), Clock(), str(path))
+    assert tokens.authenticate(first.stdout.strip()).user == "alice"
+    assert tokens.authenticate(second.stdout.strip()).user == "佐藤"
+    left_ms = (tokens.authenticate(first.stdout.strip()).expires_ms or 0) - Clock().now_ms()
+    assert 29 * 86_400_000 < left_ms <= 30 * 86_400_000
+    text = path.read_text()
+    assert first.stdout.strip() not in text
+    assert token_digest(first.stdout.strip()) in text
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_new_token_leaves_comments_alone(tmp_path: Path) -> None:
+    path = tmp_path / "users.toml"
+    path.write_text("# Ours.\n# No line end after this")
+    assert run("token", "new", "alice", "--auth-file", path).exit_code == 0
+    assert path.read_text().startswith("# Ours.\n# No line end after this\n\n[[tokens]]\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["../x"], "cannot be a user"),
+        (["alice", "--expires", "soon"], "is no span of time"),
+        (["alice", "--broken"], "this is no token file"),
+    ],
+)
+def test_a_bad_request_for_a_token_changes_nothing(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    path = tmp_path / "users.toml"
+    content = "[[tokens]\n" if "--broken" in arguments else "# kept\n"
+    path.write_text(content)
+    result = run("token", "new", *[word for word in arguments if word != "--broken"], "--auth-file", path)
+    assert result.exit_code == 78
+    assert sentence in result.stderr
+    assert path.read_text() == content
+
+
+# -- log -------------------------------------------------------------------------------------------------------------
+
+
+async def written_log(data: Path) -> Path:
+    log = Log.open(Fs(), str(data / ".tellback" / "log"), Clock(), segment_bytes=1 << 16)
+    log.start(asyncio.get_running_loop(), lambda _position: None, lambda _error: None)
+    log.append(1, "alice/chat", 1, b"secret text")
+    await log.flush()
+    log.close()
+    return data
+
+
+async def test_log_verify_and_dump_read_a_data_folder(tmp_path: Path) -> None:
+    data = await written_log(tmp_path)
+    shown = run("log", "verify", data)
+    assert (shown.exit_code, "The log is whole." in shown.stdout) == (0, True)
+    report = json.loads(run("log", "verify", data / ".tellback" / "log", "--json").stdout)
+    assert (report["records"], report["owners"]) == (1, 1)
+    dumped = run("log", "dump", data)
+    entries = [json.loads(line) for line in dumped.stdout.splitlines()]
+    assert [entry["owner"] for entry in entries if entry["what"] == "record"] == ["alice/chat"]
+    assert "secret text" not in dumped.stdout
+
+
+async def test_a_damaged_log_is_told_by_verify_dump_and_doctor(tmp_path: Path) -> None:
+    data = await written_log(tmp_path)
+    for segment in (data / ".tellback" / "log").glob("*.log"):
+        segment.write_bytes(b"\xff" * 4096)
+    shown = run("log", "verify", data)
+    assert (shown.exit_code, "The log is damaged." in shown.stdout) == (1, True)
+    assert run("log", "dump", data).exit_code == 1
+    assert run("doctor", data).exit_code == 1
+
+
+def test_log_commands_need_a_folder(tmp_path: Path) -> None:
+    result = run("log", "verify", tmp_path / "nowhere")
+    assert (result.exit_code, "there is no such folder" in result.stderr) == (78, True)
+
+
+# -- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def states(directory: Path, fs: Fs | None = None, **arguments: object) -> dict[str, str]:
+    options: dict[str, object] = {"host": "127.0.0.1", "has_users": False, **arguments}
+    checks = check_all(fs or Fs(), Clock(), str(directory), **options)  # type: ignore[arg-type]
+    return {check.name: check.state for check in checks}
+
+
+def test_doctor_finds_an_ordinary_folder_fit_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    result = run("doctor", tmp_path, "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == (0 if report["fit"] else 1)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert set(checks) == {
+        "layout", "permissions", "file system", "space", "lock", "sync", "address", "open files",
+    }
+    assert checks["permissions"]["state"] == "good"
+    assert checks["sync"]["values"]["p50_s"] > 0
+    assert list(tmp_path.iterdir()) == []
+    assert "doctor" in run("doctor", tmp_path).stdout
+
+
+def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
+    assert states(tmp_path / "nowhere")["folder"] == "wrong"
+    tmp_path.chmod(0o755)
+    assert states(tmp_path)["permissions"] == "warning"
+    assert states(tmp_path, host="0.0.0.0")["address"] == "wrong"
+    assert states(tmp_path, host="0.0.0.0", has_users=True)["address"] == "good"
+    (tmp_path / "chats").mkdir()
+    assert states(tmp_path)["layout"] == "good"
+    (tmp_path / "default-user" / "chats").mkdir(parents=True)
+    assert states(tmp_path)["layout"] == "wrong"
+    assert run("doctor", tmp_path).exit_code == 1
+
+
+def test_doctor_sees_a_running_server(tmp_path: Path) -> None:
+    lock = Fs().lock_directory(str(tmp_path))
+    try:
+        [check] = [c for c in check_all(Fs(), Clock(), str(tmp_path), host="::1", has_users=False) if c.name == "lock"]
+        assert "a server is running" in check.found
+    finally:
+        lock.release()
+
+
+class _NoSyncFile(File):
+    __slots__ = ()
+
+    def fdatasync(self) -> None:
+        return
+
+
+class _NoSyncFs(Fs):
+    """A disk that lies."""
+
+    def _file(self, path: str, descriptor: int) -> File:
+        return _NoSyncFile(path, descriptor)
+
+
+class _FastClock(Clock):
+    """Time on which a write takes a microsecond."""
+
+    __slots__ = ("ticks",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ticks = 0
+
+    def monotonic_s(self) -> float:
+        self.ticks += 1
+        return self.ticks * SYNC_SUSPICIOUS_S / 20
+
+
+def test_doctor_does_not_believe_a_disk_that_is_too_fast(tmp_path: Path) -> None:
+    checks = check_all(_NoSyncFs(), _FastClock(), str(tmp_path), host="::1", has_users=False)
+    [check] = [check for check in checks if check.name == "sync"]
+    assert (check.state, "may not sync at all" in check.advice) == ("warning", True)
+
+
+MOUNTS = r"""22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+30 22 0:26 / /mnt rw - tmpfs tmpfs rw
+31 30 8:2 / /mnt/my\040disk rw,noatime - xfs /dev/sdb1 rw,nobarrier
+nonsense
+32 22 0:40 / /over rw - overlay overlay rw,lowerdir=/a,volatile
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "point", "kind", "option"),
+    [
+        ("/home/x", "/", "ext4", "rw"),
+        ("/mntx", "/", "ext4", "relatime"),
+        ("/mnt/x", "/mnt", "tmpfs", "rw"),
+        ("/mnt/my disk/chats", "/mnt/my disk", "xfs", "nobarrier"),
+        ("/over", "/over", "overlay", "volatile"),
+    ],
+)
+def test_the_file_system_of_a_path_is_that_of_its_nearest_mount(path: str, point: str, kind: str, option: str) -> None:
+    mount = mount_of(MOUNTS, path)
+    assert mount is not None
+    assert (mount.point, mount.kind) == (point, kind)
+    assert option in mount.options
+
+
+# -- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert re.fullmatch(r"tellback [0-9.]+\S*\n", run("--version").stdout)
+
+
+@pytest.mark.parametrize("command", ["", "serve", "demo", "tail", "doctor", "log", "log verify", "token", "token new"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
