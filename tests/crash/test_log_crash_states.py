@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -107,9 +108,9 @@ def crash_in_recovery(disk: Disk, appended: list[Any], at_least: int) -> int:
     return states
 
 
-async def find_violation(recording: RecordingFs, workload: Workload) -> str:
-    """The first broken promise, or "" when the enumeration does not see the planted bug."""
-    for done, disk in crash_states(recording):
+async def find_violation(recording: RecordingFs, workload: Workload, every: int = 1) -> str:
+    """The first broken promise in every nth state, or "" when the enumeration does not see the planted bug."""
+    for done, disk in islice(crash_states(recording), 0, None, every):
         try:
             check(disk, workload.appended, promised(recording, done))
         except Violation as violation:
@@ -177,7 +178,8 @@ async def test_believing_the_page_cache_after_a_failed_sync_is_caught(monkeypatc
 
     monkeypatch.setattr(Walk, "batches", believing)
     recording, workload = await record(lives=3)
-    assert await find_violation(recording, workload)
+    # The bug shows in the third life, behind some 30,000 states; a part of them is enough to find it.
+    assert await find_violation(recording, workload, every=7)
 
 
 async def test_a_torn_batch_taken_for_corruption_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
