@@ -144,7 +144,9 @@ def load_chat(
             states=mark.states,
         )
     known_seq = base.head.seq if base is not None else 0
-    past = OwnerPast.read(log, owner_key(user, chat_id), max(0, known_seq - HISTORY_COMMITS_MAX - 1), base, saved)
+    # An ANCHOR may stand at seq 0, and `records` gives what is above.
+    after_seq = max(-1, known_seq - HISTORY_COMMITS_MAX - 1)
+    past = OwnerPast.read(log, owner_key(user, chat_id), after_seq, base, saved)
     return _Loading(files, user, place, chat_id, now_ms, past, ours).run()
 
 

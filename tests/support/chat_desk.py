@@ -12,7 +12,7 @@ import orjson
 
 from tellback_protocol.decide import Committed, Duplicate, Fresh, Stored, decide, install
 from tellback_protocol.frames import Limits
-from tellback_protocol.ids import ChatName, CharacterChat
+from tellback_protocol.ids import CharacterChat, ChatName, Version
 from tellback_protocol.requests import Append, Delete, MetadataUpdate, Patch, StateDelete, StateUpdate, Write
 from tellback_protocol.stream import Stream
 from tellback_server.checkpoint import CheckpointDone, CheckpointJob, checkpoint
@@ -68,7 +68,7 @@ class Desk:
     def start(self) -> Desk:
         """The log and the store, without a chat."""
         self.files = FileStore(self.fs, str(self.data), clock=self.clock, logger=self.logger)
-        self.log = Log.open(Fs(), str(self.data / ".tellback" / "log"), self.clock, segment_bytes=1 << 20)
+        self.log = Log.open(Fs(), str(self.data / ".tellback" / "log"), self.clock, segment_bytes=1 << 16, sync=False)
         self.log.start(asyncio.get_running_loop(), lambda _position: None, lambda _error: None)
         return self
 
@@ -86,8 +86,6 @@ class Desk:
     async def create(self) -> None:
         """Start with a chat that has no file yet."""
         self.start()
-        from tellback_protocol.ids import Version
-
         version = Version(1, 0, self.clock.uuid4())
         loaded, _header = create_chat(DEFAULT_USER, self.place, self.clock.uuid4(), version, self.clock.now_ms(), "now")
         await self.took(loaded)
