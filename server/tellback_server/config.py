@@ -46,6 +46,8 @@ __all__ = [
 
 ENVIRONMENT_PREFIX: Final = "TELLBACK_"
 ENVIRONMENT_ONLY: Final = frozenset({"unsafe_no_sync"})
+OTHER_VARIABLES: Final = frozenset({"TELLBACK_URL", "TELLBACK_TOKEN", "TELLBACK_FAILPOINTS"})
+"""Of other commands and of the crash tests."""
 _PATHS: Final = ("data", "auth_file", "jwt_key_file")
 _KIB: Final = 1 << 10
 _MIB: Final = 1 << 20
@@ -284,9 +286,8 @@ def variable_of(name: str) -> str:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables that begin like ours and set nothing: most likely misspelt. Other tools of the project have their own,
-    so the server warns and starts."""
-    known = {variable_of(name) for name in Settings.model_fields}
+    """Variables that begin like ours and set nothing: most likely misspelt, so the server warns, and starts."""
+    known = {variable_of(name) for name in Settings.model_fields} | OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
 
 

@@ -28,6 +28,7 @@ from tellback_server.http import LOG_FIELD_CHARACTERS_MAX
 __all__ = ["configure_logging", "escaped"]
 
 _TRACEBACK_CHARACTERS_MAX: Final = 16 << 10
+_LIST_ITEMS_MAX: Final = 8
 _SECRET: Final = re.compile(r"token|secret|password|authorization|cookie|credential|jwt", re.IGNORECASE)
 _UNESCAPED: Final = ("exception", "timestamp", "level")
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -54,11 +55,12 @@ def configure_logging(
 ) -> None:
     """Sends every log line of the process to `stream` (stderr). Once, before the first line."""
     stream = stream if stream is not None else sys.stderr
-    is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    is_terminal = stream is not None and stream.isatty()
+    is_console = log_format == "console" or (log_format == "auto" and is_terminal)
     render: structlog.types.Processor
     if is_console:
         render = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
         )
     else:
         render = structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -82,12 +84,14 @@ def configure_logging(
 
 
 class _Forgiving:
-    """A stream whose writing never fails."""
+    """A stream whose writing never fails. None is the stderr of a process that was started without one."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        if self._stream is None:
+            return 0
         with contextlib.suppress(OSError, ValueError):
             try:
                 return self._stream.write(text)
@@ -96,8 +100,9 @@ class _Forgiving:
         return 0
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+        if self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.flush()
 
 
 class _ToStructlog(logging.Handler):
@@ -127,10 +132,18 @@ def _fence(_logger: Any, _method: str, event: Event) -> Event:
             continue
         elif name != "event" and _SECRET.search(name):
             event[name] = "[hidden]"
-        elif isinstance(value, str):
-            event[name] = escaped(value)
-        elif isinstance(value, bytes):
-            event[name] = escaped(value[: LOG_FIELD_CHARACTERS_MAX + 1].decode("utf-8", "backslashreplace"))
+        elif isinstance(value, (list, tuple)) and len(value) <= _LIST_ITEMS_MAX:
+            event[name] = [_fenced(item) for item in value]
         else:
-            event[name] = escaped(repr(value))
+            event[name] = _fenced(value)
     return event
+
+
+def _fenced(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, bytes):
+        return escaped(value[: LOG_FIELD_CHARACTERS_MAX + 1].decode("utf-8", "backslashreplace"))
+    return escaped(repr(value))

@@ -110,6 +110,9 @@ async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int)
                         case Behind():
                             yield News("behind", "this terminal was too slow; catching up")
                             break
+                        case Error() if frame.retry == "backoff":
+                            yield News("lost", f"{escaped(frame.message)} Trying again")
+                            break
                         case Error() if frame.id == 1 or frame.retry == "after-auth":
                             raise TailRefused(f"{frame.code}: {escaped(frame.message)}")
         except ConnectionClosed as error:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -165,6 +166,42 @@ async def test_a_killed_server_tells_the_same_after_its_restart(tmp_path: Path, 
         assert opened.next_op == 2
 
 
+ENDLESS_STOP = """
+import asyncio, sys
+from tellback_server.commands.serve import _listen_to_signals
+class App:
+    def request_stop(self, reason): sys.stdout.write(reason + "\\n"); sys.stdout.flush()
+async def main():
+    _listen_to_signals(App())
+    sys.stdout.write("ready\\n"); sys.stdout.flush()
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_a_second_signal_ends_at_once_with_130() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS_STOP], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(START_TIMEOUT_S) == 130
+
+
+def test_a_server_without_stdout_and_stderr_serves(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*COMMAND, "serve", "--data", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command]) as process:
+        for _ in range(START_TIMEOUT_S * 20):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(START_TIMEOUT_S) == 0
+
+
 def test_a_second_server_on_the_same_folder_ends_with_73(tmp_path: Path, server: Callable[..., Server]) -> None:
     server("serve", "--data", tmp_path, "--port", 0).started()
     code, out, errors = server("serve", "--data", tmp_path, "--port", 0).ended()
@@ -258,6 +295,18 @@ async def test_a_token_opens_the_door_and_leaves_no_trace(tmp_path: Path, server
     )
     assert token not in everything
     assert "canary" not in everything
+
+
+async def test_a_revoked_token_closes_its_connections(tmp_path: Path, server: Callable[..., Server]) -> None:
+    users = tmp_path / "users.toml"
+    token = run("token", "new", "alice", "--auth-file", users).stdout.strip()
+    flags = ["--port", 0, "--auth-file", users, "--heartbeat-ms", 100]
+    one = server("serve", "--data", tmp_path / "d", *flags).started()
+    async with tab(one.url, token) as client:
+        users.write_text("# Nobody.\n")
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await client.socket.wait_closed()
+        assert client.socket.close_code == 4502
 
 
 # -- demo and tail ---------------------------------------------------------------------------------------------------

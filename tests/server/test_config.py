@@ -176,6 +176,15 @@ def test_flags_in_the_documentation_exist() -> None:
         assert used <= known, f"{page} names flags that do not exist: {used - known}"
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *(str(p.relative_to(REPOSITORY)) for p in REPOSITORY.glob("docs/**/*.md"))]
+)
+def test_links_inside_the_documentation_lead_somewhere(page: str) -> None:
+    folder = (REPOSITORY / page).parent
+    for target in re.findall(r"\]\(([^)#:]+)\)", (REPOSITORY / page).read_text()):
+        assert (folder / target).exists(), f"{page} links to {target}"
+
+
 # -- log lines -------------------------------------------------------------------------------------------------------
 
 
@@ -208,9 +217,11 @@ def test_a_forged_line_stays_inside_its_field() -> None:
 def test_a_field_has_at_most_256_characters() -> None:
     stream = io.StringIO()
     configure_logging("info", "json", stream=stream)
-    structlog.get_logger().info("x" * 300, agent="\x00" * 10_000_000, nested={"a": "b" * 1000}, size_bytes=7)
+    fields = {"agent": "\x00" * 10_000_000, "nested": {"a": "b" * 1000}, "urls": ["ws://x\n"]}
+    structlog.get_logger().info("x" * 300, size_bytes=7, **fields)
     [line] = lines_of(stream)
     assert all(len(str(value)) <= 256 for value in line.values())
+    assert line["urls"] == ["ws://x\\n"]
     assert line["size_bytes"] == 7
 
 

@@ -56,6 +56,8 @@ def explained() -> Iterator[None]:
         fail(f"the log is damaged: {error}. {advice}", CONFIGURATION)
     except (FileUnsafe, FileMissing, FileTaken, LayoutConflict) as error:
         fail(f"{error}.", CONFIGURATION)
+    except BrokenPipeError:
+        raise  # `tellback log dump ... | head`: click ends quietly.
     except OSError as error:
         _explain_system(error)
     except KeyboardInterrupt:

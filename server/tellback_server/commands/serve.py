@@ -8,6 +8,7 @@ import faulthandler
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
@@ -76,7 +77,9 @@ def serve(
 def run_server(settings: Settings, started: Callable[[str], None] = lambda _url: None) -> int:
     """Runs until a signal or the disk ends it; `started` is called with the URL, after that was printed."""
     os.umask(0o077)
-    faulthandler.enable()
+    _occupy_standard_descriptors()
+    if sys.stderr is not None:
+        faulthandler.enable()
     configure_logging(settings.log_level, settings.log_format)
     if settings.unsafe_no_sync:
         log.warning("unsafe-no-sync", meaning="Acknowledged writes are lost in a power cut. For benchmarks only.")
@@ -92,7 +95,8 @@ async def _run(settings: Settings, started: Callable[[str], None]) -> int:
     app = App(settings)
     await app.start()
     _listen_to_signals(app)
-    with contextlib.suppress(OSError):  # Whoever started us may have closed stdout; the server does not need it.
+    # Whoever started us may have closed stdout (then it is None, or a broken pipe); the server does not need it.
+    with contextlib.suppress(OSError, AttributeError):
         sys.stdout.write("".join(f"{url}\n" for url in app.urls))
         sys.stdout.flush()
     started(app.urls[0])
@@ -100,6 +104,19 @@ async def _run(settings: Settings, started: Callable[[str], None]) -> int:
     gc.collect()
     gc.freeze()
     return await app.run_until_stopped()
+
+
+def _occupy_standard_descriptors() -> None:
+    """Where we were started without stdin, stdout or stderr, puts a socket that leads nowhere in their place.
+
+    Else the log's file could become descriptor 2, and what some library writes to stderr would stand in it.
+    """
+    while True:
+        nowhere = socket.socket()
+        if nowhere.fileno() > 2:
+            nowhere.close()
+            return
+        nowhere.detach()
 
 
 def _listen_to_signals(app: Stoppable) -> None:
