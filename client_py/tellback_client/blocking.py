@@ -1,0 +1,222 @@
+"""The client for programs without an event loop: the same client, on a loop in a thread of its own.
+
+    with BlockingClient("ws://127.0.0.1:8377/ws") as client:
+        chat = client.open("character:Alice/First meeting", create=True)
+        chat.append({"name": "User", "is_user": True, "mes": "hi"})
+
+Rules of this module:
+- No logic: every method hands one call over and waits for its end.
+- It can be used from any number of threads; calls to one chat are carried out in the order they arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from tellback_protocol.ids import Version
+
+from .chat import Batch, Chat, Operations
+from .client import Client, connect
+from .conflict import Conflict
+from .events import Event, EventQueue, Status
+from .intents import Message, Updater
+from .outbox import WriteResult
+
+T = TypeVar("T")
+
+
+class BlockingClient:
+    """`Client`, waiting. Takes what `connect` takes."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._url = url
+        self._options = options
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> BlockingClient:
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            client = connect(self._url, **self._options)
+            self._client = stack.enter_context(self._portal.wrap_async_context_manager(client))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the last answers and end the thread."""
+        self._stack.close()
+
+    @property
+    def client(self) -> Client:
+        """The client behind this one; it belongs to the other thread."""
+        if self._client is None:
+            raise RuntimeError("use the client inside `with`")
+        return self._client
+
+    @property
+    def status(self) -> str:
+        """As `Client.status`."""
+        return self.client.status
+
+    def open(self, name: str, *, create: bool = False) -> BlockingChat:
+        """As `Client.open`."""
+        return BlockingChat(self, self.wait(lambda: self.client.open(name, create=create)))
+
+    def saved(self) -> None:
+        """As `Client.saved`."""
+        self.wait(self.client.saved)
+
+    def wait(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Run an async call on the client's loop and wait for it."""
+        if self._portal is None:
+            raise RuntimeError("use the client inside `with`")
+        return self._portal.call(call)
+
+    def look(self, call: Callable[[], T]) -> T:
+        """Run a plain call on the client's loop, where nothing changes meanwhile."""
+        if self._portal is None:
+            raise RuntimeError("use the client inside `with`")
+        return self._portal.call(call)
+
+
+class BlockingChat:
+    """`Chat`, waiting."""
+
+    def __init__(self, client: BlockingClient, chat: Chat) -> None:
+        self._client = client
+        self.chat = chat
+        """The chat behind this one; it belongs to the other thread."""
+
+    @property
+    def chat_id(self) -> str:
+        """As `Chat.chat_id`."""
+        return self.chat.chat_id
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages now."""
+        return self._client.look(lambda: list(self.chat.messages))
+
+    @property
+    def metadata(self) -> Any:
+        """The metadata now."""
+        return self._client.look(lambda: self.chat.metadata)
+
+    @property
+    def version(self) -> Version:
+        """As `Chat.version`."""
+        return self._client.look(lambda: self.chat.version)
+
+    @property
+    def status(self) -> Status:
+        """As `Chat.status`."""
+        return self._client.look(lambda: self.chat.status)
+
+    @property
+    def pending(self) -> int:
+        """As `Chat.pending`."""
+        return self._client.look(lambda: self.chat.pending)
+
+    @property
+    def conflicts(self) -> list[Conflict]:
+        """As `Chat.conflicts`; take their exits through `wait`."""
+        return self._client.look(lambda: self.chat.conflicts)
+
+    def append(self, messages: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> WriteResult:
+        """As `Chat.append`."""
+        return self._client.wait(lambda: self.chat.append(messages))
+
+    def patch(self, message_id: str | None, change: Operations | Updater) -> WriteResult:
+        """As `Chat.patch`."""
+        return self._client.wait(lambda: self.chat.patch(message_id, change))
+
+    def update_message(self, message_id: str, update: Updater) -> WriteResult:
+        """As `Chat.update_message`; the function runs in the client's thread."""
+        return self._client.wait(lambda: self.chat.update_message(message_id, update))
+
+    def delete(self, message_ids: str | Sequence[str]) -> WriteResult:
+        """As `Chat.delete`."""
+        return self._client.wait(lambda: self.chat.delete(message_ids))
+
+    def update_metadata(self, change: Updater | Mapping[str, Any]) -> WriteResult:
+        """As `Chat.update_metadata`."""
+        return self._client.wait(lambda: self.chat.update_metadata(change))
+
+    def batch(self, fill: Callable[[Batch], object]) -> WriteResult:
+        """Store what `fill` asks for on a batch, all or nothing."""
+
+        def filled() -> Awaitable[WriteResult]:
+            batch = self.chat.batch()
+            fill(batch)
+            return batch.commit()
+
+        return self._client.wait(filled)
+
+    def state(self, namespace: str) -> BlockingState:
+        """As `Chat.state`."""
+        return BlockingState(self._client, self.chat, namespace)
+
+    def saved(self) -> None:
+        """As `Chat.saved`."""
+        self._client.wait(self.chat.saved)
+
+    def close(self) -> None:
+        """As `Chat.close`."""
+        self._client.wait(self.chat.close)
+
+    def wait(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Run an async call of the chat or of a conflict, and wait for it."""
+        return self._client.wait(call)
+
+    def events(self) -> Iterator[Event]:
+        """As `Chat.events`, for a plain `for` in a thread of its own."""
+        queue = self._client.look(self.chat.events)
+        return _events(self._client, queue)
+
+
+def _events(client: BlockingClient, queue: EventQueue) -> Iterator[Event]:
+    while True:
+        try:
+            yield client.wait(queue.__anext__)
+        except StopAsyncIteration:
+            return
+
+
+class BlockingState:
+    """`State`, waiting."""
+
+    def __init__(self, client: BlockingClient, chat: Chat, namespace: str) -> None:
+        self._client = client
+        self._state = chat.state(namespace)
+
+    def get(self) -> Any:
+        """As `State.get`."""
+        return self._client.wait(self._state.get)
+
+    def update(self, update: Updater) -> WriteResult:
+        """As `State.update`; the function runs in the client's thread."""
+        return self._client.wait(lambda: self._state.update(update))
+
+    def set(self, data: Any) -> WriteResult:
+        """As `State.set`."""
+        return self._client.wait(lambda: self._state.set(data))
+
+    def merge(self, data: Mapping[str, Any]) -> WriteResult:
+        """As `State.merge`."""
+        return self._client.wait(lambda: self._state.merge(data))
+
+    def patch(self, operations: Operations) -> WriteResult:
+        """As `State.patch`."""
+        return self._client.wait(lambda: self._state.patch(operations))
+
+    def delete(self) -> WriteResult:
+        """As `State.delete`."""
+        return self._client.wait(self._state.delete)

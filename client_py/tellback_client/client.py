@@ -1,0 +1,310 @@
+"""The client: one session on one server, any number of chats.
+
+    async with connect("ws://127.0.0.1:8377/ws") as client:
+        chat = await client.open("character:Alice/First meeting", create=True)
+        await chat.append({"name": "User", "is_user": True, "mes": "hi"})
+
+Rules of this module:
+- The client keeps its session through every reconnect; with an outbox file also through its own death (R45).
+- Closing flushes: what was asked for is acknowledged first, as long as the server can be reached in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from typing import Any, Literal
+
+from anyio import to_thread
+
+from tellback_protocol.frames import HistoryFrame
+from tellback_protocol.ids import session_problem
+
+from .chat import Chat
+from .connection import Connection, ConnectionStatus, Token
+from .errors import ClientClosed, ConnectionLost, TellbackError
+from .link import Link
+from .outbox import Journal
+from .subscription import Subscription
+
+CONNECT_TIMEOUT_S = 10.0
+FLUSH_TIMEOUT_S = 10.0
+
+
+def new_session() -> str:
+    """A session id: 128 random bits."""
+    return secrets.token_hex(16)
+
+
+def connect(
+    url: str,
+    *,
+    token: Token = None,
+    session: str | None = None,
+    outbox_path: str | os.PathLike[str] | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    flush_timeout_s: float = FLUSH_TIMEOUT_S,
+    proxy: str | Literal[True] | None = True,
+) -> Client:
+    """A client for `async with`.
+
+    `url` is `ws://HOST:PORT/ws`. `token` is a string, or an async function that fetches a fresh one. `session` names
+    who writes; a program that gives its own keeps its place in the op numbers. `outbox_path` is a file for writes
+    without an answer: they survive this process, and so does the session. Entering waits for the server
+    `connect_timeout_s` seconds; 0 does not wait at all, so that one can start offline. Leaving waits `flush_timeout_s`
+    for the last answers. `proxy` is an URL, None for none, True for the environment's.
+
+    Raises, on entering: ConnectionLost, UnauthenticatedError, ForbiddenError, OutboxInUse, OutboxCorrupt, ValueError.
+    """
+    return Client(
+        url, token=token, session=session, outbox_path=outbox_path, connect_timeout_s=connect_timeout_s,
+        flush_timeout_s=flush_timeout_s, proxy=proxy,
+    )
+
+
+class Client:
+    """One session. Made by `connect`; all methods belong to the event loop it was entered in."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token = None,
+        session: str | None = None,
+        outbox_path: str | os.PathLike[str] | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        flush_timeout_s: float = FLUSH_TIMEOUT_S,
+        proxy: str | Literal[True] | None = True,
+    ) -> None:
+        problem = session_problem(session) if session is not None else None
+        if problem:
+            raise ValueError(problem)
+        self.url = url
+        self._token = token
+        self._asked_session = session
+        self._outbox_path = outbox_path
+        self._connect_timeout_s = connect_timeout_s
+        self._flush_timeout_s = flush_timeout_s
+        self._proxy = proxy
+        self._journal: Journal | None = None
+        self._link: Link | None = None
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._chats: dict[int, Chat] = {}
+        self._changed = asyncio.Event()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Client:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def _start(self) -> None:
+        assert self._link is None, "a client is entered once"
+        session = self._asked_session
+        if self._outbox_path is not None:
+            self._journal = await to_thread.run_sync(Journal, self._outbox_path, lambda: session or new_session())
+            if session is not None and self._journal.session != session:
+                self._journal.close()
+                raise ValueError("the outbox file belongs to another session")
+            session = self._journal.session
+        self._link = Link(
+            session or new_session(), random.random, token=self._token if isinstance(self._token, str) else None,
+            journaling=self._journal is not None,
+        )
+        if self._journal is not None:
+            self._link.restore(self._journal.entries)
+        self._connection = Connection(self.url, self._link, self._token, self._journal, self.tell, self._proxy)
+        self._task = asyncio.create_task(self._connection.run(), name="tellback-client")
+        if self._connect_timeout_s > 0:
+            try:
+                await self.wait_connected(self._connect_timeout_s)
+            except BaseException:
+                await self._stop(ClientClosed())
+                raise
+
+    async def wait_connected(self, timeout_s: float | None = None) -> None:
+        """Wait for a connection. Raises: ConnectionLost when there is none in time; what closed the client."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.status not in ("connected", "closed"):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ConnectionLost(f"no connection to {self.url} within {timeout_s:g} s") from None
+        if self.error is not None:
+            raise self.error
+
+    async def aclose(self, flush_timeout_s: float | None = None) -> None:
+        """Wait for the answers to all own writes, then end. A second call does nothing.
+
+        When time runs out, whoever still awaits a write gets ClientClosed; with an outbox file the write itself is
+        kept and goes out when the file is next used.
+        """
+        if self._task is None or self._link is None:
+            return
+        timeout_s = self._flush_timeout_s if flush_timeout_s is None else flush_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._link.error is None and self.pending:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await self._stop(ClientClosed())
+
+    async def _stop(self, error: TellbackError) -> None:
+        task, self._task = self._task, None
+        assert self._link is not None, "stopped after it was started"
+        assert self._connection is not None, "stopped after it was started"
+        if task is not None:
+            await self._connection.stop()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._link.error is None:
+            self._link.fail(error)
+        self._connection.status = "closed"
+        if self._journal is not None:
+            journal, self._journal = self._journal, None
+            records = self._link.journal()
+            await to_thread.run_sync(journal.write, records)
+            await to_thread.run_sync(journal.close)
+        self.stepped()
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> ConnectionStatus:
+        """`connecting`, `connected`, `offline` (waiting to connect again) or `closed`."""
+        return self._connection.status if self._connection is not None else "connecting"
+
+    @property
+    def error(self) -> TellbackError | None:
+        """What closed the client, or None."""
+        return self._link.error if self._link is not None else None
+
+    @property
+    def session(self) -> str:
+        """The session id."""
+        return self._started().session
+
+    @property
+    def user(self) -> str:
+        """Who the server takes this client for."""
+        return self._started().user
+
+    @property
+    def pending(self) -> int:
+        """Own writes without an answer, in all chats."""
+        return sum(subscription.pending for subscription in self._started().subscriptions)
+
+    @property
+    def chats(self) -> list[Chat]:
+        """The chats that are open, those with writes from an earlier process included."""
+        return [self._chat(subscription) for subscription in self._started().subscriptions
+                if subscription.replica is not None]
+
+    async def saved(self) -> None:
+        """Wait until no own write is without an answer. Raises: as `Chat.saved`."""
+        for chat in [self._chat(subscription) for subscription in self._started().subscriptions]:
+            await chat.saved()
+
+    def reconnect(self) -> None:
+        """Connect now instead of after the backoff: for programs that know that the network is back."""
+        if self._connection is not None:
+            self._connection.reconnect()
+
+    # -- chats -------------------------------------------------------------------------------------------------------
+
+    async def open(self, name: str, *, create: bool = False) -> Chat:
+        """Open a chat: `character:<character>/<chat>`, `group:<chat>` or `id:<chat_id>`.
+
+        A chat that is open already is the same chat. Raises: NotFoundError, RefusedError, ConnectionLost, ClientClosed.
+        """
+        link = self._started()
+        subscription = link.subscribe(name, create=create)
+        if subscription.error is not None:
+            raise subscription.error
+        if subscription.replica is None:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def opened(error: Exception | None) -> None:
+                if future.done():
+                    return
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+            subscription.on_opened.append(opened)
+            self.stepped()
+            try:
+                await future
+            except TellbackError:
+                link.forget(subscription)
+                raise
+            subscription = link.subscribe(name)
+        return self._chat(subscription)
+
+    async def close_chat(self, chat: Chat) -> None:
+        """End a subscription; `Chat.close` calls it."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def closed(_answer: object) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self._started().unsubscribe(chat.subscription, closed)
+        self._chats.pop(id(chat.subscription), None)
+        self.stepped()
+        await future
+        chat.subscription.fail(ClientClosed())
+        chat.stepped()
+
+    async def history(self, chat: Chat, **fields: int) -> HistoryFrame:
+        """The answer to `history`; `Chat.history` and `Chat.at` call it."""
+        future: asyncio.Future[HistoryFrame] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self._started().history(chat.subscription.address, answered, **fields)
+        self.stepped()
+        return await future
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def stepped(self) -> None:
+        """The user changed something: tell the listeners and wake the tasks. Never waits."""
+        self.tell()
+        if self._connection is not None and self._connection.status != "closed":
+            self._connection.wake()
+
+    def tell(self) -> None:
+        """Tell the listeners what happened. Never waits."""
+        if self._link is not None:
+            for subscription in list(self._link.subscriptions):
+                self._chat(subscription).stepped()
+        self._changed.set()
+
+    def _chat(self, subscription: Subscription) -> Chat:
+        chat = self._chats.get(id(subscription))
+        if chat is None or chat.subscription is not subscription:
+            chat = self._chats[id(subscription)] = Chat(self, subscription)
+        return chat
+
+    def _started(self) -> Link:
+        if self._link is None:
+            raise RuntimeError("use the client inside `async with`")
+        return self._link

@@ -1,0 +1,168 @@
+"""What a caller of this package can meet, as one tree.
+
+    TellbackError
+        RefusedError            the server said no; code, retry class and pointer say why
+            NotFoundError       no such chat (or it is somebody else's)
+            ReadOnlyError       the chat is damaged and served read-only
+            ForbiddenError      this user may not do that
+            UnauthenticatedError  the token is missing, unknown or expired
+        ConflictError           somebody else changed what this write was made against; it has three exits
+        OutcomeUnknownError     the server no longer keeps the outcome of this op
+        ConnectionLost          there is no connection and none will be made; the cause is in `reason`
+            SessionTakenOver    another connection said hello with this session
+            ProtocolViolation   the peer does not speak tellback
+        ClientClosed            this client was closed by its owner
+        OutboxError             the file of unacknowledged writes cannot be used
+            OutboxInUse         another process holds it
+            OutboxCorrupt       it is damaged before its end
+
+Rules of this module:
+- Every error carries its facts as fields; the sentence is made from them.
+- A lost connection alone never fails a write: the write waits and is sent again (SCENARIOS 4.5 rule 5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .conflict import Conflict
+
+
+class TellbackError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class RefusedError(TellbackError):
+    """The server did not carry out a request, and sending it again as it is does not help."""
+
+    def __init__(
+        self, code: str, message: str, *, retry: str = "never", pointer: str | None = None, op: int | None = None
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.retry = retry
+        """`never`, `now`, `backoff`, `after-auth` or `after-sync`."""
+        self.pointer = pointer
+        """JSON pointer into the request, or None."""
+        self.op = op
+        """Number of the write, or None when it was no write."""
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" + (f" (at {self.pointer})" if self.pointer else "")
+
+
+class NotFoundError(RefusedError):
+    """There is no such chat, or it belongs to somebody else."""
+
+
+class ReadOnlyError(RefusedError):
+    """The chat's file is damaged; it can be read and not written until it is repaired."""
+
+
+class ForbiddenError(RefusedError):
+    """This user may not do that."""
+
+
+class UnauthenticatedError(RefusedError):
+    """The token is missing, unknown or expired."""
+
+
+class OutcomeUnknownError(TellbackError):
+    """The server keeps no outcome of this op any more; whether it was stored has to be looked up in the chat."""
+
+    def __init__(self, op: int) -> None:
+        super().__init__(op)
+        self.op = op
+
+    def __str__(self) -> str:
+        return f"the outcome of op {self.op} is no longer kept"
+
+
+class ConflictError(TellbackError):
+    """A write was not carried out because what it was made against was changed."""
+
+    def __init__(self, conflict: Conflict) -> None:
+        super().__init__(conflict)
+        self.conflict = conflict
+        """What was missed, and the exits: take_theirs, apply_mine_again, save_mine_as."""
+
+    def __str__(self) -> str:
+        return f"op {self.conflict.op}: {self.conflict.reason}"
+
+
+class ConnectionLost(TellbackError):
+    """There is no connection, and none will be made again."""
+
+    def __init__(self, reason: str, close_code: int | None = None) -> None:
+        super().__init__(reason, close_code)
+        self.reason = reason
+        self.close_code = close_code
+        """The WebSocket close code, when the server gave one."""
+
+    def __str__(self) -> str:
+        return self.reason if self.close_code is None else f"{self.reason} ({self.close_code})"
+
+
+class SessionTakenOver(ConnectionLost):
+    """Another connection said hello with this session (4501)."""
+
+
+class ProtocolViolation(ConnectionLost):
+    """The peer sent what the protocol does not allow, or refused ours as such."""
+
+
+class ClientClosed(TellbackError):
+    """The client was closed; writes without an answer are in the outbox file, if there is one."""
+
+    def __str__(self) -> str:
+        return "the client is closed"
+
+
+class OutboxError(TellbackError):
+    """The file of unacknowledged writes cannot be used."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class OutboxInUse(OutboxError):
+    """Another process holds the outbox file: a session has one user."""
+
+
+class OutboxCorrupt(OutboxError):
+    """A record before the end of the outbox file cannot be read."""
+
+
+_BY_CODE: dict[str, type[RefusedError]] = {
+    "not-found": NotFoundError,
+    "read-only": ReadOnlyError,
+    "forbidden": ForbiddenError,
+    "unauthenticated": UnauthenticatedError,
+}
+
+
+def refused(
+    code: str, message: str, *, retry: str = "never", pointer: str | None = None, op: int | None = None
+) -> RefusedError:
+    """The error for a code, of the most precise type."""
+    return _BY_CODE.get(code, RefusedError)(code, message, retry=retry, pointer=pointer, op=op)
+
+
+def closed(code: int | None, reason: str) -> ConnectionLost | RefusedError | None:
+    """What a close code means for the caller; None means: connect again."""
+    if code is None or not 4500 <= code <= 4999:
+        return None
+    if code == 4501:
+        return SessionTakenOver(reason or "another connection took over this session", code)
+    if code == 4502:
+        return UnauthenticatedError("unauthenticated", reason or "the token is missing, unknown or expired")
+    if code == 4503:
+        return ForbiddenError("forbidden", reason or "this user may not connect")
+    return ProtocolViolation(reason or "the server refuses this client", code)

@@ -1,0 +1,114 @@
+"""What a program can be told about a chat, and the bounded queue that it reads from.
+
+Rules of this module:
+- Putting an event never waits: the reader of the socket never depends on a listener (R44).
+- A listener that falls behind loses its oldest events and is told so by `EventsLost`; nothing is skipped in silence
+  (R40). The chat itself is always complete; only the telling is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from tellback_protocol.effects import Author, Effect
+from tellback_protocol.ids import Version
+
+if TYPE_CHECKING:
+    from .conflict import Conflict
+
+QUEUE_EVENTS_MAX = 1024
+"""Events that wait for one listener."""
+
+Status = Literal["connecting", "syncing", "synced", "offline", "conflicted", "read-only"]
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A commit was installed in the replica. `mine` is true for this client's own writes."""
+
+    version: Version
+    effects: list[Effect]
+    by: Author | None
+    mine: bool
+
+
+class StatusChanged(msgspec.Struct, frozen=True):
+    """The chat's status is another one now."""
+
+    status: Status
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """The replica was replaced by a snapshot; whoever shows the chat reads it again.
+
+    `reason` is `epoch`, `trimmed`, `ahead`, `outside-edit`, `restored` or `failed` when history was interrupted, and
+    `snapshot` when a snapshot was only shorter than the replay.
+    """
+
+    version: Version
+    reason: str
+
+
+class Conflicted(msgspec.Struct, frozen=True):
+    """A write was not carried out and waits for a decision."""
+
+    conflict: Conflict
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """The chat can no longer be opened; `code` is the server's."""
+
+    code: str
+    message: str
+
+
+class EventsLost(msgspec.Struct, frozen=True):
+    """The listener was too slow; `count` events before the next one were dropped. Read the chat again."""
+
+    count: int
+
+
+Event = Committed | StatusChanged | Replaced | Conflicted | Gone | EventsLost
+
+
+class EventQueue:
+    """Events for one listener, at most `events_max`; the oldest go first."""
+
+    def __init__(self, events_max: int = QUEUE_EVENTS_MAX) -> None:
+        self._events: deque[Event] = deque()
+        self._events_max = events_max
+        self._lost = 0
+        self._closed = False
+        self._wake = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Add an event. Never waits."""
+        if len(self._events) >= self._events_max:
+            self._events.popleft()
+            self._lost += 1
+        self._events.append(event)
+        self._wake.set()
+
+    def close(self) -> None:
+        """No more events: the listener ends after those that wait."""
+        self._closed = True
+        self._wake.set()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                return EventsLost(lost)
+            if self._events:
+                return self._events.popleft()
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()

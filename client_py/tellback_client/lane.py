@@ -1,0 +1,177 @@
+"""The own writes to one chat that have no answer yet, in the order of their op numbers.
+
+Rules of this module:
+- Numbers are contiguous; the server's `next_op` is the truth about which are used (DESIGN section 5, op ids).
+- A number that the server never saw can be given to another body; one that it saw never is.
+- A write whose parent is gone is not sent under a number that could now mean something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tellback_protocol.codec import encode
+from tellback_protocol.ids import Version
+from tellback_protocol.requests import Append, Base, Batch, OpBase, StateDelete, StateUpdate, Write
+
+from .outbox import PendingWrite
+from .replica import Replica, documents_of
+
+
+class Lane:
+    """Writes in order, and the number of the next one."""
+
+    __slots__ = ("next_number", "writes")
+
+    def __init__(self) -> None:
+        self.next_number = 1
+        self.writes: list[PendingWrite] = []
+
+    def __len__(self) -> int:
+        return len(self.writes)
+
+    def __iter__(self) -> Iterator[PendingWrite]:
+        return iter(self.writes)
+
+    def shown(self) -> list[Write]:
+        """The requests that belong on top of the confirmed chat."""
+        return [
+            pending.write for pending in self.writes
+            if pending.write is not None and not pending.installed and not pending.doomed
+        ]
+
+    def add(self, pending: PendingWrite, write: Write, request_id: int, replica: Replica) -> None:
+        """Give a write its base, number and bytes, behind all others."""
+        documents = documents_of(write)
+        pending.write = self._with_base(write, replica)
+        pending.documents = documents
+        pending.number = self.next_number
+        self.next_number += 1
+        pending.doomed = pending.installed = False
+        pending.attempts += 1
+        self.writes.append(pending)
+        _encode(pending, request_id)
+
+    def by_number(self, number: int) -> PendingWrite | None:
+        """The write with this number, or None."""
+        for pending in self.writes:
+            if pending.number == number:
+                return pending
+        return None
+
+    def remove(self, pending: PendingWrite) -> None:
+        """Take a write out; the others keep their numbers."""
+        self.writes.remove(pending)
+
+    def doom_children(self, parent: PendingWrite) -> None:
+        """`parent` made no version: what builds on it will be refused."""
+        refused = {parent.number}
+        for pending in self.writes:
+            if pending.number > parent.number and _parents(pending) & refused:
+                pending.doomed = True
+                refused.add(pending.number)
+
+    def give_back(self, pending: PendingWrite) -> bool:
+        """Take out a write whose number was not used. True when no other write is behind it, so the number is free."""
+        self.writes.remove(pending)
+        if self.next_number == pending.number + 1:
+            self.next_number = pending.number
+            return True
+        return False
+
+    def reconcile(
+        self, next_op: int, new_request_id: Callable[[], int]
+    ) -> tuple[list[tuple[PendingWrite, int]], list[PendingWrite]]:
+        """Bring the numbers in line with the server's `next_op`.
+
+        Returns the writes that got another number, each with its earlier request id, and the writes whose parent is
+        gone, taken out.
+        """
+        expected = next_op
+        moved: dict[int, int] = {}
+        renumbered: list[tuple[PendingWrite, int]] = []
+        orphans: list[PendingWrite] = []
+        present = {pending.number for pending in self.writes}
+        for pending in list(self.writes):
+            if pending.number < next_op:
+                continue
+            if any(parent >= next_op and (parent not in present) for parent in _parents(pending)):
+                self.writes.remove(pending)
+                present.discard(pending.number)
+                orphans.append(pending)
+                continue
+            if pending.number != expected or any(parent in moved for parent in _parents(pending)):
+                moved[pending.number] = expected
+                pending.number = expected
+                assert pending.write is not None, "a write in the lane has a request"
+                pending.write = _reparented(pending.write, moved)
+                before = pending.request_id
+                _encode(pending, new_request_id())
+                renumbered.append((pending, before))
+            expected += 1
+        self.next_number = expected
+        return renumbered, orphans
+
+    def _with_base(self, write: Write, replica: Replica) -> Write:
+        match write:
+            case Append():
+                # Nothing that comes between changes what an append means.
+                return msgspec.structs.replace(write, base=replica.chat.version.integrity, on_conflict="rebase")
+            case StateUpdate() | StateDelete():
+                return msgspec.structs.replace(write, base=self._base(f"s:{write.namespace}", replica))
+            case Batch():
+                for request in write.requests:
+                    namespace = getattr(request, "namespace", None)
+                    request.base = self._base("chat" if namespace is None else f"s:{namespace}", replica)
+                return msgspec.structs.replace(write, on_conflict="rebase")
+            case _:
+                return msgspec.structs.replace(write, base=self._base("chat", replica), on_conflict="rebase")
+
+    def _base(self, document: str, replica: Replica) -> Base:
+        for pending in reversed(self.writes):
+            if document in pending.documents and not pending.doomed and not pending.installed:
+                return OpBase(pending.number)
+        version: Version | None
+        if document == "chat":
+            version = replica.chat.version
+        else:
+            state = replica.stream.states.get(document[2:])
+            version = None if state is None or state.data is None else state.version
+        return None if version is None else version.integrity
+
+
+def _encode(pending: PendingWrite, request_id: int) -> None:
+    assert pending.write is not None, "the request is given before its bytes"
+    pending.request_id = request_id
+    pending.write = msgspec.structs.replace(pending.write, id=request_id, op=pending.number)
+    pending.data = encode(pending.write)
+    pending.sent = pending.journaled = False
+
+
+def _bases(write: Write) -> Iterator[Base]:
+    yield write.base
+    if isinstance(write, Batch):
+        for request in write.requests:
+            yield request.base
+
+
+def _parents(pending: PendingWrite) -> set[int]:
+    """Numbers of the writes that this one builds on."""
+    if pending.write is None:
+        return set()
+    return {base.op for base in _bases(pending.write) if isinstance(base, OpBase)}
+
+
+def _reparented(write: Write, moved: dict[int, int]) -> Write:
+    """The write with the new numbers of its parents."""
+
+    def new(base: Base) -> Base:
+        return OpBase(moved.get(base.op, base.op)) if isinstance(base, OpBase) else base
+
+    if isinstance(write, Batch):
+        write = msgspec.structs.replace(
+            write, requests=[msgspec.structs.replace(request, base=new(request.base)) for request in write.requests]
+        )
+    return msgspec.structs.replace(write, base=new(write.base))

@@ -1,0 +1,433 @@
+"""The client's half of one session, without I/O: bytes in, bytes out, across any number of connections.
+
+    offline --connected--> greeting --welcome--> ready --disconnected--> offline        any --fail--> closed
+
+    shell                                   link
+      connected(now)                          queues hello
+      received(bytes, now)                    changes subscriptions, settles writes
+      collect(now) -> frames to send          opens, reads, writes within the server's window, ping
+      journal() -> records to sync first      writes go out only when theirs is on the disk
+      deadline_s                              when to call collect again without a frame
+
+Rules of this module:
+- All chats are opened again on every connection, from where their replicas stand (R35).
+- Answers are matched by request id; ids are unique in a session, also across processes that share an outbox file.
+- A frame that nobody here understands changes nothing; a frame that is broken ends the connection, not the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+import orjson
+from msgspec import UnsetType
+
+from tellback_protocol.codec import decode_server, encode
+from tellback_protocol.frames import (
+    PROTOCOL,
+    Ack,
+    Auth,
+    Behind,
+    Closed,
+    Conflict,
+    Error,
+    Goaway,
+    Hello,
+    HistoryFrame,
+    IntegrityFrame,
+    Limits,
+    Opened,
+    Ping,
+    Pong,
+    Reset,
+    ServerFrame,
+    SnapshotPart,
+    StateFrame,
+    Welcome,
+)
+from tellback_protocol.requests import Close, History, StateGet
+
+from .errors import ProtocolViolation, TellbackError, refused
+from .heartbeat import Backoff, Heartbeat
+from .outbox import Entry, PendingWrite, Record
+from .replica import owner_of
+from .subscription import Subscription
+
+SERVER_FRAMES = frozenset((
+    "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
+    "reset", "behind", "goaway", "pong",
+))
+PAUSE_FIRST_S = 0.1
+PAUSE_MAX_S = 5.0
+"""Between resends that an overloaded or full server asked for, when it did not say how long."""
+
+State = Literal["offline", "greeting", "ready", "closed"]
+Waiter = Callable[[Any], None]
+
+
+class Read:
+    """A question that changes nothing; asked again on the next connection when this one ends first."""
+
+    __slots__ = ("data", "request_id", "sent", "waiter")
+
+    def __init__(self, request_id: int, data: bytes, waiter: Waiter) -> None:
+        self.request_id = request_id
+        self.data = data
+        self.sent = False
+        self.waiter = waiter
+        """Gets the frame, or an error."""
+
+
+class Link:
+    """All chats of one session, over one connection at a time."""
+
+    def __init__(
+        self, session: str, draw: Callable[[], float], *, token: str | None = None, software: str = "tellback-python",
+        journaling: bool = False,
+    ) -> None:
+        self.session = session
+        self.token = token
+        self.state: State = "offline"
+        self.limits = Limits()
+        self.user = ""
+        """Set by welcome."""
+        self.subscriptions: list[Subscription] = []
+        self.error: TellbackError | None = None
+        """Why the link is closed for ever."""
+        self.refusal: Error | None = None
+        """The last error that named no request: a close code follows it."""
+        self.goaway: Goaway | None = None
+        """The server stops reading; connect again."""
+        self.useful = False
+        """Something was opened or answered on this connection: the backoff starts anew."""
+        self.needs_token = False
+        """A write was refused until a fresh token is sent."""
+        self._draw = draw
+        self._software = software
+        self._journaling = journaling
+        self._heartbeat: Heartbeat | None = None
+        self._control: list[bytes] = []
+        self._reads: dict[int, Read] = {}
+        self._opens: dict[int, Subscription] = {}
+        self._state_gets: dict[int, tuple[Subscription, list[str]]] = {}
+        self._aliases: dict[str, Subscription] = {}
+        self._request_id = 0
+        self._now_s = 0.0
+
+    # -- what the shell calls ----------------------------------------------------------------------------------------
+
+    def connected(self, now_s: float) -> None:
+        """A connection is there."""
+        self.state = "greeting"
+        self._heartbeat = Heartbeat(now_s, 25.0)
+        self.goaway = self.refusal = None
+        self.useful = self.needs_token = False
+        self._control = [encode(Hello(PROTOCOL, self.session, self.token, self._software))]
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+        if self.state != "closed":
+            self.state = "offline"
+        self._heartbeat = None
+        self._control.clear()
+        self._opens.clear()
+        self._state_gets.clear()
+        for read in self._reads.values():
+            read.sent = False
+        for subscription in self.subscriptions:
+            subscription.disconnected()
+
+    def fail(self, error: TellbackError) -> None:
+        """There will be no further connection: everything that waits gets the error."""
+        self.disconnected()
+        self.state = "closed"
+        self.error = error
+        reads, self._reads = list(self._reads.values()), {}
+        for read in reads:
+            read.waiter(error)
+        for subscription in self.subscriptions:
+            subscription.fail(error)
+
+    def collect(self, now_s: float) -> list[bytes]:
+        """Frames to send now, in order."""
+        self._now_s = now_s
+        if self.state not in ("greeting", "ready"):
+            return []
+        if self._heartbeat is not None and self.state == "ready" and self._heartbeat.due(now_s) == "ping":
+            self._control.append(encode(Ping(self.new_request_id())))
+        frames, self._control = self._control, []
+        if self.state == "ready" and self.goaway is None:
+            self._collect_opens(frames, now_s)
+            self._collect_reads(frames)
+            self._collect_writes(frames, now_s)
+        return frames
+
+    def is_dead(self, now_s: float) -> bool:
+        """True when the peer did not answer in time: end the connection (R33)."""
+        return self._heartbeat is not None and self._heartbeat.due(now_s) == "dead"
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When `collect` and `is_dead` are to be asked again although nothing happened."""
+        if self._heartbeat is None:
+            return None
+        times = [self._heartbeat.deadline_s]
+        for subscription in self.subscriptions:
+            if subscription.wants_open:
+                times.append(subscription.open_at_s)
+            elif len(subscription.lane) and subscription.paused_until_s:
+                times.append(subscription.paused_until_s)
+        later = [time for time in times if time > self._now_s]
+        return min(later) if later else None
+
+    def journal(self) -> list[Record]:
+        """Records for the outbox file, in order; each is handed out once."""
+        records: list[Record] = []
+        for subscription in self.subscriptions:
+            records.extend(subscription.records)
+            subscription.records.clear()
+        return records
+
+    @staticmethod
+    def journaled(records: list[Record]) -> None:
+        """The records are on the disk: their writes may be sent."""
+        for record in records:
+            if isinstance(record.pending, PendingWrite) and record.pending.request_id == record.request_id:
+                record.pending.journaled = True
+
+    # -- what the user asks ------------------------------------------------------------------------------------------
+
+    def new_request_id(self) -> int:
+        """A number that no other request of this session has."""
+        self._request_id += 1
+        return self._request_id
+
+    def subscribe(self, name: str, *, create: bool = False) -> Subscription:
+        """The subscription to a chat; there is one for each chat (R46)."""
+        known = self._aliases.get(name)
+        if known is not None and known.phase != "gone":
+            return known
+        subscription = Subscription(
+            name, self.session, self.new_request_id, Backoff(self._draw, PAUSE_FIRST_S, PAUSE_MAX_S), create=create
+        )
+        self.subscriptions.append(subscription)
+        self._aliases[name] = subscription
+        if self.error is not None:
+            subscription.fail(self.error)
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """Drop a subscription whose chat could not be opened, or was closed."""
+        if subscription in self.subscriptions:
+            self.subscriptions.remove(subscription)
+        self._aliases = {name: known for name, known in self._aliases.items() if known is not subscription}
+
+    def unsubscribe(self, subscription: Subscription, waiter: Waiter) -> None:
+        """Close a chat; `waiter` gets `closed` or an error."""
+        self.forget(subscription)
+        if subscription.may_send:
+            request_id = self.new_request_id()
+            self.ask(request_id, encode(Close(subscription.address, request_id)), waiter)
+        else:
+            waiter(None)
+
+    def ask(self, request_id: int, data: bytes, waiter: Waiter) -> None:
+        """Send a question; `waiter` gets the answering frame or an error."""
+        if self.error is not None:
+            waiter(self.error)
+        else:
+            self._reads[request_id] = Read(request_id, data, waiter)
+
+    def history(self, chat: str, waiter: Waiter, **fields: int) -> None:
+        """Ask for a page of commits, or for the chat as it was."""
+        request_id = self.new_request_id()
+        self.ask(request_id, encode(History(chat, id=request_id, **fields)), waiter)
+
+    def authenticate(self, token: str) -> None:
+        """Send a fresh token on this connection, and use it for the next."""
+        self.token = token
+        self.needs_token = False
+        if self.state == "ready":
+            self._control.append(encode(Auth(token, self.new_request_id())))
+
+    def restore(self, entries: list[Entry]) -> None:
+        """Take over the writes of an earlier process; their chats are opened to send them (R45)."""
+        by_chat: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_chat.setdefault(entry.chat_id, []).append(entry)
+            self._request_id = max(self._request_id, entry.request_id)
+        for chat_id, of_chat in by_chat.items():
+            self.subscribe(f"id:{chat_id}").restore(of_chat)
+
+    # -- collecting --------------------------------------------------------------------------------------------------
+
+    def _collect_opens(self, frames: list[bytes], now_s: float) -> None:
+        for subscription in self.subscriptions:
+            if subscription.wants_open and now_s >= subscription.open_at_s:
+                request_id = self.new_request_id()
+                self._opens[request_id] = subscription
+                frames.append(encode(subscription.open_frame(request_id)))
+
+    def _collect_reads(self, frames: list[bytes]) -> None:
+        for subscription in self.subscriptions:
+            wanted = [name for name in subscription.wanted_states if name not in subscription.asked_states]
+            if wanted and subscription.phase in ("replaying", "live"):
+                request_id = self.new_request_id()
+                subscription.asked_states.update(wanted)
+                self._state_gets[request_id] = (subscription, wanted)
+                frames.append(encode(StateGet(owner_of(subscription.address), wanted, request_id)))
+        for read in self._reads.values():
+            if not read.sent:
+                read.sent = True
+                frames.append(read.data)
+
+    def _collect_writes(self, frames: list[bytes], now_s: float) -> None:
+        """Writes in order within each chat, as far as the server's window reaches."""
+        flying = [pending for subscription in self.subscriptions for pending in subscription.lane if pending.sent]
+        room = self.limits.in_flight - len(flying)
+        room_bytes = self.limits.in_flight_bytes - sum(len(pending.data) for pending in flying)
+        for subscription in self.subscriptions:
+            if not subscription.may_send or now_s < subscription.paused_until_s:
+                continue
+            for pending in list(subscription.lane):
+                if pending.sent:
+                    continue
+                if room <= 0 or (room_bytes < len(pending.data) and flying):
+                    return
+                if self._journaling and not pending.journaled:
+                    break
+                if len(pending.data) > self.limits.frame_bytes:
+                    subscription.refuse_locally(
+                        pending, "too-large",
+                        f"A frame has at most {self.limits.frame_bytes} bytes, this one has {len(pending.data)}.",
+                    )
+                    break
+                pending.sent = True
+                flying.append(pending)
+                frames.append(pending.data)
+                room -= 1
+                room_bytes -= len(pending.data)
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def received(self, data: bytes, now_s: float) -> None:
+        """A text message from the server. Raises: ProtocolViolation, for a broken frame; end the connection then."""
+        self._now_s = now_s
+        if self._heartbeat is not None:
+            self._heartbeat.heard(now_s)
+        try:
+            frame = decode_server(data)
+        except msgspec.MsgspecError as error:
+            self._unreadable(data, error)
+            return
+        self._receive(frame)
+
+    def _unreadable(self, data: bytes, error: msgspec.MsgspecError) -> None:
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise ProtocolViolation("the server sent what is no JSON") from None
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in SERVER_FRAMES:
+            return
+        raise ProtocolViolation(f"the server sent a broken {str(kind)[:32]} frame: {error}")
+
+    def _receive(self, frame: ServerFrame) -> None:
+        match frame:
+            case IntegrityFrame():
+                self._of(frame.chat, lambda subscription: subscription.commit(frame))
+            case Ack() | Conflict():
+                self.useful = True
+                found = self._write(frame)
+                if found is not None:
+                    found[0].answered(found[1], frame)
+            case Error():
+                self._error(frame)
+            case Opened():
+                self.useful = True
+                self._opened(frame)
+            case SnapshotPart():
+                self._of(frame.chat, lambda subscription: subscription.part(frame))
+            case StateFrame():
+                asked = self._state_gets.pop(frame.id if frame.id is not None else -1, None)
+                if asked is not None:
+                    asked[0].states_received(frame)
+            case Reset():
+                self._of(frame.chat, lambda subscription: subscription.reset(frame))
+            case Behind():
+                self._of(frame.chat, lambda subscription: subscription.resync())
+            case Welcome():
+                self._welcome(frame)
+            case Goaway():
+                self.goaway = frame
+            case Closed() | HistoryFrame():
+                self._answer(frame.id, frame)
+            case Pong():
+                pass
+
+    def _of(self, chat: str, act: Callable[[Subscription], None]) -> None:
+        """A frame about a chat that was closed meanwhile is late, not wrong."""
+        subscription = self._aliases.get(chat)
+        if subscription is not None:
+            act(subscription)
+
+    def _answer(self, request_id: int | None, answer: object) -> None:
+        read = self._reads.pop(request_id, None) if request_id is not None else None
+        if read is not None:
+            read.waiter(answer)
+
+    def _welcome(self, frame: Welcome) -> None:
+        self.limits = frame.limits
+        self.user = frame.user
+        if self.state == "greeting":
+            self.state = "ready"
+            self._heartbeat = Heartbeat(self._now_s, frame.heartbeat_ms / 1000)
+
+    def _opened(self, frame: Opened) -> None:
+        subscription = self._opens.pop(frame.id if frame.id is not None else -1, None)
+        if subscription is None or subscription not in self.subscriptions:
+            return
+        earlier = self._aliases.get(f"id:{frame.chat_id}")
+        if earlier is not None and earlier is not subscription and subscription.chat_id is None:
+            # The same chat by another name, or one with writes from the outbox file: one subscription (R46).
+            self.subscriptions.remove(subscription)
+            earlier.on_opened.extend(subscription.on_opened)
+            earlier.name = subscription.name if earlier.name.startswith("id:") else earlier.name
+            self._aliases = {
+                name: earlier if known is subscription else known for name, known in self._aliases.items()
+            }
+            subscription = earlier
+        for name in (f"id:{frame.chat_id}", frame.chat):
+            self._aliases[name] = subscription
+        subscription.opened(frame)
+
+    def _write(self, frame: Ack | Conflict | Error) -> tuple[Subscription, PendingWrite] | None:
+        """The write that a frame answers; None for the second answer to a resend."""
+        for subscription in self.subscriptions:
+            for pending in subscription.lane:
+                if pending.request_id == frame.id:
+                    return subscription, pending
+        return None
+
+    def _error(self, frame: Error) -> None:
+        if frame.id is None:
+            self.refusal = frame
+            return
+        opening = self._opens.pop(frame.id, None)
+        if opening is not None:
+            if opening.phase == "opening":
+                opening.open_refused(frame, self._now_s)
+            return
+        pointer = frame.pointer if not isinstance(frame.pointer, UnsetType) else None
+        asked = self._state_gets.pop(frame.id, None)
+        if asked is not None:
+            asked[0].states_refused(asked[1], refused(frame.code, frame.message, retry=frame.retry, pointer=pointer))
+            return
+        found = self._write(frame)
+        if found is not None:
+            found[0].write_refused(found[1], frame, self._now_s)
+            self.needs_token = self.needs_token or frame.retry == "after-auth"
+            return
+        self._answer(frame.id, refused(frame.code, frame.message, retry=frame.retry, pointer=pointer))

@@ -1,0 +1,265 @@
+"""A chat as this client knows it: what the server confirmed, and on top of it the own writes without an answer.
+
+Rules of this module:
+- A snapshot and the commits after it give the same chat as a fresh snapshot (`install` is the server's own `apply`).
+- A commit is installed only behind the commit it names as its predecessor; `follows` tells (R40).
+- Being optimistic is not being the server: an own write is shown as `decide` would carry it out on what is known, and
+  forgotten as soon as the server's answer says what happened.
+- A state document is *known* when its namespace stands in `stream.states`; what travels without content is unknown
+  until it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from tellback_protocol.chat import Chat, with_id
+from tellback_protocol.decide import Committed, Fresh, decide
+from tellback_protocol.effects import (
+    AppendEffect,
+    DeleteEffect,
+    Effect,
+    MetadataEffect,
+    PatchEffect,
+    StateEffect,
+)
+from tellback_protocol.errors import Refused
+from tellback_protocol.frames import Ack, Limits, StateValue
+from tellback_protocol.ids import Version
+from tellback_protocol.requests import (
+    Append,
+    Batch,
+    Delete,
+    MetadataUpdate,
+    OwnerName,
+    Patch,
+    StateDelete,
+    StateUpdate,
+    Write,
+)
+from tellback_protocol.stream import StateDocument, Stream
+from tellback_protocol.values import dumps, loads
+
+_NOBODY = "0" * 16
+_NOT_YET = "00000000-0000-8000-8000-000000000000"
+"""The integrity of what is not stored yet; no server ever gives it."""
+_LIMITS = Limits(frame_bytes=1 << 62, document_bytes=1 << 62, depth=1 << 30, patch_ops=1 << 30, messages=1 << 30)
+"""Limits are the server's to enforce, and it tells them."""
+
+
+class Replica:
+    """The confirmed chat with the state documents that were asked for, at `head`."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, name: str, chat_id: str, chat: Chat, head: Version) -> None:
+        self.stream = Stream("", name, chat_id, chat, head)
+
+    @property
+    def head(self) -> Version:
+        """The last commit that was installed."""
+        return self.stream.head
+
+    @property
+    def chat(self) -> Chat:
+        """The confirmed chat; not to be changed."""
+        return self.stream.chat
+
+    def knows(self, version: Version) -> bool:
+        """True when the replica already holds the commit."""
+        head = self.head
+        return version.epoch < head.epoch or (version.epoch == head.epoch and version.seq <= head.seq)
+
+    def follows(self, version: Version, previous: str | None = None) -> bool:
+        """True when a commit is the next one; an ack does not say what came before it (`previous` None)."""
+        head = self.head
+        return (
+            version.epoch == head.epoch
+            and version.seq == head.seq + 1
+            and (previous is None or previous == head.integrity)
+        )
+
+    def install(self, version: Version, effects: Iterable[Effect]) -> None:
+        """Install the next commit. Cost: what it changes."""
+        for effect in effects:
+            if isinstance(effect, StateEffect):
+                self._install_state(effect)
+            else:
+                self.stream.chat.apply(effect)
+                self.stream.chat.version = version
+        self.stream.head = version
+
+    def _install_state(self, effect: StateEffect) -> None:
+        states = self.stream.states
+        known = states.get(effect.namespace)
+        if (
+            known is not None and known.version is not None and known.version.epoch == effect.version.epoch
+            and known.version.seq >= effect.version.seq
+        ):
+            # The document was asked for and came newer than the commits (R31).
+            return
+        if effect.deleted is True or isinstance(effect.data, Raw) or (
+            isinstance(effect.patch, Raw)
+            and known is not None
+            and (known.version.integrity if known.version is not None else None) == effect.previous
+        ):
+            self.stream.apply_state(effect)
+        else:
+            # It came without its content, or it changes a document that nobody here asked for.
+            states.pop(effect.namespace, None)
+
+    def install_state(self, namespace: str, value: StateValue | None) -> None:
+        """A document as the server sent it; None means that there is none."""
+        if value is None:
+            self.stream.states[namespace] = StateDocument(None, None)
+        else:
+            self.stream.states[namespace] = StateDocument(value.version, bytes(value.data))
+
+    def view(self, writes: Iterable[Write]) -> Stream:
+        """The chat with own writes on top, in order. Cost: one pointer a message, and what the writes change."""
+        base = self.stream
+        view = Stream("", base.name, base.chat_id, base.chat.copy(), base.head)
+        for namespace, document in base.states.items():
+            view.states[namespace] = StateDocument(document.version, document.data)
+        for write in writes:
+            show(view, write)
+        return view
+
+
+def show(view: Stream, write: Write) -> None:
+    """Put an own write on top of `view`. A write that does not fit shows nothing: the server will refuse it."""
+    free: Write = msgspec.structs.replace(write, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
+    if isinstance(free, Batch):
+        free.requests = [msgspec.structs.replace(request, base=UNSET) for request in free.requests]
+    try:
+        decision = decide(view, free, _NOBODY, Fresh(_NOT_YET, 0, 0), _LIMITS)
+    except Refused:
+        return
+    if not isinstance(decision, Committed):
+        return
+    version = view.chat.version
+    if decision.chat is not None:
+        view.chat = decision.chat
+    for effect in decision.effects:
+        if isinstance(effect, StateEffect):
+            view.apply_state(effect, decision.states.get(effect.namespace))
+        elif decision.chat is None:
+            view.chat.apply(effect, decision.known)
+    view.chat.version = version
+
+
+def asked_effects(write: Write, ack: Ack, states: Mapping[str, StateDocument]) -> list[Effect]:
+    """The effects of an ack: those it carries, or else what was asked, with the ids that it gives.
+
+    `states` are the confirmed documents: an accepted write stands on them.
+    """
+    if not isinstance(ack.ops, UnsetType):
+        return ack.ops
+    match write:
+        case Append():
+            ids = ack.messages if not isinstance(ack.messages, UnsetType) else []
+            return [AppendEffect([_with_id(bytes(raw), message_id)
+                                  for raw, message_id in zip(write.messages, ids, strict=True)])]
+        case Patch(message=str(message)):
+            kept = _without_tests(write.patch)
+            return [PatchEffect(message, kept)] if kept is not None else []
+        case Delete():
+            return [DeleteEffect(list(dict.fromkeys(write.messages)))]
+        case MetadataUpdate() if isinstance(write.patch, Raw):
+            kept = _without_tests(write.patch)
+            return [MetadataEffect(kept)] if kept is not None else []
+        case StateUpdate() if isinstance(write.set, Raw):
+            return [StateEffect(write.namespace, ack.version, None, data=write.set)]
+        case StateUpdate() if isinstance(write.patch, Raw):
+            known = states.get(write.namespace)
+            previous = known.version.integrity if known is not None and known.version is not None else None
+            patch = _without_tests(write.patch) or Raw(b"[]")
+            return [StateEffect(write.namespace, ack.version, previous, patch=patch)]
+        case StateDelete():
+            return [StateEffect(write.namespace, ack.version, None, deleted=True)]
+        case _:
+            # Batches, merges and patches of the whole chat are written out by the server.
+            return []
+
+
+def _with_id(line: bytes, message_id: str) -> Raw:
+    value = loads(line)
+    return Raw(line if value.get("id") == message_id else with_id(line, message_id))
+
+
+def _without_tests(patch: Raw) -> Raw | None:
+    """The operations that change something; None when there are none."""
+    operations = loads(bytes(patch))
+    kept = [operation for operation in operations if operation["op"] != "test"]
+    if len(kept) == len(operations):
+        return patch if kept else None
+    return Raw(dumps(kept)) if kept else None
+
+
+def documents_of(write: Write) -> frozenset[str]:
+    """The documents that a write changes: `chat`, or `s:<namespace>`."""
+    match write:
+        case StateUpdate() | StateDelete():
+            return frozenset((f"s:{write.namespace}",))
+        case Batch():
+            return frozenset(
+                f"s:{request.namespace}" if hasattr(request, "namespace") else "chat" for request in write.requests
+            )
+        case _:
+            return frozenset(("chat",))
+
+
+def owner_of(chat: str) -> OwnerName:
+    """The owner member of a chat's state frames."""
+    return OwnerName(chat=chat)
+
+
+class Messages(Sequence[dict[str, Any]]):
+    """The messages of a chat, parsed when they are looked at; what is handed out is the caller's to change.
+
+    Iterating sees the chat as it was when it began.
+    """
+
+    __slots__ = ("_chat",)
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    def __len__(self) -> int:
+        return len(self._chat.messages)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        order = self._chat.order()
+        if isinstance(index, slice):
+            return [self._chat.value(message_id) for message_id in order[index]]
+        return self._chat.value(order[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        lines = list(self._chat.served_all())
+        return (loads(line) for line in lines)
+
+    def get(self, message_id: str) -> dict[str, Any] | None:
+        """The message with this id, or None."""
+        return self._chat.value(message_id) if message_id in self._chat.messages else None
+
+    def ids(self) -> list[str]:
+        """The ids in order."""
+        return list(self._chat.order())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, (str, bytes)):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Messages: {len(self)}>"

@@ -1,0 +1,581 @@
+"""One chat's half of the conversation, without I/O: frames in; replica, outbox lane and wishes out.
+
+    closed --open sent--> opening --opened--> parts --last part--> live
+                                          \\-> replaying --head reached--> live
+    any --disconnected or gap--> closed            any --the chat cannot be opened--> gone
+
+Rules of this module:
+- Steps are synchronous; nothing here waits, and no frame is ever answered later than it can be.
+- A commit that does not follow is never installed and never skipped: the chat is opened again from its head (R40).
+- Unacknowledged writes go out again after `opened`, in order, with their numbers and bytes (SCENARIOS 4.5 rule 5).
+- An answer about a version that the replica has not reached waits until it has, so that whoever awaited a write reads
+  its own write (R39).
+- When history was changed (another epoch, or a server that knows less than this client), writes that the server has
+  not seen become conflicts; nothing is pushed onto a chat that nobody here has looked at (SCENARIOS 4.5 rule 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import UnsetType
+
+from tellback_protocol.chat import Chat, message_id_of
+from tellback_protocol.effects import AppendEffect, Effect, InsertEffect
+from tellback_protocol.errors import ERRORS
+from tellback_protocol.frames import (
+    Ack,
+    Error,
+    IntegrityFrame,
+    Opened,
+    Reset,
+    SnapshotPart,
+    StateFrame,
+)
+from tellback_protocol.frames import (
+    Conflict as ConflictFrame,
+)
+from tellback_protocol.ids import Version
+from tellback_protocol.requests import Open, Write
+from tellback_protocol.stream import Stream
+
+from .conflict import Conflict
+from .errors import ConflictError, OutcomeUnknownError, RefusedError, TellbackError, refused
+from .events import Committed, Conflicted, Event, Gone, Replaced
+from .heartbeat import Backoff
+from .intents import RecordedIntent, Unfetched, to_write
+from .lane import Lane
+from .outbox import Entry, PendingWrite, Record, WriteResult, added, conflicted, done
+from .replica import Replica, asked_effects, show
+
+ATTEMPTS_MAX = 16
+"""Automatic repetitions of one write; more means that others write faster than this client can read."""
+
+Phase = Literal["closed", "opening", "parts", "replaying", "live", "gone"]
+Answer = Ack | ConflictFrame
+StateWaiter = Callable[[Exception | None], None]
+
+
+class Subscription:
+    """A chat that is to be kept open."""
+
+    def __init__(
+        self, name: str, session: str, new_request_id: Callable[[], int], backoff: Backoff, *, create: bool = False
+    ) -> None:
+        self.name = name
+        """As the user gave it."""
+        self.create = create
+        self.chat_id: str | None = None
+        """Set by the first `opened`; never changed."""
+        self.phase: Phase = "closed"
+        self.replica: Replica | None = None
+        self.lane = Lane()
+        self.stalled: list[PendingWrite] = []
+        """Writes that wait for a state document before they can be asked."""
+        self.conflicts: list[Conflict] = []
+        self.read_only = False
+        self.error: TellbackError | None = None
+        """Why the chat is gone."""
+        self.paused_until_s = 0.0
+        """Writes wait until then, because the server asked for it."""
+        self.open_at_s = 0.0
+        self.on_opened: list[Callable[[Exception | None], None]] = []
+        self.events: list[Event] = []
+        self.records: list[Record] = []
+        """For the outbox file, in order."""
+        self.wanted_states: dict[str, list[StateWaiter]] = {}
+        """Namespaces to ask for, each with who waits."""
+        self.asked_states: set[str] = set()
+        """Asked on this connection."""
+        self._session = session
+        self._new_request_id = new_request_id
+        self._backoff = backoff
+        self._view: Stream | None = None
+        self._deferred: list[tuple[PendingWrite, Answer]] = []
+        self._waiting: list[IntegrityFrame] = []
+        """Commits that came between the parts of a snapshot."""
+        self._snapshot: tuple[Opened, list[bytes], Chat | None] | None = None
+        self._target: Version | None = None
+        """Head of the last `opened`: what a replay leads to."""
+        self._asked_since: Version | None = None
+        self._reset_reason: str | None = None
+        self._by_name = False
+        """The chat_id was not found; the name is tried before giving up."""
+
+    # -- what the user sees ------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """How frames name the chat."""
+        return self.name if self.chat_id is None or self._by_name else f"id:{self.chat_id}"
+
+    @property
+    def pending(self) -> int:
+        """Own writes without an answer."""
+        return len(self.lane) + len(self.stalled)
+
+    def view(self) -> Stream:
+        """The confirmed chat with the own writes on top; not to be changed."""
+        replica = self._opened_replica()
+        shown = self.lane.shown()
+        if not shown:
+            return replica.stream
+        if self._view is None:
+            self._view = replica.view(shown)
+        return self._view
+
+    def submit(self, pending: PendingWrite) -> None:
+        """Take a write on. Its outcome comes through `on_settled`, now or later."""
+        if self.error is not None:
+            self._settle(pending, self.error)
+        elif self.read_only:
+            self._settle(pending, refused("read-only", "The chat is damaged and served read-only.", retry="after-sync"))
+        else:
+            self._carry_out(pending)
+
+    def want_state(self, namespace: str, waiter: StateWaiter) -> None:
+        """Ask for a state document; `waiter` gets None when it is there, or an error."""
+        if self.error is not None:
+            waiter(self.error)
+        else:
+            self.wanted_states.setdefault(namespace, []).append(waiter)
+
+    def restore(self, entries: list[Entry]) -> None:
+        """Take over what an earlier process left behind. Called before the first `opened`."""
+        for entry in entries:
+            pending = PendingWrite(RecordedIntent(entry.write))
+            pending.write = entry.write
+            pending.data = entry.data
+            pending.request_id = entry.request_id
+            pending.number = entry.write.op if isinstance(entry.write.op, int) else 0
+            pending.journaled = True
+            if entry.conflicted:
+                self.stalled.append(pending)
+            else:
+                self.lane.writes.append(pending)
+                self.lane.next_number = max(self.lane.next_number, pending.number + 1)
+        self._left_conflicted = {entry.request_id for entry in entries if entry.conflicted}
+
+    _left_conflicted: frozenset[int] | set[int] = frozenset()
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    @property
+    def wants_open(self) -> bool:
+        """True when `open` is to be sent."""
+        return self.phase == "closed"
+
+    @property
+    def may_send(self) -> bool:
+        """True when writes may be sent on this connection."""
+        return self.phase in ("parts", "replaying", "live")
+
+    def open_frame(self, request_id: int) -> Open:
+        """The request to open the chat from where the replica stands."""
+        self.phase = "opening"
+        since = None if self.replica is None or self._reset_reason is not None else self.replica.head
+        self._asked_since = since
+        return Open(self.address, since, request_id, create=self.create and self.replica is None)
+
+    def disconnected(self) -> None:
+        """The connection is gone; everything without an answer will be asked again."""
+        if self.phase != "gone":
+            self.phase = "closed"
+        self._deferred.clear()
+        self._waiting.clear()
+        self._snapshot = None
+        self._target = None
+        self.asked_states.clear()
+        self.paused_until_s = 0.0
+        for pending in self.lane:
+            pending.sent = False
+
+    def resync(self) -> None:
+        """Open the chat again on this connection, from the replica's head."""
+        if self.phase in ("parts", "replaying", "live"):
+            self.phase = "closed"
+            self._snapshot = None
+            self._waiting.clear()
+
+    def open_refused(self, frame: Error, now_s: float) -> None:
+        """`open` was answered with an error."""
+        if frame.retry in ("backoff", "now"):
+            after_s = frame.after_ms / 1000 if isinstance(frame.after_ms, int) else self._backoff.next_s()
+            self.phase = "closed"
+            self.open_at_s = now_s + after_s
+        elif frame.code == "not-found" and self.address != self.name:
+            # A chat that was never written to has its id from its name; the server may know only the name.
+            self._by_name = True
+            self.phase = "closed"
+        else:
+            self.fail(refused(frame.code, frame.message, retry=frame.retry, pointer=_text(frame.pointer)))
+
+    def fail(self, error: TellbackError) -> None:
+        """The chat is gone: waiting openers and readers get the error, own writes become conflicts."""
+        if self.phase == "gone":
+            return
+        self.phase = "gone"
+        self.error = error
+        writes = [*self.lane.writes, *self.stalled]
+        if isinstance(error, RefusedError):
+            self.events.append(Gone(error.code, error.message))
+            if self.replica is not None and writes:
+                mine = self.view().chat
+                for pending in writes:
+                    self._conflict(pending, f"the chat cannot be opened: {error}", None, None, mine)
+                writes = []
+        for pending in writes:
+            if pending.on_settled is not None:
+                pending.on_settled(error)
+        self.lane.writes.clear()
+        self.stalled.clear()
+        self._tell_opened(error)
+        for waiters in self.wanted_states.values():
+            for waiter in waiters:
+                waiter(error)
+        self.wanted_states.clear()
+
+    def opened(self, frame: Opened) -> None:
+        """The answer to `open`."""
+        if self.phase == "gone":
+            return
+        self._backoff.worked()
+        self._by_name = False
+        self.read_only = frame.read_only is True
+        self._target = frame.head
+        self._waiting.clear()
+        self._snapshot = None
+        if self.replica is not None and self.chat_id not in (None, frame.chat_id):
+            # The name leads to another chat now; its history is not ours.
+            self._reset_reason = "epoch"
+        self.chat_id = self.chat_id or frame.chat_id
+        if frame.mode == "snapshot":
+            self._begin_snapshot(frame)
+            return
+        if self.replica is None or (frame.mode == "current" and not self.replica.knows(frame.head)):
+            # The server answers to a position that this client did not give.
+            self._reset_reason = "ahead"
+            self.phase = "closed"
+            return
+        self.phase = "replaying"
+        self._reconcile(frame.next_op)
+        self._caught_up()
+
+    def _begin_snapshot(self, frame: Opened) -> None:
+        lines = [bytes(raw) for raw in frame.messages] if not isinstance(frame.messages, UnsetType) else []
+        mine: Chat | None = None
+        reset = frame.reset if not isinstance(frame.reset, UnsetType) else self._reset_reason
+        if self.replica is not None and (self._is_other_history(frame.head) or frame.chat_id != self.chat_id):
+            reset = reset or "epoch"
+            mine = self.view().chat
+        if isinstance(frame.parts, int) and frame.parts > 0:
+            self.phase = "parts"
+            self._snapshot = (frame, lines, mine)
+            return
+        self._install_snapshot(frame, lines, mine)
+
+    def _is_other_history(self, head: Version) -> bool:
+        assert self.replica is not None, "asked only for a chat that was open before"
+        known = self.replica.head
+        return (
+            head.epoch != known.epoch
+            or head.seq < known.seq
+            or (head.seq == known.seq and head.integrity != known.integrity)
+        )
+
+    def part(self, frame: SnapshotPart) -> None:
+        """Messages of a large snapshot."""
+        if self._snapshot is None or self.phase != "parts":
+            return
+        opened, lines, mine = self._snapshot
+        lines.extend(bytes(raw) for raw in frame.messages)
+        if frame.part == frame.of:
+            self._snapshot = None
+            self._install_snapshot(opened, lines, mine)
+
+    def _install_snapshot(self, frame: Opened, lines: list[bytes], mine: Chat | None) -> None:
+        metadata = b"{}" if isinstance(frame.metadata, UnsetType) else bytes(frame.metadata)
+        messages = {message_id_of(line): line for line in lines}
+        before = self.replica
+        assert self.chat_id is not None, "opened gave it"
+        self.replica = Replica(self.name, self.chat_id, Chat(frame.version, metadata, messages), frame.head)
+        self._view = None
+        reason = frame.reset if not isinstance(frame.reset, UnsetType) else self._reset_reason
+        self._reset_reason = None
+        if before is not None:
+            self.events.append(Replaced(frame.head, reason or ("epoch" if mine is not None else "snapshot")))
+            # Own writes with an outcome are in the snapshot, or were refused.
+            for pending in self.lane:
+                pending.installed = pending.number < frame.next_op
+        if mine is not None:
+            for pending in [pending for pending in self.lane if pending.number >= frame.next_op]:
+                self.lane.remove(pending)
+                self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", frame.version, None, mine)
+        self.phase = "replaying"
+        self._reconcile(frame.next_op)
+        waiting, self._waiting = self._waiting, []
+        for commit in waiting:
+            self.commit(commit)
+        self._caught_up()
+
+    def _reconcile(self, next_op: int) -> None:
+        """Numbers as the server counts them; then everything that is not in flight can be sent."""
+        renumbered, orphans = self.lane.reconcile(next_op, self._new_request_id)
+        assert self.chat_id is not None, "opened gave it"
+        for pending, before in renumbered:
+            self.records.append(added(self.chat_id, pending, before))
+        self._view = None
+        for pending in orphans:
+            # Its number may be another write's by now, so nothing is looked up by it.
+            pending.number = 0
+            self._repeat(pending, "the write it builds on was refused", None, None)
+
+    def _caught_up(self) -> None:
+        """Live as soon as the replica holds the head that `opened` named."""
+        if self.phase != "replaying" or self._target is None or self.replica is None:
+            return
+        if not self.replica.knows(self._target):
+            return
+        self.phase = "live"
+        deferred, self._deferred = self._deferred, []
+        for pending, answer in deferred:
+            if pending in self.lane.writes:
+                self._settle_answer(pending, answer)
+        self._restore_conflicts()
+        self._tell_opened(None)
+
+    def _restore_conflicts(self) -> None:
+        """What an earlier process could not solve waits for a person again."""
+        for pending in [pending for pending in self.stalled if pending.request_id in self._left_conflicted]:
+            self.stalled.remove(pending)
+            self._conflict(pending, "left unsolved by an earlier process", None, None, None)
+
+    def _tell_opened(self, error: Exception | None) -> None:
+        waiting, self.on_opened = self.on_opened, []
+        for waiter in waiting:
+            waiter(error)
+
+    # -- commits and answers -----------------------------------------------------------------------------------------
+
+    def commit(self, frame: IntegrityFrame) -> None:
+        """Somebody's commit, live or replayed."""
+        if self.replica is None or self.phase in ("closed", "gone"):
+            return
+        if self.phase == "parts":
+            self._waiting.append(frame)
+            return
+        if self.replica.knows(frame.version):
+            return
+        if not self.replica.follows(frame.version, frame.previous):
+            # While `open` is on its way its answer brings what is missing.
+            self.resync()
+            return
+        mine = frame.by is not None and frame.by.session == self._session
+        pending = self.lane.by_number(frame.by.op) if mine and frame.by is not None else None
+        if pending is not None:
+            pending.installed = True
+        self._install(frame.version, frame.ops)
+        self.events.append(Committed(frame.version, frame.ops, frame.by, mine))
+        self._caught_up()
+
+    def reset(self, frame: Reset) -> None:
+        """What is open was replaced."""
+        if self.phase != "gone":
+            self.resync()
+            self._reset_reason = frame.reason
+
+    def answered(self, pending: PendingWrite, frame: Answer) -> None:
+        """An ack or a conflict for an own write."""
+        self._backoff.worked()
+        assert self.replica is not None, "nothing was written before the chat was open"
+        version = frame.version
+        ready = self.phase != "parts" and (
+            version is None or self.replica.knows(version) or (isinstance(frame, Ack) and self.replica.follows(version))
+        )
+        if ready:
+            self._settle_answer(pending, frame)
+            self._caught_up()
+            return
+        self._deferred.append((pending, frame))
+        if self.phase == "live":
+            self.resync()
+
+    def _settle_answer(self, pending: PendingWrite, frame: Answer) -> None:
+        assert self.replica is not None, "answered after it was opened"
+        assert pending.write is not None, "answered after it was asked"
+        if isinstance(frame, ConflictFrame):
+            missed = frame.missed if not isinstance(frame.missed, UnsetType) else None
+            self.lane.remove(pending)
+            self._repeat(pending, "somebody else was faster", frame.version, missed)
+            return
+        effects = asked_effects(pending.write, frame, self.replica.stream.states)
+        self.lane.remove(pending)
+        self._view = None
+        if self.replica.follows(frame.version):
+            self._install(frame.version, effects)
+            self.events.append(Committed(frame.version, effects, None, True))
+        self._settle(pending, _result(frame, effects))
+
+    def _install(self, version: Version, effects: list[Effect]) -> None:
+        assert self.replica is not None, "checked by the callers"
+        self.replica.install(version, effects)
+        self._view = None
+
+    def write_refused(self, pending: PendingWrite, frame: Error, now_s: float) -> None:
+        """An own write was answered with an error."""
+        kind = ERRORS.get(frame.code)
+        pointer = _text(frame.pointer)
+        if frame.code == "op-gap":
+            pending.sent = False
+            first = self.lane.by_number(frame.expected) if isinstance(frame.expected, int) else None
+            if (first is None or first.sent) and self.phase != "opening":
+                self.resync()
+        elif frame.code == "not-open":
+            pending.sent = False
+            self.resync()
+        elif frame.retry in ("backoff", "now", "after-auth"):
+            pending.sent = False
+            after_s = frame.after_ms / 1000 if isinstance(frame.after_ms, int) else self._backoff.next_s()
+            self.paused_until_s = max(self.paused_until_s, now_s + after_s)
+        elif frame.code == "op-forgotten":
+            self.lane.remove(pending)
+            self._settle(pending, OutcomeUnknownError(pending.number))
+        elif frame.code == "parent-refused" or (frame.code == "base-illegal" and (pointer or "").endswith("/base/op")):
+            self.lane.remove(pending)
+            self._repeat(pending, "the write it builds on was refused", None, None)
+        else:
+            used = frame.code == "op-mismatch" or (kind is not None and kind.outcome)
+            self._refuse(pending, refused(
+                frame.code, frame.message, retry=frame.retry, pointer=pointer, op=pending.number), used=used)
+        self._view = None
+
+    def refuse_locally(self, pending: PendingWrite, code: str, message: str) -> None:
+        """A write that cannot be sent at all."""
+        self._refuse(pending, refused(code, message, op=pending.number), used=False)
+
+    def _refuse(self, pending: PendingWrite, error: TellbackError, *, used: bool) -> None:
+        """The write failed for good; `used` tells whether the server counted its number."""
+        self.lane.doom_children(pending)
+        if used:
+            self.lane.remove(pending)
+        elif not self.lane.give_back(pending):
+            self.resync()
+        self._view = None
+        self._settle(pending, error)
+
+    # -- repeating ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, pending: PendingWrite) -> None:
+        """Ask for what `pending` intends, on what is there now."""
+        before = pending.request_id
+        try:
+            parts = pending.intent.parts(self.view)
+        except Unfetched as unfetched:
+            self.stalled.append(pending)
+            self.want_state(unfetched.namespace, lambda error: self._resume(pending, error))
+            return
+        except Exception as error:
+            # The user's own function failed, or there is nothing that could be asked: theirs to know.
+            self._settle(pending, error)
+            return
+        assert self.chat_id is not None, "a chat is opened before it is written"
+        if not parts:
+            self._settle(pending, WriteResult(self.view().chat.version, changed=False))
+            return
+        view = self._view
+        self.lane.add(pending, to_write(f"id:{self.chat_id}", parts), self._new_request_id(), self._opened_replica())
+        self.records.append(added(self.chat_id, pending, before))
+        if view is not None and pending.write is not None:
+            show(view, pending.write)
+
+    def _resume(self, pending: PendingWrite, error: Exception | None) -> None:
+        self.stalled.remove(pending)
+        if error is None:
+            self._carry_out(pending)
+        else:
+            self._settle(pending, error)
+
+    def _repeat(
+        self, pending: PendingWrite, reason: str, version: Version | None, missed: list[IntegrityFrame] | None
+    ) -> None:
+        """A stale write: ask again when it still means the same, or leave it to a person."""
+        self.lane.doom_children(pending)
+        self._view = None
+        effects = None if missed is None else [effect for commit in missed for effect in commit.ops]
+        if pending.attempts < ATTEMPTS_MAX and pending.intent.repeatable(self.view(), effects):
+            self._carry_out(pending)
+        else:
+            self._conflict(pending, reason, version, missed, None)
+
+    def _conflict(
+        self,
+        pending: PendingWrite,
+        reason: str,
+        version: Version | None,
+        missed: list[IntegrityFrame] | None,
+        mine: Chat | None,
+    ) -> None:
+        if mine is None:
+            writes: list[Write] = [*self.lane.shown(), *([pending.write] if pending.write is not None else [])]
+            mine = self._opened_replica().view(writes).chat
+        conflict = Conflict(
+            op=pending.number, request_id=pending.request_id, intent=pending.intent, reason=reason, version=version,
+            missed=missed, mine=mine,
+        )
+        self.conflicts.append(conflict)
+        self.records.append(conflicted(pending.request_id))
+        self.events.append(Conflicted(conflict))
+        if pending.on_settled is not None:
+            pending.on_settled(ConflictError(conflict))
+
+    def solved(self, conflict: Conflict) -> None:
+        """An exit was taken."""
+        if conflict in self.conflicts:
+            self.conflicts.remove(conflict)
+            self.records.append(done(conflict.request_id))
+
+    def _settle(self, pending: PendingWrite, outcome: WriteResult | Exception) -> None:
+        if pending.request_id:
+            self.records.append(done(pending.request_id))
+        if pending.on_settled is not None:
+            pending.on_settled(outcome)
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def states_received(self, frame: StateFrame) -> None:
+        """The answer to `state-get`."""
+        for namespace, value in frame.states.items():
+            self.asked_states.discard(namespace)
+            if self.replica is not None and namespace not in self.replica.stream.states:
+                self.replica.install_state(namespace, value)
+                self._view = None
+            for waiter in self.wanted_states.pop(namespace, []):
+                waiter(None)
+
+    def states_refused(self, namespaces: list[str], error: TellbackError) -> None:
+        """`state-get` was answered with an error."""
+        for namespace in namespaces:
+            self.asked_states.discard(namespace)
+            for waiter in self.wanted_states.pop(namespace, []):
+                waiter(error)
+
+    def _opened_replica(self) -> Replica:
+        assert self.replica is not None, "the handle is given out after the chat was opened"
+        return self.replica
+
+
+def _text(value: str | UnsetType) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _result(frame: Ack, effects: list[Effect]) -> WriteResult:
+    return WriteResult(
+        frame.version,
+        [
+            message_id_of(bytes(raw))
+            for effect in effects if isinstance(effect, (AppendEffect, InsertEffect)) for raw in effect.messages
+        ],
+        frame.rebased is True,
+        frame.duplicate is True,
+    )
