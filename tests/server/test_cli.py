@@ -354,6 +354,19 @@ async def test_the_guide_of_the_demo_is_true(tmp_path: Path, server: Callable[..
     assert "Hello!" in (tmp_path / "kept/default-user/chats/Odile/Lost property.jsonl").read_text()
 
 
+def test_the_program_in_the_readme_runs(tmp_path: Path, server: Callable[..., Server]) -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    one = server("demo", "--data", tmp_path / "kept", "--port", 0).started()
+    program = found[1].replace("ws://127.0.0.1:8765/ws", one.url)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=START_TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("Odile: One glove, left.")
+    one.stop()
+    assert "Is that an owl?" in (tmp_path / "kept/default-user/chats/Odile/Lost property.jsonl").read_text()
+
+
 def test_the_demo_never_touches_what_is_there(tmp_path: Path) -> None:
     assert not has_chats(Fs(), str(tmp_path))
     write_demo(Fs(), str(tmp_path))
