@@ -238,9 +238,10 @@ def _address(host: str, has_users: bool) -> Check:
 
 
 def _descriptors() -> Check:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    values = {"soft": float(soft), "hard": float(hard)}
-    if soft == resource.RLIM_INFINITY or soft >= DESCRIPTORS_WANTED:
-        return Check("open files", "good", f"limit {'none' if soft == resource.RLIM_INFINITY else soft}", "", values)
-    found = f"limit {soft}: about {max(1, soft - FILES_RESERVED)} connections"
-    return Check("open files", "warning", found, f"ulimit -n {DESCRIPTORS_WANTED}, or LimitNOFILE= in systemd.", values)
+    # The server raises its soft limit to what it needs, so the hard one is what counts.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    values = {"hard": float(hard)}
+    if hard == resource.RLIM_INFINITY or hard >= DESCRIPTORS_WANTED:
+        return Check("open files", "good", f"limit {'none' if hard == resource.RLIM_INFINITY else hard}", "", values)
+    found = f"limit {hard}: about {max(1, hard - FILES_RESERVED)} connections"
+    return Check("open files", "warning", found, f"ulimit -Hn {DESCRIPTORS_WANTED}, or LimitNOFILE=.", values)

@@ -202,6 +202,28 @@ def test_a_server_without_stdout_and_stderr_serves(tmp_path: Path) -> None:
         assert process.wait(START_TIMEOUT_S) == 0
 
 
+def test_a_disk_that_takes_nothing_ends_the_start_with_70(tmp_path: Path) -> None:
+    command = [*COMMAND, "serve", "--data", str(tmp_path), "--port", "0"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=START_TIMEOUT_S
+    )
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_soft_limit_of_descriptors_is_raised(tmp_path: Path) -> None:
+    command = [*COMMAND, "serve", "--data", str(tmp_path), "--port", "0", "--connections-max", "300"]
+    with subprocess.Popen(
+        ["sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        process.terminate()
+    assert re.search(r"Max open files +428 ", limits)
+
+
 def test_a_second_server_on_the_same_folder_ends_with_73(tmp_path: Path, server: Callable[..., Server]) -> None:
     server("serve", "--data", tmp_path, "--port", 0).started()
     code, out, errors = server("serve", "--data", tmp_path, "--port", 0).ended()

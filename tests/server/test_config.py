@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import io
 import json
@@ -174,6 +175,33 @@ def test_flags_in_the_documentation_exist() -> None:
     for page in ("README.md", "docs/CONFIGURATION.md", "docs/ARCHITECTURE.md"):
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (REPOSITORY / page).read_text()))
         assert used <= known, f"{page} names flags that do not exist: {used - known}"
+
+
+def test_the_import_order_is_as_drawn() -> None:
+    drawing = (REPOSITORY / "docs/ARCHITECTURE.md").read_text().split("```text\n")[1].split("```")[0]
+    drawn = [name for line in drawing.splitlines() for name in line[12:].split()]
+    place = {name: index for index, name in enumerate(drawn)}
+    root = REPOSITORY / "server/tellback_server"
+    found = {path: imported_name(path.relative_to(root).with_suffix("").parts) for path in root.rglob("*.py")}
+    empty = {"", "commands", "store"}
+    assert set(found.values()) - empty == set(drawn), "draw a module where it belongs in docs/ARCHITECTURE.md"
+    for path, name in found.items():
+        for other in imports_of(path, frozenset(drawn)):
+            assert place[other] < place[name], f"{name} imports {other}, which docs/ARCHITECTURE.md draws behind it"
+
+
+def imported_name(parts: tuple[str, ...]) -> str:
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(path: Path, known: frozenset[str]) -> Iterator[str]:
+    """Modules of the server that a module needs to be imported; not what only type checkers or functions import."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tellback_server":
+            package = (node.module or "").removeprefix("tellback_server").removeprefix(".")
+            for alias in node.names:
+                inside = f"{package}.{alias.name}".removeprefix(".")
+                yield inside if inside in known else package
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ import typer
 
 from tellback_server.commands.exits import INTERRUPTED, explained
 from tellback_server.config import Settings, flag_of, load_settings, shown_default, unknown_variables
+from tellback_server.gateway import FILES_RESERVED
 from tellback_server.logging_setup import configure_logging
 
 log = structlog.get_logger()
@@ -85,6 +87,7 @@ def run_server(settings: Settings, started: Callable[[str], None] = lambda _url:
         log.warning("unsafe-no-sync", meaning="Acknowledged writes are lost in a power cut. For benchmarks only.")
     for name in unknown_variables(os.environ):
         log.warning("unknown-variable", name=name, meaning="No setting has this name; it does nothing.")
+    _raise_descriptor_limit(settings.connections_max + FILES_RESERVED)
     with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
         return runner.run(_run(settings, started))
 
@@ -104,6 +107,15 @@ async def _run(settings: Settings, started: Callable[[str], None]) -> int:
     gc.collect()
     gc.freeze()
     return await app.run_until_stopped()
+
+
+def _raise_descriptor_limit(wanted: int) -> None:
+    """Descriptors for all connections, as far as the hard limit goes: the usual soft one (1024) is for select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _occupy_standard_descriptors() -> None:
