@@ -105,6 +105,8 @@ class ChatMissing(msgspec.Struct, frozen=True, kw_only=True):
     head: Version | None
     pending: int
     """Acknowledged commits that no file ever held."""
+    backups: list[str] = []
+    """Where they are kept, below the user's root; empty when there are none."""
 
 
 # -- the calls -------------------------------------------------------------------------------------------------------
@@ -210,10 +212,7 @@ class _Loading:
         loaded = self.files.read_chat(self.user, self.place)
         base = past.base
         if loaded is None and not (isinstance(base, Anchor) and base.created and base.file is None):
-            head = past.head(base.head) if base is not None else None
-            return ChatMissing(
-                user=self.user, name=self.name, chat_id=self.chat_id, head=head, pending=len(past.pending())
-            )
+            return self._missing()
         found = find_content(self.place, loaded, past)
         states = find_states(self.files.read_states(self.user, self.place), past, self.name)
         if not past.has_history:
@@ -221,6 +220,25 @@ class _Loading:
         if found.is_edited or states.edited:
             return self._adopted(found, states)
         return self._ours(found, states)
+
+    def _missing(self) -> ChatMissing:
+        """Deleted by another program, or never there. What only the log holds is kept as a backup (F9)."""
+        past = self.past
+        head = past.head(Version(1, 0, "")) if past.has_history else None
+        pending = past.pending()
+        backups: list[str] = []
+        if head is not None and pending:
+            ours = known_from_log(Chat(head), past.done(), pending) if self.ours is None else self.ours.chat
+            data = plain_file(ours)
+            backups.append(self.files.backup(self.user, self.chat_id, head.seq, self.now_ms, data))
+        return ChatMissing(
+            user=self.user,
+            name=self.name,
+            chat_id=self.chat_id,
+            head=head,
+            pending=len(pending),
+            backups=backups,
+        )
 
     # -- a chat that we never wrote
 

@@ -21,7 +21,7 @@ from tests.support.chat_desk import Desk
 from tests.support.injected_fs import InjectedFs, SimulatedCrash
 
 HEADER = '{"user_name":"unused","character_name":"unused","chat_metadata":{}}'
-OLD = [HEADER, *('{"name":"Pip","is_user":false,"mes":"old %d"}' % number for number in range(3))]
+OLD = [HEADER, *(f'{{"name":"Pip","is_user":false,"mes":"old {number}"}}' for number in range(3))]
 EDIT = '{"name":"U","is_user":true,"mes":"from outside"}'
 
 CALLS_MAX = 400
@@ -169,7 +169,7 @@ async def test_another_program_saves_at_every_step_of_a_live_checkpoint(
 async def test_a_crash_at_every_step_is_no_outside_edit(
     tmp_path: Path, scenario: Callable[[Desk], Awaitable[None]], end: str, torn: float | None
 ) -> None:
-    """[F8] After a kill before any call, or inside any write, loading finds our own work and the next checkpoint ends it."""
+    """[F8] After a kill before any call or inside any write, loading finds our own work and the next one ends it."""
     for at in range(1, CALLS_MAX):
         fs = InjectedFs()
         desk = Desk(make_data(tmp_path / str(at), end), fs=fs)
@@ -303,9 +303,8 @@ async def test_a_disk_that_refuses_at_every_step_loses_nothing(
         try:
             await desk.checkpoint()
             failed = False
-        except (CheckpointFailed, OutsideEdit, OSError) as error:
+        except (CheckpointFailed, OSError):
             failed = True
-            assert not isinstance(error, OutsideEdit), f"at call {at}"
         reached = fs.reached
         fs.arm(0)
         where = f"at call {at}, {fs.calls}"

@@ -1,4 +1,4 @@
-"""A desk: one chat's stream with a real folder and a real log, without sockets. What a test does to it, the actor does."""
+"""A desk: one chat's stream with a real folder and a real log. What a test does to it, the actor and keeper do."""
 
 from __future__ import annotations
 

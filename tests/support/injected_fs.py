@@ -1,4 +1,4 @@
-"""An Fs that does something before its Nth call: another program's save, a crash, an error. Syncs are counted, not done."""
+"""An Fs that does something before its Nth call: another program's save, a crash, an error. Syncs are only counted."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def _announced(old: ParsedChat, past: OwnerPast) -> bytes:
 
 
 def _is_torn(rest: bytes, block: bytes, offset: int) -> bool:
-    """Whether `rest` (at `offset` in the file) is what a power cut leaves of `block`: a piece, with unwritten sectors."""
+    """Whether `rest` (at `offset` in the file) is what a power cut leaves of `block`, unwritten sectors included."""
     if not rest or len(rest) > len(block):
         return False
     if block.startswith(rest):

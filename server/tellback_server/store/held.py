@@ -78,6 +78,11 @@ class Pending:
                 case _:
                     self.rewrite = True
 
+    def add_plain(self, message_id: str) -> None:
+        """As `add`, for the commit that appends one message."""
+        self.commits += 1
+        self.appended[message_id] = None
+
     def give_back(self, earlier: Pending) -> None:
         """A checkpoint of `earlier` failed: it is pending again, before what came since."""
         self.rewrite = self.rewrite or earlier.rewrite

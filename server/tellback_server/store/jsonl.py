@@ -64,8 +64,8 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def takes_appends(self) -> bool:
-        """False when the next write must put a header first."""
-        return not (self.headed and self.header is None and self.last is None)
+        """False for a file without a line: its first write decides whether a header comes first."""
+        return self.last is not None
 
 
 class ParsedChat(msgspec.Struct, gc=False):
@@ -119,9 +119,10 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
     for index, raw in enumerate(lines):
         end = b"\n" if index < final else b""
         line = raw
-        if line.endswith(b"\r") and end:
+        if line.endswith(b"\r"):
+            # Also at the end of the file: the LF that comes with the next line must not change this one's id.
             line = line[:-1]
-            end = b"\r\n"
+            end = b"\r" + end
         if not line or line.isspace():
             between += line + end
             continue
@@ -152,7 +153,7 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
             gaps[last] = between
         last = key
         between = end
-        if line_end is None and end:
+        if line_end is None and index < final:
             line_end = end
     if last is None:
         lead += between
@@ -163,7 +164,7 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
 
 
 def _object(line: bytes) -> tuple[dict[str, Any] | None, str]:
-    """The line's object, or None and what is wrong; an object with a remark is one that only the lenient reader reads."""
+    """The line's object, or None and what is wrong; a remark beside it: only the lenient reader reads it."""
     try:
         value = orjson.loads(line)
         remark = ""
@@ -248,7 +249,7 @@ def render(
     """The whole file. Untouched lines keep their bytes; the header changes only with the metadata. Cost: the chat."""
     header = image.header
     metadata_key = image.metadata_key
-    if metadata != image.metadata or (not image.takes_appends and messages):
+    if metadata != image.metadata or _lacks_header(image, messages):
         metadata_key = metadata_key or "chat_metadata"
         header = _header_with(image.header, metadata_key, metadata, chat_id, now_ms)
     ids = _Ids()
@@ -300,29 +301,41 @@ def render_append(image: Image, lines: Mapping[str, bytes]) -> tuple[bytes, Imag
 
     Begins with a line end where the file has none at its end; keeps the file's habit about a line end at the end.
     """
-    assert image.takes_appends, "this file needs its header first"
+    assert image.last is not None, "an empty file is written whole"
     assert lines, "there is something to append"
-    if image.last is None:
-        needs_end = not image.lead.endswith(b"\n") and image.lead not in (b"", _BOM)
-        lead = image.lead + image.line_end if needs_end else image.lead
-        gaps = image.gaps
-    else:
-        lead = image.lead
-        needs_end = not image.ends_with_newline
-        gap = _gap(image, image.last)
-        gaps = image.gaps if gap == image.line_end else {**image.gaps, image.last: gap}
+    needs_end = not image.ends_with_newline
+    gap = _gap(image, image.last)
+    gaps = image.gaps if gap == image.line_end else {**image.gaps, image.last: gap}
     body = image.line_end.join(lines.values())
     tail = image.line_end if image.ends_with_newline else b""
-    data = (image.line_end if needs_end else b"") + body + tail
-    last = next(reversed(lines.keys()))  # type: ignore[call-overload]
-    return data, msgspec.structs.replace(image, lead=lead, gaps=gaps, last=last, tail=tail)
+    data = (_missing_end(image) if needs_end else b"") + body + tail
+    last = list(lines)[-1]
+    return data, msgspec.structs.replace(image, gaps=gaps, last=last, tail=tail)
+
+
+def _lacks_header(image: Image, messages: Mapping[str, bytes]) -> bool:
+    """Whether the first message would be taken for the header, by SillyTavern or by our own parser."""
+    if image.header is not None or not messages:
+        return False
+    if image.lead.removeprefix(_BOM).strip():
+        # A quarantined line stands first; the parser looks for a header there only.
+        return False
+    if image.headed and image.last is None:
+        return True
+    value, _remark = _object(next(iter(messages.values())))
+    return value is not None and _is_header(value, image.headed)
 
 
 def _gap(image: Image, key: str) -> bytes:
     """What stands behind a line once another one follows it."""
     if key == image.last:
-        return image.tail if image.ends_with_newline else image.tail + image.line_end
+        return image.tail if image.ends_with_newline else image.tail + _missing_end(image)
     return image.gaps.get(key, image.line_end)
+
+
+def _missing_end(image: Image) -> bytes:
+    """What makes the end of the file the end of a line."""
+    return b"\n" if image.tail.endswith(b"\r") else image.line_end
 
 
 def _header_with(header: bytes | None, key: str, metadata: bytes, chat_id: str, now_ms: int) -> bytes:
