@@ -168,11 +168,11 @@ async def test_a_killed_server_tells_the_same_after_its_restart(tmp_path: Path, 
 
 ENDLESS_STOP = """
 import asyncio, sys
-from tellback_server.commands.serve import _listen_to_signals
+from tellback_server.process import stop_on_signals
 class App:
     def request_stop(self, reason): sys.stdout.write(reason + "\\n"); sys.stdout.flush()
 async def main():
-    _listen_to_signals(App())
+    stop_on_signals(App())
     sys.stdout.write("ready\\n"); sys.stdout.flush()
     await asyncio.sleep(60)
 asyncio.run(main())

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from tellback_server.commands.exits import CONFIGURATION, explained, fail
-from tellback_server.commands.serve import run_server
 from tellback_server.config import load_settings
 from tellback_server.demo import LIVE_CHAT, has_chats, remove_folder, write_demo
 from tellback_server.fs import Fs
+from tellback_server.process import run_server
 
 _GUIDE = """
 The server runs. Chats: {data}{fate}

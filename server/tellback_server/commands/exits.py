@@ -21,15 +21,15 @@ from tellback_server.config import ConfigurationError
 from tellback_server.fs import DirectoryLocked, FileMissing, FileTaken, FileUnsafe
 from tellback_server.log import LogCorrupt
 from tellback_server.logging_setup import escaped
+from tellback_server.process import EXIT_INTERRUPTED
 from tellback_server.store.files import LayoutConflict
 
-__all__ = ["CONFIGURATION", "DATA_LOCKED", "DISK_FAILED", "FOUND_WRONG", "INTERRUPTED", "explained", "fail"]
+__all__ = ["CONFIGURATION", "DATA_LOCKED", "DISK_FAILED", "FOUND_WRONG", "explained", "fail"]
 
 FOUND_WRONG: Final = 1
 DISK_FAILED: Final = 70  # EX_SOFTWARE of sysexits.h
 DATA_LOCKED: Final = 73  # EX_CANTCREAT
 CONFIGURATION: Final = 78  # EX_CONFIG
-INTERRUPTED: Final = 130  # 128 + SIGINT
 
 _ADDRESS: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 _SENTENCE_CHARACTERS_MAX: Final = 2000
@@ -61,7 +61,7 @@ def explained() -> Iterator[None]:
     except OSError as error:
         _explain_system(error)
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _explain_system(error: OSError) -> NoReturn:

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tellback_server.commands.exits import FOUND_WRONG, INTERRUPTED, fail
+from tellback_server.commands.exits import FOUND_WRONG, fail
+from tellback_server.process import EXIT_INTERRUPTED
 from tellback_server.tail import News, TailRefused, tail_chat
 
 _STYLES = {
@@ -31,7 +32,7 @@ def tail(
     except TailRefused as refusal:
         fail(str(refusal), FOUND_WRONG)
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 async def _show(console: Console, url: str, chat: str, token: str | None, last: int) -> None:
