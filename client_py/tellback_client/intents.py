@@ -162,8 +162,11 @@ class MetadataIntent:
     def parts(self, view: View) -> list[Batched]:
         if self._update is not None:
             chat = view().chat
-            operations = difference(chat.metadata_value(), updated(self._update, chat.metadata_value()))
-            return [BatchedMetadataUpdate(patch=Raw(dumps(operations)))] if operations else []
+            old = chat.metadata_value()
+            operations = difference(old, updated(self._update, chat.metadata_value()))
+            # The function saw all of the metadata, so all of it is what must not have changed.
+            seen = {"op": "test", "path": "", "value": old}
+            return [BatchedMetadataUpdate(patch=Raw(dumps([seen, *operations])))] if operations else []
         self._seen = view().chat.metadata_value()
         if self._set is not _MISSING:
             return [BatchedMetadataUpdate(set=Raw(dumps(self._set)))]

@@ -4,6 +4,9 @@ Rules of this module:
 - Numbers are contiguous; the server's `next_op` is the truth about which are used (DESIGN section 5, op ids).
 - A number that the server never saw can be given to another body; one that it saw never is.
 - A write whose parent is gone is not sent under a number that could now mean something else.
+- A base never vouches for more than was seen. `{"op": m}` only stands for what op m itself touched: m may have been
+  rebased over commits that this client had not seen when it asked (the lost update found by test_convergence seed 1).
+  Everything else is written against the confirmed version, and what fits neither waits until the lane is clear.
 """
 
 from __future__ import annotations
@@ -11,13 +14,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import msgspec
+from msgspec import Raw
 
 from tellback_protocol.codec import encode
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Append, Base, Batch, OpBase, StateDelete, StateUpdate, Write
+from tellback_protocol.patch import merge_to_patch
+from tellback_protocol.requests import (
+    Append,
+    Base,
+    Batch,
+    Batched,
+    BatchedAppend,
+    BatchedDelete,
+    BatchedMetadataUpdate,
+    BatchedPatch,
+    BatchedStateDelete,
+    BatchedStateUpdate,
+    Delete,
+    MetadataUpdate,
+    OpBase,
+    Patch,
+    StateDelete,
+    StateUpdate,
+    Write,
+)
+from tellback_protocol.stream import overlap
+from tellback_protocol.values import loads
 
 from .outbox import PendingWrite
-from .replica import Replica, documents_of
+from .replica import Replica
+
+
+class Entangled(Exception):
+    """The write builds on own writes in a way that no base can say; ask again when they have their answers."""
 
 
 class Lane:
@@ -43,10 +72,9 @@ class Lane:
         ]
 
     def add(self, pending: PendingWrite, write: Write, request_id: int, replica: Replica) -> None:
-        """Give a write its base, number and bytes, behind all others."""
-        documents = documents_of(write)
+        """Give a write its base, number and bytes, behind all others. Raises: Entangled."""
         pending.write = self._with_base(write, replica)
-        pending.documents = documents
+        pending.targets = tuple(target for request in _requests(write) for target in targets_of_request(request))
         pending.number = self.next_number
         self.next_number += 1
         pending.doomed = pending.installed = False
@@ -115,31 +143,83 @@ class Lane:
         return renumbered, orphans
 
     def _with_base(self, write: Write, replica: Replica) -> Write:
-        match write:
-            case Append():
-                # Nothing that comes between changes what an append means.
-                return msgspec.structs.replace(write, base=replica.chat.version.integrity, on_conflict="rebase")
-            case StateUpdate() | StateDelete():
-                return msgspec.structs.replace(write, base=self._base(f"s:{write.namespace}", replica))
-            case Batch():
-                for request in write.requests:
-                    namespace = getattr(request, "namespace", None)
-                    request.base = self._base("chat" if namespace is None else f"s:{namespace}", replica)
-                return msgspec.structs.replace(write, on_conflict="rebase")
-            case _:
-                return msgspec.structs.replace(write, base=self._base("chat", replica), on_conflict="rebase")
+        if isinstance(write, Batch):
+            for request in write.requests:
+                request.base = self._base(request, replica)
+            return msgspec.structs.replace(write, on_conflict="rebase")
+        strict = isinstance(write, (StateUpdate, StateDelete))
+        return msgspec.structs.replace(
+            write, base=self._base(write, replica), on_conflict="refuse" if strict else "rebase"
+        )
 
-    def _base(self, document: str, replica: Replica) -> Base:
-        for pending in reversed(self.writes):
-            if document in pending.documents and not pending.doomed and not pending.installed:
-                return OpBase(pending.number)
-        version: Version | None
-        if document == "chat":
-            version = replica.chat.version
-        else:
-            state = replica.stream.states.get(document[2:])
+    def _base(self, request: Write | Batched, replica: Replica) -> Base:
+        """What the request was made against. Raises: Entangled."""
+        namespace = getattr(request, "namespace", None)
+        version: Version | None = replica.chat.version
+        if namespace is not None:
+            state = replica.stream.states.get(namespace)
             version = None if state is None or state.data is None else state.version
-        return None if version is None else version.integrity
+        confirmed = None if version is None else version.integrity
+        if isinstance(request, (Append, BatchedAppend)):
+            # Nothing that comes between changes what an append means.
+            return confirmed
+        targets = targets_of_request(request)
+        for pending in reversed(self.writes):
+            if pending.doomed or pending.installed:
+                continue
+            if any(_entangled(mine, theirs) for mine in targets for theirs in pending.targets):
+                if all(any(_covers(theirs, mine) for theirs in pending.targets) for mine in targets):
+                    return OpBase(pending.number)
+                raise Entangled
+        return confirmed
+
+
+ANYTHING = "*"
+"""The target of a request that names messages by index: it is entangled with every change of the chat."""
+
+
+def targets_of_request(request: Write | Batched) -> tuple[str, ...]:
+    """What a request touches: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; an append what it makes."""
+    match request:
+        case Append() | BatchedAppend():
+            return tuple(f"m:{loads(bytes(raw)).get('id')}" for raw in request.messages)
+        case Patch(message=str(message)) | BatchedPatch(message=str(message)):
+            return (f"m:{message}",)
+        case Patch() | BatchedPatch():
+            return (ANYTHING,)
+        case Delete() | BatchedDelete():
+            return tuple(f"m:{message_id}" for message_id in request.messages)
+        case MetadataUpdate() | BatchedMetadataUpdate():
+            return _metadata_targets(request)
+        case StateUpdate() | StateDelete() | BatchedStateUpdate() | BatchedStateDelete():
+            return (f"s:{request.namespace}",)
+        case Batch():
+            return tuple(target for inner in request.requests for target in targets_of_request(inner))
+
+
+def _metadata_targets(request: MetadataUpdate | BatchedMetadataUpdate) -> tuple[str, ...]:
+    if isinstance(request.patch, Raw):
+        operations = loads(bytes(request.patch))
+        return tuple(f"M:{operation[member]}" for operation in operations for member in ("path", "from")
+                     if member in operation)
+    if isinstance(request.merge, Raw):
+        return tuple(f"M:{operation['path']}" for operation in merge_to_patch({}, loads(bytes(request.merge))))
+    return ("M:",)
+
+
+def _entangled(mine: str, theirs: str) -> bool:
+    if ANYTHING in (mine, theirs):
+        return not mine.startswith("s:") and not theirs.startswith("s:")
+    return overlap(mine, theirs)
+
+
+def _covers(theirs: str, mine: str) -> bool:
+    """True when the server compared all of `mine` when it accepted `theirs`."""
+    return theirs == mine or (theirs.startswith("M:") and mine.startswith(theirs + "/"))
+
+
+def _requests(write: Write) -> list[Write | Batched]:
+    return list(write.requests) if isinstance(write, Batch) else [write]
 
 
 def _encode(pending: PendingWrite, request_id: int) -> None:

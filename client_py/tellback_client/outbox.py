@@ -59,8 +59,8 @@ class PendingWrite:
     """One write on its way. The intent stays; number, base and bytes are those of the latest attempt."""
 
     __slots__ = (
-        "attempts", "data", "documents", "doomed", "installed", "intent", "journaled", "number", "on_settled",
-        "request_id", "sent", "write",
+        "attempts", "data", "doomed", "installed", "intent", "journaled", "number", "on_settled",
+        "request_id", "sent", "targets", "write",
     )
 
     def __init__(self, intent: Intent, on_settled: Callable[[WriteResult | Exception], None] | None = None) -> None:
@@ -74,7 +74,8 @@ class PendingWrite:
         self.write: Write | None = None
         self.data = b""
         """The frame. Never changed while the number stands."""
-        self.documents: frozenset[str] = frozenset()
+        self.targets: tuple[str, ...] = ()
+        """What it touches, as `lane.targets_of_request` says."""
         self.sent = False
         """Sent on this connection, and not refused for a passing reason since."""
         self.journaled = False

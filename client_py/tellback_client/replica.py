@@ -200,19 +200,6 @@ def _without_tests(patch: Raw) -> Raw | None:
     return Raw(dumps(kept)) if kept else None
 
 
-def documents_of(write: Write) -> frozenset[str]:
-    """The documents that a write changes: `chat`, or `s:<namespace>`."""
-    match write:
-        case StateUpdate() | StateDelete():
-            return frozenset((f"s:{write.namespace}",))
-        case Batch():
-            return frozenset(
-                f"s:{request.namespace}" if hasattr(request, "namespace") else "chat" for request in write.requests
-            )
-        case _:
-            return frozenset(("chat",))
-
-
 def owner_of(chat: str) -> OwnerName:
     """The owner member of a chat's state frames."""
     return OwnerName(chat=chat)

@@ -16,6 +16,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -45,7 +46,7 @@ from .errors import ConflictError, OutcomeUnknownError, RefusedError, TellbackEr
 from .events import Committed, Conflicted, Event, Gone, Replaced
 from .heartbeat import Backoff
 from .intents import RecordedIntent, Unfetched, to_write
-from .lane import Lane
+from .lane import Entangled, Lane
 from .outbox import Entry, PendingWrite, Record, WriteResult, added, conflicted, done
 from .replica import Replica, asked_effects, show
 
@@ -73,6 +74,8 @@ class Subscription:
         self.lane = Lane()
         self.stalled: list[PendingWrite] = []
         """Writes that wait for a state document before they can be asked."""
+        self.blocked: deque[PendingWrite] = deque()
+        """Writes, in order, that wait until those they are entangled with have their answers."""
         self.conflicts: list[Conflict] = []
         self.read_only = False
         self.error: TellbackError | None = None
@@ -113,7 +116,7 @@ class Subscription:
     @property
     def pending(self) -> int:
         """Own writes without an answer."""
-        return len(self.lane) + len(self.stalled)
+        return len(self.lane) + len(self.stalled) + len(self.blocked)
 
     def view(self) -> Stream:
         """The confirmed chat with the own writes on top; not to be changed."""
@@ -131,6 +134,8 @@ class Subscription:
             self._settle(pending, self.error)
         elif self.read_only:
             self._settle(pending, refused("read-only", "The chat is damaged and served read-only.", retry="after-sync"))
+        elif self.blocked:
+            self.blocked.append(pending)
         else:
             self._carry_out(pending)
 
@@ -217,7 +222,7 @@ class Subscription:
             return
         self.phase = "gone"
         self.error = error
-        writes = [*self.lane.writes, *self.stalled]
+        writes = [*self.lane.writes, *self.stalled, *self.blocked]
         if isinstance(error, RefusedError):
             self.events.append(Gone(error.code, error.message))
             if self.replica is not None and writes:
@@ -230,6 +235,7 @@ class Subscription:
                 pending.on_settled(error)
         self.lane.writes.clear()
         self.stalled.clear()
+        self.blocked.clear()
         self._tell_opened(error)
         for waiters in self.wanted_states.values():
             for waiter in waiters:
@@ -312,6 +318,9 @@ class Subscription:
             for pending in [pending for pending in self.lane if pending.number >= frame.next_op]:
                 self.lane.remove(pending)
                 self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", frame.version, None, mine)
+            while self.blocked:
+                pending = self.blocked.popleft()
+                self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", frame.version, None, mine)
         self.phase = "replaying"
         self._reconcile(frame.next_op)
         waiting, self._waiting = self._waiting, []
@@ -344,6 +353,7 @@ class Subscription:
                 self._settle_answer(pending, answer)
         self._restore_conflicts()
         self._tell_opened(None)
+        self._unblock()
 
     def _restore_conflicts(self) -> None:
         """What an earlier process could not solve waits for a person again."""
@@ -396,6 +406,7 @@ class Subscription:
         if ready:
             self._settle_answer(pending, frame)
             self._caught_up()
+            self._unblock()
             return
         self._deferred.append((pending, frame))
         if self.phase == "live":
@@ -449,10 +460,12 @@ class Subscription:
             self._refuse(pending, refused(
                 frame.code, frame.message, retry=frame.retry, pointer=pointer, op=pending.number), used=used)
         self._view = None
+        self._unblock()
 
     def refuse_locally(self, pending: PendingWrite, code: str, message: str) -> None:
         """A write that cannot be sent at all."""
         self._refuse(pending, refused(code, message, op=pending.number), used=False)
+        self._unblock()
 
     def _refuse(self, pending: PendingWrite, error: TellbackError, *, used: bool) -> None:
         """The write failed for good; `used` tells whether the server counted its number."""
@@ -484,10 +497,25 @@ class Subscription:
             self._settle(pending, WriteResult(self.view().chat.version, changed=False))
             return
         view = self._view
-        self.lane.add(pending, to_write(f"id:{self.chat_id}", parts), self._new_request_id(), self._opened_replica())
+        write = to_write(f"id:{self.chat_id}", parts)
+        try:
+            self.lane.add(pending, write, self._new_request_id(), self._opened_replica())
+        except Entangled:
+            self.blocked.append(pending)
+            return
         self.records.append(added(self.chat_id, pending, before))
         if view is not None and pending.write is not None:
             show(view, pending.write)
+
+    def _unblock(self) -> None:
+        """Ask for what waited, in order, as far as it goes."""
+        while self.blocked and self.error is None:
+            waiting, self.blocked = self.blocked, deque()
+            self._carry_out(waiting.popleft())
+            stuck = bool(self.blocked)
+            self.blocked.extend(waiting)
+            if stuck:
+                return
 
     def _resume(self, pending: PendingWrite, error: Exception | None) -> None:
         self.stalled.remove(pending)
