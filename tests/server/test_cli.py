@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import jwt
 import orjson
 import pytest
 from typer.testing import CliRunner, Result
@@ -26,7 +27,7 @@ from tellback_protocol.effects import AppendEffect, DeleteEffect, Effect, Metada
 from tellback_protocol.frames import Ack, Opened, ServerFrame, Welcome
 from tellback_protocol.ids import Version
 from tellback_server.__main__ import app
-from tellback_server.auth import TokenFile, token_digest
+from tellback_server.auth import RELOAD_INTERVAL_S, TokenFile, token_digest
 from tellback_server.clock import Clock
 from tellback_server.config import Settings, variable_of
 from tellback_server.demo import LIVE_CHAT, has_chats, remove_folder, write_demo
@@ -37,6 +38,7 @@ from tellback_server.tail import News, news_of, tail_chat
 
 COMMAND = [sys.executable, "-m", "tellback_server"]
 START_TIMEOUT_S = 20
+ANSWER_TIMEOUT_S = 5
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +105,8 @@ class Tab:
 
     async def ask(self, frame: dict[str, object]) -> ServerFrame:
         await self.socket.send(orjson.dumps(frame), text=True)
-        return decode_server(str(await self.socket.recv()).encode())
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            return decode_server(str(await self.socket.recv()).encode())
 
 
 @contextlib.asynccontextmanager
@@ -317,6 +320,26 @@ async def test_a_token_opens_the_door_and_leaves_no_trace(tmp_path: Path, server
     )
     assert token not in everything
     assert "canary" not in everything
+
+
+async def test_the_user_of_a_signed_token_has_chats(tmp_path: Path, server: Callable[..., Server]) -> None:
+    (tmp_path / "key").write_text("k" * 64)
+    token = jwt.encode({"sub": "carol", "exp": Clock().now_ms() // 1000 + 60}, "k" * 64)
+    one = server("serve", "--data", tmp_path / "d", "--port", 0, "--jwt-key-file", tmp_path / "key").started()
+    async with tab(one.url, token) as client:
+        await append(client, "character:Ann/One", "hers")
+    await asyncio.to_thread(one.stop)
+    assert (tmp_path / "d" / "carol" / "chats" / "Ann" / "One.jsonl").exists()
+
+
+async def test_a_user_who_gets_a_token_later_needs_no_restart(tmp_path: Path, server: Callable[..., Server]) -> None:
+    users = tmp_path / "users.toml"
+    run("token", "new", "alice", "--auth-file", users)
+    one = server("serve", "--data", tmp_path / "d", "--port", 0, "--auth-file", users).started()
+    token = run("token", "new", "bob", "--auth-file", users).stdout.strip()
+    await asyncio.sleep(RELOAD_INTERVAL_S)
+    async with tab(one.url, token) as client:
+        await append(client, "character:Ann/One", "his")
 
 
 async def test_a_revoked_token_closes_its_connections(tmp_path: Path, server: Callable[..., Server]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -74,6 +76,12 @@ def test_two_servers_in_one_process_do_not_add_up() -> None:
 def test_the_hot_path_counts_on_slots() -> None:
     with pytest.raises(AttributeError):
         Counters().misspelt = 1  # type: ignore[attr-defined]
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs/CONFIGURATION.md").read_text()
+    documented = set(re.findall(r"`(tellback_[a-z_]+)", page))
+    assert documented == (NAMES | set(GAUGES)) - {"tellback_log_sync_seconds_count"}
 
 
 def test_a_quantile_is_a_value_that_was_measured() -> None:
