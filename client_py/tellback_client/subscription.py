@@ -173,8 +173,8 @@ class Subscription:
 
     @property
     def may_send(self) -> bool:
-        """True when writes may be sent on this connection."""
-        return self.phase in ("parts", "replaying", "live")
+        """True when writes may be sent: the numbers are in line, and no snapshot is half here that could refuse them."""
+        return self.phase in ("replaying", "live")
 
     def open_frame(self, request_id: int) -> Open:
         """The request to open the chat from where the replica stands."""
