@@ -371,7 +371,8 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
     async def save_mine_as(self, conflict: Conflict, name: str) -> Chat:
         """Exit 3: mine as a new chat."""
         copy = await self._client.open(name, create=True)
-        if len(copy.messages) and copy.messages.ids() != list(conflict.mine.messages)[: len(copy.messages)]:
+        # An attempt that was interrupted is taken up again; anything else that stands there is somebody's.
+        if list(copy.messages) != conflict.mine.values()[: len(copy.messages)]:
             raise refused("exists", f"{name!r} exists and holds something else.", pointer="/chat")
         await copy.set_metadata(conflict.mine.metadata_value())
         mine = [message for message in conflict.mine.values() if copy.messages.get(message["id"]) is None]

@@ -173,7 +173,7 @@ class Subscription:
 
     @property
     def may_send(self) -> bool:
-        """True when writes may be sent: the numbers are in line, and no snapshot is half here that could refuse them."""
+        """True when writes may be sent: numbers are in line, and no half snapshot could turn out to be another chat."""
         return self.phase in ("replaying", "live")
 
     def open_frame(self, request_id: int) -> Open:
