@@ -24,6 +24,7 @@ from .errors import (
     UnauthenticatedError,
 )
 from .events import Committed, Conflicted, Event, EventsLost, Gone, Replaced, Status, StatusChanged
+from .history import HistoryProvider
 from .outbox import WriteResult
 from .replica import Messages
 from .server_process import ServerProcess
@@ -45,6 +46,7 @@ __all__ = [
     "EventsLost",
     "ForbiddenError",
     "Gone",
+    "HistoryProvider",
     "Messages",
     "NotFoundError",
     "OutboxCorrupt",

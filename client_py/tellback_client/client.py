@@ -98,13 +98,14 @@ class Client:
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Client:
-        await self._start()
+        await self.start()
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Connect, without `async with`; then `aclose` is the caller's to call."""
         assert self._link is None, "a client is entered once"
         session = self._asked_session
         if self._outbox_path is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from tellback_client.errors import (
@@ -20,8 +21,9 @@ from tellback_client.errors import (
 from tellback_client.events import Replaced
 from tellback_client.intents import AppendIntent, PatchIntent, StateIntent, UpdateMessageIntent
 from tellback_client.link import Link
-from tellback_client.outbox import PendingWrite, WriteResult
+from tellback_client.outbox import Entry, PendingWrite, WriteResult
 from tellback_client.subscription import Subscription
+from tellback_protocol.requests import Patch
 from tests.support.tab_server import lines_of
 
 SESSION = "session-of-the-test"
@@ -526,6 +528,36 @@ def test_a_chat_that_is_gone_keeps_what_was_not_stored() -> None:
 
     assert isinstance(outcome[0], ConflictError)
     assert list(outcome[0].conflict.mine.messages) == ["m1"]
+
+
+def test_r45_an_unsolved_conflict_of_an_earlier_process_waits_again() -> None:
+    write = (
+        b'{"type":"patch","chat":"id:%b","patch":[{"op":"replace","path":"/mes","value":"mine"}],"message":"a","id":7,'
+        b'"op":3,"base":"%b"}' % (CHAT_ID.encode(), integrity(1).encode())
+    )
+    frame = msgspec.json.decode(write, type=Patch)
+    wire = Wire()
+    wire.link.restore([
+        Entry(7, CHAT_ID, write, frame, conflicted=True),
+        Entry(8, CHAT_ID, write.replace(b'"id":7,"op":3', b'"id":8,"op":4'), frame_with(frame, 8, 4)),
+    ])
+    by_name, by_id = wire.connect()
+    wire.opened(by_name, 5, messages=[{"id": "a", "mes": "theirs"}], next_op=4)
+    wire.opened(by_id, 5, messages=[{"id": "a", "mes": "theirs"}], next_op=4)
+    (subscription,) = wire.link.subscriptions
+
+    assert [conflict.request_id for conflict in subscription.conflicts] == [7]
+    assert subscription.conflicts[0].mine.value("a")["mes"] == "mine"
+    assert [(sent["id"], sent["op"]) for sent in wire.sent()] == [(8, 4)]
+    wire.subscription = subscription
+    wire.append()
+    assert [(sent["id"] > 8, sent["op"]) for sent in wire.sent()] == [(True, 5)]
+    subscription.solved(subscription.conflicts[0])
+    assert {record.line for record in wire.link.journal() if record.kind == "done"} == {b'{"done":7}\n'}
+
+
+def frame_with(frame: Patch, request_id: int, op: int) -> Patch:
+    return msgspec.structs.replace(frame, id=request_id, op=op)
 
 
 def test_snapshot_and_deltas_are_a_fresh_snapshot() -> None:
