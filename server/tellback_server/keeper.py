@@ -62,6 +62,8 @@ class Keeper:
         """How long the last checkpoint of a chat took."""
         self._names: dict[tuple[str, str], str] = {}
         """Names of chats by user and chat_id, as far as the log and this process know them."""
+        self._ids: dict[tuple[str, str], str] = {}
+        """The other way. A name belongs to the chat that had it last, and an id that lost its name to none."""
         self._saved: dict[Actor, Position] = {}
         """Up to which position a chat's outcomes and commits are in its session file."""
         self._sweeper: asyncio.Task[None] | None = None
@@ -71,7 +73,8 @@ class Keeper:
     async def start(self) -> None:
         """Learn the names that the log knows, and begin to fold what a crash left."""
         leftovers = await self._run(lambda: find_leftovers(self._hub.log))
-        self._names.update(leftovers.names)
+        for (user, chat_id), name in leftovers.names.items():
+            self._named(user, chat_id, name)
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
         self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
 
@@ -108,7 +111,8 @@ class Keeper:
             place = await self._run(lambda: self._files.resolve(user, chat_id))
             if place is None:
                 return None
-            name = self._names[user, chat_id] = str(place)
+            name = str(place)
+            self._named(user, chat_id, name)
         return name
 
     async def history(self, actor: Actor, request: History) -> bytes:
@@ -153,9 +157,7 @@ class Keeper:
 
     async def _load(self, actor: Actor) -> None:
         user, place = actor.user, _place(actor)
-        chat_id = next(
-            (known for (owner, known), name in self._names.items() if owner == user and name == actor.name), None
-        )
+        chat_id = self._ids.get((user, actor.name))
         now_ms = self._hub.clock.now_ms()
         try:
             loaded = await self._run(
@@ -217,8 +219,16 @@ class Keeper:
         self._hub.end(actor)
 
     def _identified(self, actor: Actor) -> None:
-        self._names[actor.user, actor.chat_id] = actor.name
+        self._named(actor.user, actor.chat_id, actor.name)
         self._hub.identified(actor)
+
+    def _named(self, user: str, chat_id: str, name: str) -> None:
+        """`name` is the name of `chat_id` from now on. Whoever asks for the chat that had it before must not get it."""
+        before = self._ids.get((user, name))
+        if before is not None and before != chat_id:
+            del self._names[user, before]
+        self._names[user, chat_id] = name
+        self._ids[user, name] = chat_id
 
     async def _fold_leftovers(self, unfolded: list[tuple[str, str]]) -> None:
         for user, name in unfolded:

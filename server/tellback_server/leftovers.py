@@ -16,7 +16,7 @@ class Leftovers(msgspec.Struct):
     """See the module."""
 
     names: dict[tuple[str, str], str]
-    """By user and chat_id."""
+    """By user and chat_id; of two chats with one name the later one comes last."""
     unfolded: list[tuple[str, str]]
     """User and name of chats with commits behind their last checkpoint."""
 
@@ -41,6 +41,7 @@ def find_leftovers(log: Log) -> Leftovers:
             continue
         base = decode_base(record.body)
         seen.user, seen.name = base.user, base.name
+        names.pop((base.user, base.chat_id), None)
         names[base.user, base.chat_id] = base.name
         if record.kind != ANCHOR:
             seen.folded = base.head.seq
