@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST, whole_history
+from tests.support.oracle import LOST, until, whole_history
 from tests.support.raw_client import RawClient
 from tests.support.server import Process, TabClient, new_session, running, texts
 
@@ -353,9 +353,7 @@ async def test_R19_outcomes_survive_a_clean_stop_and_the_idle_end_of_a_chat(tmp_
         ack = await tab.ask(**append(1, "one"))
         await tab.close()
         sessions = data / ".tellback" / "sessions"
-        async with asyncio.timeout(10):
-            while not any(path.is_file() for path in sessions.rglob("*")):  # noqa: ASYNC110  A file announces nothing.
-                await asyncio.sleep(0.02)
+        await until(lambda: any(path.is_file() for path in sessions.rglob("*")))
         for _ in range(2):
             back = await TabClient.join(server.url, session)
             await back.open(CHAT)

@@ -15,7 +15,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,6 +279,13 @@ def effects_of(request: dict[str, Any], ack: dict[str, Any]) -> list[dict[str, A
         case "state-delete":
             return [{"op": "state", "namespace": request["namespace"], "version": ack["version"], "deleted": True}]
     raise AssertionError(f"the ack of {request['type']} has no ops")
+
+
+async def until(is_so: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait for something that announces itself to nobody, such as a file."""
+    async with asyncio.timeout(timeout_s):
+        while not is_so():  # noqa: ASYNC110  A file has no event.
+            await asyncio.sleep(0.005)
 
 
 async def whole_history(tab: TabClient, chat: str) -> list[dict[str, Any]]:
