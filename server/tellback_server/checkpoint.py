@@ -340,12 +340,12 @@ def _carry_out(job: CheckpointJob, plan: _Plan, files: FileStore) -> CheckpointD
         check_file(files, path, job.state_files.get(namespace), namespace)
         failpoint("checkpoint.before_state")
         if data is not None:
-            stat = files.write_state(path, data)
+            stat = _replace_state(files, path, data, job.state_files.get(namespace), namespace)
             marks[namespace] = state_mark(version, data)
             state_files[namespace] = FileIdentity(len(data), zlib.crc32(data), stat.mtime_ns, stat.inode)
             size_bytes += len(data)
         else:
-            files.remove_state(path)
+            _remove_state(files, path, job.state_files.get(namespace), namespace)
             marks.pop(namespace, None)
             state_files.pop(namespace, None)
         failpoint("checkpoint.after_state")
@@ -393,6 +393,8 @@ def _append(plan: _Plan, files: FileStore) -> FileStat:
         try:
             file.fdatasync()
         except OSError as error:
+            # Cut off, so that nobody takes what the page cache shows for what the disk has.
+            _cut_off(file, identity.size_bytes, plan.data)
             raise _SyncFailed(error) from error
         after = file.stat()
         if file.pread(len(plan.data), identity.size_bytes) != plan.data and after.size_bytes == plan.size_bytes:
@@ -459,6 +461,67 @@ def _rewrite(job: CheckpointJob, plan: _Plan, files: FileStore) -> FileStat:
                 fs.unlink(swap)
         raise
     return ours
+
+
+def _replace_state(
+    files: FileStore, path: str, data: bytes, known: FileIdentity | None, namespace: str
+) -> FileStat:
+    """Swaps a verified sidecar in and looks at what was swapped out, as for the chat's file. Durable on return.
+
+    Its temporary name is an ordinary one: what another program saved between the swap and the look is lost only if we
+    are killed in that moment too.
+    """
+    if known is None:
+        try:
+            return files.publish_new(path, data)
+        except FileTaken as error:
+            raise OutsideEdit(path, "appeared", namespace) from error
+    fs = files.fs
+    temporary = fs.temporary_path(path)
+    with files.operation("write-state", path, size_bytes=len(data), crc32=zlib.crc32(data)):
+        ours = fs.write_atomically(temporary, data, keep_mode_of=fs.stat(path))
+        try:
+            check_file(files, path, known, namespace)
+            try:
+                swapped = fs.exchange(temporary, path)
+            except FileMissing as error:
+                raise OutsideEdit(path, "is gone", namespace) from error
+            if not swapped:
+                fs.rename(temporary, path)
+            else:
+                try:
+                    check_file(files, temporary, known, namespace)
+                except OutsideEdit:
+                    fs.exchange(temporary, path)
+                    raise
+        finally:
+            with contextlib.suppress(FileMissing):
+                fs.unlink(temporary)
+        fs.fsync_directory(os.path.dirname(path))
+    return ours
+
+
+def _remove_state(files: FileStore, path: str, known: FileIdentity | None, namespace: str) -> None:
+    """Takes a sidecar away, looks at it, and removes it when it is the one we knew. Durable on return."""
+    if known is None:
+        return
+    fs = files.fs
+    temporary = fs.temporary_path(path)
+    with files.operation("remove-state", path):
+        try:
+            fs.rename(path, temporary)
+        except FileMissing as error:
+            raise OutsideEdit(path, "is gone", namespace) from error
+        try:
+            check_file(files, temporary, known, namespace)
+        except OutsideEdit:
+            # When somebody made a new one meanwhile, that one replaces this as it would have without us.
+            with contextlib.suppress(FileTaken):
+                fs.link(temporary, path)
+            raise
+        finally:
+            fs.unlink(temporary)
+        fs.fsync_directory(os.path.dirname(path))
 
 
 def _swap(plan: _Plan, swap: str, files: FileStore) -> bool:

@@ -124,15 +124,22 @@ def load_chat(
 ) -> LoadedStream | ChatMissing:
     """The chat of a file, with everything the log knows about it.
 
-    `chat_id` when the log's names tell it; `ours` is the live stream at its head when there is one. Blocks; writes only
-    on an outside edit of a chat with a history of ours (backups, recovered chats) and for what a crash left of a swap.
+    `chat_id` is what the log's names tell, for a chat without a chat_sync; `ours` is the live stream at its head when
+    there is one. Blocks; writes only on an outside edit of a chat with a history of ours (backups, recovered chats) and
+    for what a crash left of a swap.
     """
     sync = files.read_sync(user, place)
     mark = sync.mark if sync is not None else None
-    if mark is not None and (not files.owns_mark(user, place, mark) or chat_id not in (None, mark.chat_id)):
+    if mark is not None and not files.owns_mark(user, place, mark):
         mark = None
-    if chat_id is None:
-        chat_id = mark.chat_id if mark is not None else provisional_chat_id(user, str(place))
+    if ours is not None:
+        chat_id = ours.chat_id
+        mark = mark if mark is not None and mark.chat_id == chat_id else None
+    elif mark is not None:
+        # What stands beside the file belongs to it; a name in the log may be that of a chat that was deleted outside.
+        chat_id = mark.chat_id
+    elif chat_id is None:
+        chat_id = provisional_chat_id(user, str(place))
     saved = read_sessions(files, user, chat_id)
     base: BaseRecord | None = saved.base if saved is not None else None
     if mark is not None and (base is None or mark.head.seq > base.head.seq):
@@ -217,9 +224,18 @@ class _Loading:
         states = find_states(self.files.read_states(self.user, self.place), past, self.name)
         if not past.has_history:
             return self._fresh(found, states)
+        states.remember_deleted(past.done())
+        self._sync(found, states)
         if found.is_edited or states.edited:
             return self._adopted(found, states)
         return self._ours(found, states)
+
+    def _sync(self, found: Content, states: States) -> None:
+        """A kill may have come between a write and its sync; what is told from now on must be on the disk."""
+        if found.intent is not None:
+            self.files.make_durable(self.files.chat_path(self.user, self.place))
+        for namespace in states.after.keys() & states.identities.keys():
+            self.files.make_durable(self.files.state_path(self.user, self.place, namespace))
 
     def _missing(self) -> ChatMissing:
         """Deleted by another program, or never there. What only the log holds is kept as a backup (F9)."""
@@ -246,7 +262,12 @@ class _Loading:
         version = Version(1, 0, found.integrity(1, 0, self.name))
         stream = self._stream(found.chat(version), version, found, states)
         held = self._held(found, version, version, states)
-        return LoadedStream(stream=stream, file=held, anchored=False, records=[], adoption=None)
+        live = self.ours
+        report: AdoptionReport | None = None
+        if live is not None and not _is_same(live, stream):
+            # Somebody changed what we only read: there is nothing of ours to keep, but the tabs must hear of it.
+            report = AdoptionReport([], [], [], sorted(stream.states))
+        return LoadedStream(stream=stream, file=held, anchored=False, records=[], adoption=report)
 
     # -- files as we left them
 
@@ -391,6 +412,15 @@ class _Loading:
         newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
         if newest != stream.head.integrity:
             stream.forget_history()
+
+
+def _is_same(live: Stream, stream: Stream) -> bool:
+    """Whether two streams without a history of ours show the same."""
+
+    def states(one: Stream) -> dict[str, Version | None]:
+        return {namespace: document.version for namespace, document in one.states.items()}
+
+    return live.head == stream.head and states(live) == states(stream)
 
 
 class _Authored(msgspec.Struct):

@@ -528,3 +528,43 @@ async def test_an_old_backup_of_file_and_chat_sync_is_a_new_epoch(tmp_path: Path
     assert f"later {count - 1}".encode() in (desk.data / "default-user" / backup).read_bytes()
     desk.stop()
 
+
+async def test_a_chat_that_we_only_read_and_somebody_changed_is_told(tmp_path: Path) -> None:
+    """[F1] [F7] Nothing of ours is in it, so nothing is written; open tabs still have to hear of it."""
+    data = copy_real_data(tmp_path)
+    desk = Desk(data, CharacterChat("Pip", "Pip - 2024-09-30@09h00m00s"))
+    await desk.open()
+    assert (await desk.adopt()).adoption is None
+    before = desk.stream.head
+    desk.path.write_bytes(desk.path.read_bytes() + b'\n{"mes":"outside"}')
+    assert needs_adoption(desk.files, DEFAULT_USER, desk.held)
+
+    loaded = await desk.adopt()
+
+    assert loaded.adoption is not None
+    assert loaded.records == []
+    assert desk.stream.head != before
+    assert desk.texts()[-1] == "outside"
+    desk.stop()
+
+
+async def test_a_name_that_belonged_to_a_deleted_chat_does_not_bring_it_back(tmp_path: Path) -> None:
+    """The id beside the file wins over the one that the log's older names tell."""
+    desk = Desk(tmp_path / "data")
+    await desk.create()
+    await desk.append("old")
+    await desk.checkpoint()
+    old_id = desk.stream.chat_id
+    desk.path.unlink()
+    desk.path.with_name("talk.luker-state.chat_sync.json").unlink()
+    desk.stop()
+    await desk.create()
+    await desk.append("new")
+    await desk.checkpoint()
+
+    loaded = load_chat(desk.files, desk.log, DEFAULT_USER, desk.place, now_ms=1, chat_id=old_id)
+
+    assert isinstance(loaded, LoadedStream)
+    assert loaded.stream.chat_id == desk.stream.chat_id != old_id
+    assert loaded.adoption is None
+    desk.stop()

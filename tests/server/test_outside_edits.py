@@ -236,6 +236,10 @@ async def test_another_program_saves_after_a_crash_at_every_step(
         loaded = await desk.open()
         where = f"at call {at}"
         assert loaded.adoption is not None, where
+        adopted = desk.texts()
+        loaded = await desk.restart()
+        assert loaded.adoption is None, "the adoption is durable before the files are written"
+        assert desk.texts() == adopted, where
         await settle(desk)
         assert desk.texts().count("from outside") == 1, where
         assert desk.stream.damage == [], where
@@ -317,5 +321,87 @@ async def test_a_disk_that_refuses_at_every_step_loses_nothing(
         assert desk.texts() == texts, where
         desk.stop()
         if not reached:
+            return
+    raise AssertionError("the scenario has more calls than are tried")
+
+
+class KilledAfterTheSwap(InjectedFs):
+    """Another program saves just before our swap, and we are killed just after it: its save stands at the swap name."""
+
+    def __init__(self, path: Path, other: Callable[[Path], None], *, edited_again: bool) -> None:
+        super().__init__()
+        self._path = path
+        self._other = other
+        self._edited_again = edited_again
+
+    def exchange(self, first: str, second: str) -> bool:
+        self._other(self._path)
+        super().exchange(first, second)
+        if self._edited_again:
+            replace(self._path, "\n".join([*OLD, EDIT.replace("from outside", "saved again")]))
+        self.die()
+        return True
+
+
+@pytest.mark.parametrize("edited_again", [False, True])
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__)
+async def test_a_save_that_we_swapped_out_and_could_not_look_at(
+    tmp_path: Path, other: Callable[[Path], None], edited_again: bool
+) -> None:
+    """[F7] [F9] The restart gives it its name back; when a third save took the name, it is kept as a backup."""
+    desk = Desk(make_data(tmp_path))
+    await desk.open()
+    desk.stop()
+    fs = KilledAfterTheSwap(desk.path, other, edited_again=edited_again)
+    desk.fs = fs
+    await desk.open()
+    await patching(desk)
+    with pytest.raises(SimulatedCrash):
+        await desk.checkpoint()
+    desk.stop()
+    desk.fs = InjectedFs()
+
+    loaded = await desk.open()
+    await settle(desk)
+
+    assert loaded.adoption is not None
+    assert desk.texts().count("saved again" if edited_again else "from outside") == 1
+    assert "from outside" in everything_written(desk)
+    assert_kept(desk)
+    assert not list(desk.path.parent.glob(".*tellback-tmp"))
+    desk.stop()
+
+
+@pytest.mark.parametrize("value", [{"ours": 1}, None], ids=["update", "delete"])
+async def test_a_sidecar_is_saved_by_somebody_at_every_step(tmp_path: Path, value: object) -> None:
+    """[F7] [F9] Theirs stays in the sidecar, ours becomes a backup."""
+    for at in range(1, CALLS_MAX):
+        fs = InjectedFs()
+        desk = Desk(make_data(tmp_path / str(at)), fs=fs)
+        await desk.open()
+        await desk.state("memory", {"old": 1})
+        await desk.checkpoint()
+        await desk.append("ours 1")
+        await desk.state("memory", value)
+        sidecar = desk.path.with_name("talk.luker-state.memory.json")
+        fs.arm(at, lambda sidecar=sidecar: replace(sidecar, '{"theirs":1}'))  # type: ignore[misc]
+        await settle(desk)
+        reached = fs.reached
+        fs.arm(0)
+        await desk.adopt()
+        await settle(desk)
+        where = f"at call {at}"
+        standing = sidecar.read_bytes() if sidecar.exists() else None
+        assert desk.stream.states["memory"].data == standing, where
+        assert desk.texts()[-1] == "ours 1", where
+        backups = [path.read_bytes() for path in desk.data.rglob("backups/tellback/*/*.memory.json")]
+        if reached:
+            assert standing == b'{"theirs":1}', f"{where}: {fs.calls}"
+            assert value is None or orjson.dumps(value) in backups, where
+        loaded = await desk.restart()
+        assert loaded.adoption is None, where
+        desk.stop()
+        if not reached:
+            assert standing == (None if value is None else orjson.dumps(value))
             return
     raise AssertionError("the scenario has more calls than are tried")

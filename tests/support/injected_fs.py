@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
-from typing import Any
 
 from tellback_server.fs import File, FileStat, Fs
 
@@ -26,10 +26,15 @@ class InjectedFile(File):
         if torn is not None:
             super().append(memoryview(data)[:torn])
             self._injected.die()
+        if self._injected.short_writes:
+            super().append(memoryview(data)[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "injected", self.path)
         super().append(data)
 
     def fdatasync(self) -> None:
         self._injected.step("fdatasync", self.path)
+        if self._injected.fail_syncs:
+            raise OSError(errno.EIO, "injected", self.path)
 
     def fsync(self) -> None:
         self._injected.step("fsync", self.path)
@@ -46,6 +51,8 @@ class InjectedFs(Fs):
         super().__init__()
         self.calls: list[str] = []
         self.is_dead = False
+        self.fail_syncs = False
+        self.short_writes = False
         self._at = 0
         self._action: Callable[[], None] | None = None
         self._torn: Callable[[int], int] | None = None
@@ -113,12 +120,3 @@ class InjectedFs(Fs):
     def _mkdir(self, path: str) -> None:
         self.step("mkdir", path)
         super()._mkdir(path)
-
-
-def failing(number: int) -> Callable[[], None]:
-    """An action that fails as the disk does."""
-
-    def fail(*_arguments: Any) -> None:
-        raise OSError(number, "injected")
-
-    return fail

@@ -251,6 +251,13 @@ class FileStore:
         )
         return [namespace for namespace in found if namespace_problem(namespace) is None]
 
+    def make_durable(self, path: str) -> None:
+        """Syncs a file and its name: for one that a crash left written and perhaps not synced. Changes nothing."""
+        with self.operation("sync", path):
+            with self.fs.open_read(path) as file:
+                file.fsync()
+            self.fs.fsync_directory(os.path.dirname(path))
+
     # -- listing -----------------------------------------------------------------------------------------------------
 
     def names(self, user: str) -> list[ChatName]:
@@ -356,13 +363,6 @@ class FileStore:
         """Replaces a sidecar. Durable on return."""
         with self.operation("write-state", path, size_bytes=len(data), crc32=zlib.crc32(data)):
             return self.fs.write_atomically(path, data, keep_mode_of=self.fs.stat(path))
-
-    def remove_state(self, path: str) -> None:
-        """Removes a sidecar; harmless when it is gone. Durable on return."""
-        with self.operation("remove-state", path):
-            with contextlib.suppress(FileMissing):
-                self.fs.unlink(path)
-            self.fs.fsync_directory(os.path.dirname(path))
 
     def write_sync(self, user: str, name: ChatName, mark: SyncMark, now_ms: int) -> None:
         """Writes chat_sync; fields of other programs stay."""

@@ -221,6 +221,15 @@ class States(msgspec.Struct, kw_only=True):
             stream.apply_state(effect)
             pending.states.add(effect.namespace)
 
+    def remember_deleted(self, done: list[Commit]) -> None:
+        """A deleted state keeps its version for as long as the log tells it: a base may name it."""
+        for commit in done:
+            for effect in commit.ops:
+                if isinstance(effect, StateEffect) and effect.deleted is True:
+                    document = self.documents.setdefault(effect.namespace, StateDocument(None, None))
+                    if document.data is None and not document.corrupt and effect.namespace not in self.edited:
+                        document.version = effect.version
+
     def adopt(self, stream: Stream, head: Version) -> None:
         """Gives every sidecar that another program changed the version of the adoption."""
         for namespace in self.edited:
