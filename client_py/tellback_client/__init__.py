@@ -1,33 +1,41 @@
-"""tellback's Python client: chats that are stored before they are acknowledged, and told to every tab."""
+"""tellback's Python client: chats that are stored before they are acknowledged, and told to every tab.
+
+Names are loaded when they are first used: pytest imports this package in every run of every project that has it
+installed, for the fixture in `pytest_plugin`.
+"""
 
 from __future__ import annotations
 
-from .blocking import BlockingChat, BlockingClient, BlockingState
-from .chat import Batch, Chat, State
-from .client import Client, connect
-from .conflict import Conflict
-from .errors import (
-    ClientClosed,
-    ConflictError,
-    ConnectionLost,
-    ForbiddenError,
-    NotFoundError,
-    OutboxCorrupt,
-    OutboxError,
-    OutboxInUse,
-    OutcomeUnknownError,
-    ProtocolViolation,
-    ReadOnlyError,
-    RefusedError,
-    SessionTakenOver,
-    TellbackError,
-    UnauthenticatedError,
-)
-from .events import Committed, Conflicted, Event, EventsLost, Gone, Replaced, Status, StatusChanged
-from .history import HistoryProvider
-from .outbox import WriteResult
-from .replica import Messages
-from .server_process import ServerProcess
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blocking import BlockingChat, BlockingClient, BlockingState
+    from .chat import Batch, Chat, State
+    from .client import Client, connect
+    from .conflict import Conflict
+    from .errors import (
+        ClientClosed,
+        ConflictError,
+        ConnectionLost,
+        ForbiddenError,
+        NotFoundError,
+        OutboxCorrupt,
+        OutboxError,
+        OutboxInUse,
+        OutcomeUnknownError,
+        ProtocolViolation,
+        ReadOnlyError,
+        RefusedError,
+        SessionTakenOver,
+        TellbackError,
+        UnauthenticatedError,
+    )
+    from .events import Committed, Conflicted, Event, EventsLost, Gone, Replaced, Status, StatusChanged
+    from .history import HistoryProvider
+    from .outbox import WriteResult
+    from .replica import Messages
+    from .server_process import ServerProcess
 
 __all__ = [
     "Batch",
@@ -67,3 +75,29 @@ __all__ = [
     "WriteResult",
     "connect",
 ]
+
+_HOMES = {
+    "blocking": ("BlockingChat", "BlockingClient", "BlockingState"),
+    "chat": ("Batch", "Chat", "State"),
+    "client": ("Client", "connect"),
+    "conflict": ("Conflict",),
+    "errors": (
+        "ClientClosed", "ConflictError", "ConnectionLost", "ForbiddenError", "NotFoundError", "OutboxCorrupt",
+        "OutboxError", "OutboxInUse", "OutcomeUnknownError", "ProtocolViolation", "ReadOnlyError", "RefusedError",
+        "SessionTakenOver", "TellbackError", "UnauthenticatedError",
+    ),
+    "events": ("Committed", "Conflicted", "Event", "EventsLost", "Gone", "Replaced", "Status", "StatusChanged"),
+    "history": ("HistoryProvider",),
+    "outbox": ("WriteResult",),
+    "replica": ("Messages",),
+    "server_process": ("ServerProcess",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value

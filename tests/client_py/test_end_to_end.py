@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tellback_client import (
     ConnectionLost,
     NotFoundError,
     RefusedError,
+    Replaced,
     ServerProcess,
     SessionTakenOver,
     WriteResult,
@@ -323,6 +325,47 @@ async def test_r45_the_outbox_file_survives_the_client_process(tellback_server: 
             assert chat.pending == 0
             await chat.append({"mes": "more"})
             await chat.delete(chat.messages[-1]["id"])
+
+
+async def test_r05_an_edit_by_another_program_reaches_the_open_tab(tellback_server: ServerProcess) -> None:
+    async with connect(tellback_server.url) as client, connect(tellback_server.url) as other:
+        chat = await client.open(CHAT, create=True)
+        events = chat.events()
+        await chat.append({"mes": "hi"})
+        path = tellback_server.data / "default-user" / "chats" / "Alice" / "First meeting.jsonl"
+        await until(path.exists)
+        await asyncio.sleep(0.5)
+        with path.open("a", encoding="utf-8") as file:
+            file.write('{"name":"another program","mes":"outside"}\n')
+        await other.open(CHAT)
+
+        replaced = [event async for event in first_of(events, Replaced)]
+
+        assert replaced[0].version.epoch == 2
+        assert [message["mes"] for message in chat.messages] == ["hi", "outside"]
+        await chat.append({"mes": "after"})
+        assert len(chat.messages) == 3
+
+
+async def first_of(events: Any, kind: type[Any]) -> Any:
+    async with asyncio.timeout(10):
+        async for event in events:
+            if isinstance(event, kind):
+                yield event
+                return
+
+
+def test_the_package_loads_nothing_before_it_is_used() -> None:
+    code = (
+        "import sys, tellback_client.pytest_plugin;"
+        "heavy = {'websockets', 'anyio', 'msgspec', 'tellback_protocol', 'tellback_server'} & set(sys.modules);"
+        "import tellback_client as package;"
+        "missing = [name for name in package.__all__ if not hasattr(package, name)];"
+        "print(sorted(heavy), missing, 'tellback_server' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[] [] False\n"
 
 
 async def test_closing_flushes(tellback_server: ServerProcess) -> None:
