@@ -166,6 +166,13 @@ def answer(kind: str, request_id: int | None, owner: bytes, op: int, body: bytes
     )
 
 
+def ack(request_id: int | None, owner: bytes, op: int, body: bytes) -> bytes:
+    """The most frequent `answer`."""
+    if request_id is None:
+        return b'{"type":"ack","id":null,%b,"op":%d,%b}' % (owner, op, body)
+    return b'{"type":"ack","id":%d,%b,"op":%d,%b}' % (request_id, owner, op, body)
+
+
 def error(refusal: Refused, echo: dict[str, Any]) -> bytes:
     """An `error` with what the request said of itself."""
     frame: dict[str, Any] = {

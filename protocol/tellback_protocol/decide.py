@@ -18,7 +18,6 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw, UnsetType
 
-from .appending import plain_append
 from .bases import Bases
 from .chat import Chat
 from .decision import (
@@ -99,10 +98,6 @@ def decide(
             raise Refused(request.code, request.message, pointer=request.pointer)
         if stream.damage:
             raise Refused("read-only", "The chat's file is damaged; repair it, then send this op again.")
-        if type(request) is Append:
-            appended = plain_append(stream, request, session, op, print_, fresh, limits)
-            if appended is not None:
-                return appended
         return _accept(stream, request, session, op, print_, fresh, limits)
     except RecursionError:
         # A user's own old line can be nested deeper than Python writes.
@@ -118,11 +113,7 @@ def decide(
 def install(stream: Stream, session: str, op: int, decision: Committed | Stored, now_ms: int) -> None:
     """Put a decision into the stream. Cannot fail."""
     if isinstance(decision, Committed):
-        if decision.appended is not None:
-            stream.chat.append_line(*decision.appended)
-            stream.chat.version = decision.version
-        else:
-            _install_effects(stream, decision)
+        _install_effects(stream, decision)
         stream.head = decision.version
         stream.remember(Past(decision.version.seq, decision.version.integrity, decision.core, decision.targets))
     stream.session(session).add(op, decision.outcome, now_ms)

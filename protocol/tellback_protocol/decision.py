@@ -52,8 +52,6 @@ class Committed(msgspec.Struct, gc=False):
     """The chat after several effects, when there was more than one step."""
     states: dict[str, bytes | None]
     """State documents after the commit."""
-    appended: tuple[str, bytes] | None = None
-    """Id and line, when all it did is append one message."""
 
 
 class Stored(msgspec.Struct, gc=False):

@@ -62,7 +62,7 @@ class ServerSession:
         self._bad_frames = 0
         self._bad_since_s = 0.0
 
-    def receive(self, data: bytes, now_s: float) -> ClientFrame | Malformed:
+    def receive(self, data: bytes) -> ClientFrame | Malformed:
         """The frame in a text message.
 
         Raises: FrameProblem (answer it with `refuse`), ConnectionClosing.

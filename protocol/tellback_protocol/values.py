@@ -20,7 +20,8 @@ DEPTH_MAX = 64
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1
 
-_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+# Digits become 0 and opening brackets {, so that one pass serves both screens below.
+_SHAPE = bytes.maketrans(b"123456789[", b"000000000{")
 _LONG_DIGITS = b"0" * 19
 
 
@@ -39,16 +40,17 @@ def read_payload(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> Any:
             raise Refused("number-range", "A number is too large for a double.", pointer=pointer) from None
         raise Refused("bad-json", f"The payload is not JSON: {text[:120]}.", pointer=pointer) from None
     # Cheap screens first: only a payload that could break a limit pays for a walk.
-    if data.count(b"{") + data.count(b"[") > depth_max and depth(value, depth_max + 1) > depth_max:
+    shape = data.translate(_SHAPE)
+    if shape.count(b"{") > depth_max and depth(value, depth_max + 1) > depth_max:
         raise Refused("too-deep", f"The payload is nested deeper than {depth_max} levels.", pointer=pointer)
-    if has_long_digits(data):
+    if _LONG_DIGITS in shape:
         _check_integers(data, pointer)
     return value
 
 
 def has_long_digits(data: bytes) -> bool:
     """True when 19 digits stand together: perhaps an integer of over 64 bits. Cheaper than a regular expression."""
-    return _LONG_DIGITS in data.translate(_DIGITS_TO_ZERO)
+    return _LONG_DIGITS in data.translate(_SHAPE)
 
 
 def _check_integers(data: bytes, pointer: str) -> None:

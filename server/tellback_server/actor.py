@@ -22,6 +22,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
+from tellback_protocol.appending import append_plain
 from tellback_protocol.decide import (
     Committed,
     Duplicate,
@@ -35,7 +36,7 @@ from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Behind, Closed, Opened, Reset, StateFrame, StateValue
 from tellback_protocol.ids import Version, namespace_problem
-from tellback_protocol.requests import Close, History, Malformed, Open, Request, StateGet, Write
+from tellback_protocol.requests import Append, Close, History, Malformed, Open, Request, StateGet, Write
 from tellback_protocol.stream import Past, Stream
 from tellback_server import records
 from tellback_server.snapshot import Snapshot
@@ -44,11 +45,14 @@ from tellback_server.websocket import text_frame
 if TYPE_CHECKING:
     from tellback_server.hub import Hub
     from tellback_server.loading import LoadedStream
+    from tellback_server.outbox import Outbox
     from tellback_server.store.held import FileState
     from tellback_server.tab import Tab
 
 log = structlog.get_logger()
 
+UNCOMMITTED_BYTES_MAX = 64 << 20
+"""Records that may wait for the disk; more is answered `overloaded`."""
 MAILBOX_MAX = 256
 """Requests that wait for one actor; more are answered `overloaded`."""
 REPLAY_BYTES_MIN = 64 << 10
@@ -78,8 +82,10 @@ class Release(msgspec.Struct, gc=False):
     """A frame for `tab`."""
     size_bytes: int = 0
     """Of the request, when it counts as in flight."""
-    committed: Committed | None = None
-    """To be told to everybody else."""
+    core: bytes | None = None
+    """Of a commit, to be told to everybody else."""
+    version: Version | None = None
+    """Of that commit."""
     subscribe: Subscription | None = None
     """Begins when this is released: what was sequenced later is broadcast to it."""
     following: Following | None = None
@@ -110,7 +116,7 @@ class Actor:
     """Everything about one chat that is live in this process."""
 
     __slots__ = (
-        "_hub", "_last_position", "_mailbox", "_unreleased", "anchored", "chat_id", "dirty_since_s", "durable_head",
+        "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id", "dirty_since_s", "durable_head",
         "file", "folding", "idle_since_s", "key", "name", "state", "stream", "subscriptions", "user",
     )
 
@@ -138,6 +144,8 @@ class Actor:
         self.idle_since_s: float | None = None
         self._mailbox: deque[Envelope] = deque()
         self._unreleased = 0
+        self._told: list[tuple[Tab | None, bytes, Version]] = []
+        """Commits of the batch that is being released: author, core, version."""
         self._last_position = 0
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -145,7 +153,8 @@ class Actor:
     def submit(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """Handle a request, now or when the actor can. `size_bytes` counts as in flight until it is answered."""
         if self.state == "ready" and not self._mailbox:
-            self.handle(tab, request, owner_json, size_bytes)
+            if type(request) is not Append or not self._append_plain(tab, request, owner_json, size_bytes):
+                self.handle(tab, request, owner_json, size_bytes)
         elif self.state == "missing":
             self._handle_missing(tab, request, owner_json, size_bytes)
         elif len(self._mailbox) >= MAILBOX_MAX:
@@ -160,8 +169,6 @@ class Actor:
         """Handle what waited, in order, as far as the state allows."""
         while self._mailbox and self.state in ("ready", "missing"):
             letter = self._mailbox.popleft()
-            if not letter.tab.is_open:
-                continue
             if self.state == "ready":
                 self.handle(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
             else:
@@ -174,13 +181,46 @@ class Actor:
         if isinstance(request, Write | Malformed):
             self._write(tab, request, owner_json, size_bytes)
         elif isinstance(request, Open):
-            self._hub.spawn(self._look_and_open(tab, request, owner_json, size_bytes))
+            # Another program may have changed the files since they were looked at last.
+            if self._hub.shelf.look(self):
+                self._mailbox.appendleft(Envelope(tab, request, owner_json, size_bytes))
+            else:
+                self._open(tab, request, owner_json, size_bytes)
         elif isinstance(request, StateGet):
             self._state_get(tab, request, owner_json, size_bytes)
         elif isinstance(request, History):
             self._hub.spawn(self._history(tab, request, owner_json, size_bytes))
         else:
             self._close(tab, request, size_bytes)
+
+    def _append_plain(self, tab: Tab, request: Append, owner_json: bytes, size_bytes: int) -> bool:
+        """The most frequent write, without the detours of the others. False: it is not that plain, nothing was done."""
+        stream, file, hub = self.stream, self.file, self._hub
+        assert stream is not None, "ready means loaded"
+        assert file is not None, "ready means loaded"
+        clock = hub.clock
+        ops = stream.sessions.get(tab.session_id)
+        if ops is None or not self.anchored or not hub.is_open or hub.log.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
+            return False
+        try:
+            done = append_plain(
+                stream, ops, tab.session_json, request, clock.integrity(), clock.random_bits(64), clock.now_ms(),
+                hub.limits,
+            )
+        except Refused:
+            return False
+        if done is None:
+            return False
+        file.pending.add_plain(done.message_id)
+        hub.counters.commits += 1
+        version = done.version
+        position = self._last_position = hub.log.append(records.COMMIT, self.key, version.seq, done.record)
+        self._unreleased += 1
+        answer = codec.ack(request.id, owner_json, ops.last, done.body)
+        hub.releases.append(Release(position, self, tab, answer, size_bytes, done.core, version))
+        if self.dirty_since_s is None:
+            hub.shelf.became_dirty(self)
+        return True
 
     def _write(self, tab: Tab, request: Write | Malformed, owner_json: bytes, size_bytes: int) -> None:
         stream = self.stream
@@ -190,7 +230,7 @@ class Actor:
         session = tab.session_id
         try:
             hub.admit()
-            fresh = Fresh(clock.uuid4(), clock.random_bits(64), clock.now_ms())
+            fresh = Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
             decision = decide(stream, request, session, fresh, hub.limits)
         except Refused as refusal:
             hub.counters.refused(refusal.code)
@@ -215,7 +255,7 @@ class Actor:
             self._file.note(decision.effects)
             hub.counters.commits += 1
             frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
-            release = Release(position, self, tab, frame, size_bytes, decision)
+            release = Release(position, self, tab, frame, size_bytes, decision.core, decision.version)
         else:
             position = hub.log.append(records.STORED, self.key, stream.head.seq, decision.record)
             install(stream, session, op, decision, fresh.now_ms)
@@ -240,14 +280,6 @@ class Actor:
         self._hub.log.append(records.ANCHOR, self.key, self._stream.head.seq, self._file.anchor(self._stream))
         self.anchored = True
 
-    async def _look_and_open(self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
-        """Another program may have changed the files since they were looked at last."""
-        await self._hub.shelf.look(self)
-        if self.state != "ready":
-            self.submit(tab, request, owner_json, size_bytes)
-        elif tab.is_open:
-            self._open(tab, request, owner_json, size_bytes)
-
     def _open(self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         stream = self._stream
         if request.create and request.since is not None:
@@ -256,7 +288,7 @@ class Actor:
             return
         frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat))
         subscription = Subscription(tab, codec.chat_json(request.chat))
-        release = Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following)
+        release = Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
 
@@ -378,7 +410,7 @@ class Actor:
         self._take(loaded)
         self._append(loaded)
         stream = self._stream
-        commit = Commit(Version(1, 1, self._hub.clock.uuid4()), stream.head.integrity, [])
+        commit = Commit(Version(1, 1, self._hub.clock.integrity()), stream.head.integrity, [])
         record = b'{"version":%b,"previous":"%b","ops":[]}' % (commit.version.encoded(), commit.previous.encode())
         self._last_position = self._hub.log.append(records.COMMIT, self.key, 1, record)
         stream.fold(commit)
@@ -388,7 +420,7 @@ class Actor:
         self.state = "ready"
         frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat), created=True)
         subscription = Subscription(tab, codec.chat_json(request.chat))
-        self._release(Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following))
+        self._release(Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following))
         self._hub.shelf.became_dirty(self)
 
     def _append(self, loaded: LoadedStream) -> None:
@@ -441,39 +473,75 @@ class Actor:
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def release(self, release: Release, touched: set[Tab]) -> None:
-        """`release.position` is durable: tell whom it concerns. `touched` collects the tabs that must be flushed."""
+    def release(self, release: Release, touched: set[Tab]) -> bool:
+        """`release.position` is durable: tell whom it concerns. `touched` collects the tabs that must be flushed.
+
+        True when a commit waits for `broadcast`, which the hub calls before anything else of this actor is released
+        to somebody who did not see it, and at the end of the batch.
+        """
         self._unreleased -= 1
         tab = release.tab
-        committed = release.committed
         if tab is not None and tab.is_open:
             if release.answer is not None:
+                if self._told and self._told[0][0] is not tab and tab in self.subscriptions:
+                    # The order of the stream: what others committed before travels before this answer.
+                    self.broadcast(touched)
                 tab.outbox.answer(self, text_frame(release.answer))
                 touched.add(tab)
             if release.size_bytes:
                 tab.answered(release.size_bytes)
             if release.subscribe is not None:
+                self.broadcast(touched)
                 self._subscribe(release.subscribe)
-            if release.following is not None and release.subscribe is not None:
-                self._follow(tab, release.subscribe, release.following)
-        if committed is not None:
-            previous = self.durable_head
-            self.durable_head = committed.version
-            if self.subscriptions:
-                self._broadcast(committed, previous, tab, touched)
+                if release.following is not None:
+                    self._follow(tab, release.subscribe, release.following)
+        if release.core is None:
+            return False
+        assert release.version is not None, "a commit has a version"
+        if not self.subscriptions:
+            self.durable_head = release.version
+            return False
+        told = self._told
+        if told and told[0][0] is not tab:
+            # One author at a time: his own tab gets only acks.
+            self.broadcast(touched)
+            told = self._told
+        told.append((tab, release.core, release.version))
+        return True
 
-    def _broadcast(self, committed: Committed, previous: Version, author: Tab | None, touched: set[Tab]) -> None:
+    def broadcast(self, touched: set[Tab]) -> None:
+        """Tell the commits of one author to everybody else, each frame built once for all."""
+        told = self._told
+        if not told:
+            return
+        self._told = []
+        author = told[0][0]
+        before = self.durable_head
+        self.durable_head = told[-1][2]
+        frames: bytes | None = None
         built_for = b""
-        frame = b""
         for tab, subscription in list(self.subscriptions.items()):
             if tab is author:
                 continue
-            if subscription.chat_json != built_for:
-                # Built once for all tabs that use the same name for the chat.
-                built_for = subscription.chat_json
-                frame = text_frame(codec.integrity(built_for, committed.core))
-            tab.outbox.commit(self, frame, previous)
             touched.add(tab)
+            outbox = tab.outbox
+            if not outbox.is_clear:
+                self._tell_one_by_one(outbox, subscription, told, before)
+                continue
+            if frames is None or subscription.chat_json != built_for:
+                built_for = subscription.chat_json
+                frames = b"".join([text_frame(codec.integrity(built_for, core)) for _, core, _ in told])
+            outbox.send(frames)
+
+    def _tell_one_by_one(
+        self, outbox: Outbox, subscription: Subscription, told: list[tuple[Tab | None, bytes, Version]], before: Version
+    ) -> None:
+        """To a tab that reads slowly: each frame is counted, and the tab may be demoted at any of them."""
+        for _, core, version in told:
+            if not subscription.active:
+                return
+            outbox.commit(self, text_frame(codec.integrity(subscription.chat_json, core)), before)
+            before = version
 
     def _release(self, release: Release) -> None:
         self._unreleased += 1

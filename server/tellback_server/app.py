@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
-from tellback_server.auth import DEFAULT_USER, authenticator_for
+from tellback_server.auth import authenticator_for
 from tellback_server.clock import Clock
 from tellback_server.config import Settings
 from tellback_server.fs import Fs
@@ -88,7 +88,9 @@ class App:
             in_flight=settings.in_flight_max, open_chats=settings.open_chats_max,
         )
         authenticator = authenticator_for(settings, self.fs, self.clock)
-        self._files = FileStore(self.fs, data, sorted(authenticator.users or (DEFAULT_USER,)), clock=self.clock)
+        # Whoever passes hello is a user; without configured users there is one, whose chats may lie in `data` itself.
+        users = authenticator.users if authenticator.kind == "none" else None
+        self._files = FileStore(self.fs, data, users, clock=self.clock)
         own = os.path.join(data, ".tellback", "log")
         self._log = await loop.run_in_executor(self._executor, lambda: Log.open(
             self.fs, own, self.clock, segment_bytes=settings.log_segment_bytes,
@@ -211,6 +213,7 @@ class App:
             "tellback_connections": lambda: float(self._gateway.connection_count),
             "tellback_actors": lambda: float(len(self._hub.actors)),
             "tellback_checkpoint_lag_seconds": self._keeper.lag_s,
+            "tellback_log_segments": lambda: float(self._log.segment_count),
             "tellback_log_uncommitted_bytes": lambda: float(self._log.uncommitted_bytes),
             "tellback_loop_lag_seconds": self._take_lag,
         })

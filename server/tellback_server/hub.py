@@ -20,7 +20,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, new_name_problem, parse_chat
 from tellback_protocol.requests import History, Malformed, Open, Request
-from tellback_server.actor import Actor, Release
+from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor, Release
 from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
@@ -28,8 +28,6 @@ from tellback_server.tab import Tab
 
 log = structlog.get_logger()
 
-UNCOMMITTED_BYTES_MAX = 64 << 20
-"""Records that may wait for the disk; more is answered `overloaded`."""
 
 
 class Shelf(Protocol):
@@ -44,8 +42,8 @@ class Shelf(Protocol):
     def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         """Make a chat that does not exist."""
 
-    async def look(self, actor: Actor) -> None:
-        """Adopt what another program did to the files of a live chat, if anything."""
+    def look(self, actor: Actor) -> bool:
+        """True when another program changed the files of a live chat: the actor is busy until that is adopted."""
 
     async def find(self, user: str, chat_id: str) -> str | None:
         """The name of a chat by its id, None when the user has no such chat."""
@@ -79,10 +77,13 @@ class Hub:
         self._durable = durable
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}
-        self._releases: deque[Release] = deque()
+        self.releases: deque[Release] = deque()
+        """What waits for the disk, in the order of the log."""
         self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
         """Why nothing is admitted any more: code and sentence."""
+        self.is_open = durable
+        """True when `admit` has no reason to refuse and answers need no other words; kept for the hot path."""
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -162,6 +163,7 @@ class Hub:
     def refuse_all(self, code: str, sentence: str) -> None:
         """Admit nothing from here on."""
         self._refusal = (code, sentence)
+        self.is_open = False
 
     @property
     def is_admitting(self) -> bool:
@@ -174,24 +176,31 @@ class Hub:
 
     def release(self, release: Release) -> None:
         """Let something leave when its position is durable; at once when it is and nothing of its actor waits."""
-        if not self._releases and release.position <= self.log.durable:
+        if not self.releases and release.position <= self.log.durable:
             self._let_go(release)
         else:
-            self._releases.append(release)
+            self.releases.append(release)
 
     def on_durable(self, position: Position) -> None:
         """A batch is on the disk: everything up to `position` may leave."""
-        releases = self._releases
+        self.is_open = self._durable and self._refusal is None and self.log.storage_error is None
+        releases = self.releases
         touched: set[Tab] = set()
+        telling: dict[Actor, None] = {}
         while releases and releases[0].position <= position:
             release = releases.popleft()
-            release.actor.release(release, touched)
+            actor = release.actor
+            if actor.release(release, touched):
+                telling[actor] = None
+        for actor in telling:
+            actor.broadcast(touched)
         for tab in touched:
             tab.outbox.flush()
 
     def _let_go(self, release: Release) -> None:
         touched: set[Tab] = set()
-        release.actor.release(release, touched)
+        if release.actor.release(release, touched):
+            release.actor.broadcast(touched)
         for tab in touched:
             tab.outbox.flush()
 

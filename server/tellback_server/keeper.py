@@ -130,22 +130,27 @@ class Keeper:
             lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head_seq, at))
         )
 
-    async def look(self, actor: Actor) -> None:
-        """Adopt what another program did to the files of a live chat, if anything."""
+    def look(self, actor: Actor) -> bool:
+        """See Shelf. A few stats, in the loop: an open must not be overtaken by the writes behind it."""
         held = actor.file
         if actor.state != "ready" or actor.folding or held is None:
-            return
+            return False
         try:
-            changed = await self._run(lambda: needs_adoption(self._files, actor.user, held))
+            changed = needs_adoption(self._files, actor.user, held)
         except OSError as error:
             log.warning("look-failed", chat=actor.name, error=str(error))
-            return
-        if changed and actor.state == "ready" and not actor.folding and actor.file is held:
+            return False
+        if changed:
+            actor.state = "busy"
             actor.folding = True
-            try:
-                await self._adopt(actor)
-            finally:
-                actor.folding = False
+            self._hub.spawn(self._look_closer(actor))
+        return changed
+
+    async def _look_closer(self, actor: Actor) -> None:
+        try:
+            await self._adopt(actor)
+        finally:
+            actor.folding = False
 
     def lag_s(self) -> float:
         """Age of the oldest commit that is not in its files."""
@@ -190,7 +195,7 @@ class Keeper:
             actor.drain()
             return
         except Exception as error:
-            tab.answered(size_bytes)
+            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor, error))
             self._give_up(actor, error)
             return
         now_ms = clock.now_ms()
@@ -200,20 +205,15 @@ class Keeper:
         try:
             actor.created(loaded, tab, request, size_bytes)
         except LogPoisoned as error:
+            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor, error))
             self._give_up(actor, error)
             return
         self._identified(actor)
         actor.drain()
 
     def _give_up(self, actor: Actor, error: Exception) -> None:
-        """The chat cannot be loaded now. Missing, unsafe and unreadable are different answers."""
-        if isinstance(error, FileUnsafe):
-            refusal = Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
-        elif isinstance(error, FileUnreadable | OSError):
-            refusal = Refused("unreadable", "The chat's file exists and cannot be read now.")
-        else:
-            refusal = Refused("internal", "The chat could not be loaded; the server's log says why.")
-            log.error("load-failed", chat=actor.name, exc_info=error)
+        """The chat cannot be loaded now: everybody who waits is told, and the next request tries again."""
+        refusal = _refusal_of(actor, error)
         log.warning("chat-not-loaded", chat=actor.name, code=refusal.code, error=str(error))
         actor.failed(refusal)
         self._hub.end(actor)
@@ -381,7 +381,7 @@ class Keeper:
                 looked_s = now_s
                 for actor in self._hub.actors:
                     if actor.subscriptions and actor.dirty_since_s is None:
-                        await self.look(actor)
+                        self.look(actor)
             if now_s - collected_s >= COLLECT_S:
                 collected_s = now_s
                 await self._collect()
@@ -401,6 +401,18 @@ class Keeper:
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await self._hub.loop.run_in_executor(self._hub.executor, work)
+
+
+def _refusal_of(actor: Actor, error: Exception) -> Refused:
+    """Missing, unsafe, unreadable and failed are different answers; the details stay in the server's log."""
+    if isinstance(error, FileUnsafe):
+        return Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
+    if isinstance(error, LogPoisoned):
+        return Refused("storage-failed", "The disk failed.")
+    if isinstance(error, OSError):
+        return Refused("unreadable", "The chat's file exists and cannot be read now.")
+    log.error("load-failed", chat=actor.name, exc_info=error)
+    return Refused("internal", "The chat could not be loaded; the server's log says why.")
 
 
 def _place(actor: Actor) -> ChatName:

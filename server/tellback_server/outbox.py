@@ -77,6 +77,15 @@ class Outbox:
         self.is_waiting = False
         """True while frames wait here: the next one has to queue behind them."""
 
+    @property
+    def is_clear(self) -> bool:
+        """True when a frame goes straight to the socket."""
+        return not self.is_waiting and not self._wire.write_paused
+
+    def send(self, frames: bytes) -> None:
+        """One or more whole frames, when `is_clear`."""
+        self._wire.send_frame(frames)
+
     def urgent(self, frame: bytes) -> None:
         """A frame ahead of all data."""
         if self.is_waiting:

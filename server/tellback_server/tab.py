@@ -29,7 +29,7 @@ from tellback_protocol.frames import (
     Pong,
 )
 from tellback_protocol.ids import Version, parse_chat
-from tellback_protocol.requests import Malformed, Request, StateDelete, StateGet, StateUpdate
+from tellback_protocol.requests import Append, Malformed, Request, StateDelete, StateGet, StateUpdate
 from tellback_protocol.session import HELLO_TIMEOUT_S, ConnectionClosing, ServerSession
 from tellback_server.actor import refusal_frame
 from tellback_server.outbox import Outbox
@@ -55,7 +55,8 @@ class Tab:
 
     __slots__ = (
         "_bytes_seen", "_hello_timer", "_hub", "_pinged", "_reception", "_targets", "_throttled", "chats", "connection",
-        "identity", "is_open", "outbox", "peer", "session", "session_id", "user",
+        "identity", "is_open", "outbox", "peer", "session", "session_id", "session_json",
+        "user",
     )
 
     def __init__(self, hub: Hub, reception: Reception, peer: PeerInfo) -> None:
@@ -64,6 +65,8 @@ class Tab:
         self.peer = peer
         self.session = ServerSession(hub.limits)
         self.session_id = ""
+        self.session_json = b""
+        """The session id as JSON."""
         self.user = ""
         self.identity: Identity | None = None
         """Who hello said it is; None before."""
@@ -92,7 +95,7 @@ class Tab:
         """One frame."""
         hub = self._hub
         try:
-            frame = self.session.receive(data, hub.clock.monotonic_s())
+            frame = self.session.receive(data)
         except FrameProblem as problem:
             self._bad_frame(problem)
             return
@@ -139,6 +142,17 @@ class Tab:
     def _request(self, frame: Request | Malformed, size_bytes: int) -> None:
         hub = self._hub
         hub.counters.frames_received += 1
+        if type(frame) is Append:
+            target = self._targets.get(frame.chat)
+            if target is not None and target[0].state != "ended":
+                session = self.session
+                session.in_flight += 1
+                session.in_flight_bytes += size_bytes
+                if session.full and not self._throttled:
+                    self._throttled = True
+                    self.connection.pause_reading()
+                target[0].submit(self, frame, target[1], size_bytes)
+                return
         if isinstance(frame, StateGet | StateUpdate | StateDelete):
             name = frame.owner.chat
             if name is UNSET:
@@ -226,6 +240,7 @@ class Tab:
             self._hello_timer = None
         self.user = identity.user
         self.session_id = self.session.session
+        self.session_json = codec.encode(self.session_id)
         self.identity = identity
         # A frame over the limit is answered, one over twice the limit ends the connection (BEHAVIOUR W5).
         self.connection.message_limit_bytes = 2 * self.session.limits.frame_bytes

@@ -206,6 +206,11 @@ class Log:
         return self._uncommitted_bytes
 
     @property
+    def segment_count(self) -> int:
+        """Segments on the disk."""
+        return len(self._index.segments)
+
+    @property
     def storage_error(self) -> OSError | None:
         """Why the next segment cannot be prepared (usually ENOSPC), or None.
 
