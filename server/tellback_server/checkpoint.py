@@ -22,18 +22,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from tellback_protocol.ids import ChatName, Version
 from tellback_protocol.stream import Stream
 from tellback_server.failpoint import failpoint
-from tellback_server.fs import File, FileMissing, FileNotVerified, FileStat, FileTaken, FileUnreadable, FileUnsafe
+from tellback_server.fs import FileUnreadable, FileUnsafe
 from tellback_server.log import Log
 from tellback_server.records import (
     CHECKPOINT,
@@ -46,13 +45,11 @@ from tellback_server.records import (
     owner_key,
 )
 from tellback_server.store.files import FileStore, SyncMark, Watermark
-from tellback_server.store.held import FileState, OutsideEdit, Pending, check_file, same_file, state_mark
+from tellback_server.store.held import FileState, OutsideEdit, Pending, check_file, state_mark
 from tellback_server.store.jsonl import Image, render, render_append
+from tellback_server.store.touch import Plan, SyncFailed, append, create, remove_state, replace_state, rewrite
 
 __all__ = ["CheckpointDone", "CheckpointFailed", "CheckpointJob", "OutsideEdit", "checkpoint"]
-
-SWAPS_MAX = 8
-"""How often a swap that meets another program's save is turned round."""
 
 _Result = TypeVar("_Result")
 
@@ -172,21 +169,6 @@ class CheckpointDone(msgspec.Struct, kw_only=True):
                 stream.chat.bare.discard(message_id)
 
 
-class _Plan(msgspec.Struct, kw_only=True):
-    """How the chat file will be touched."""
-
-    kind: Literal["none", "append", "rewrite", "create"]
-    path: str
-    data: bytes
-    """What is appended, or the whole file."""
-    image: Image
-    identity: FileIdentity | None
-    stat: FileStat | None
-    size_bytes: int
-    crc32: int
-    written: dict[str, tuple[bytes, bytes]]
-
-
 async def checkpoint(
     job: CheckpointJob, files: FileStore, log: Log, executor: Executor, record_seq: Callable[[], int]
 ) -> CheckpointDone:
@@ -203,7 +185,7 @@ async def checkpoint(
         await log.flush()
         failpoint("checkpoint.after_intent")
         done = await _run(executor, lambda: _carry_out(job, plan, files))
-    except _SyncFailed as error:
+    except SyncFailed as error:
         # What the page cache holds cannot be believed any more: next time a new file is written (RELIABILITY fact 1).
         job.give_back(rewrite=True)
         raise CheckpointFailed(error.cause) from error.cause
@@ -220,14 +202,6 @@ async def checkpoint(
     return done
 
 
-class _SyncFailed(Exception):
-    """A sync of the chat file failed; it is not tried again."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
 async def _run(executor: Executor, step: Callable[[], _Result]) -> _Result:
     """A step in its thread. A cancelled caller waits for its end: files are not left alone half-way."""
     future = asyncio.get_running_loop().run_in_executor(executor, step)
@@ -240,7 +214,7 @@ async def _run(executor: Executor, step: Callable[[], _Result]) -> _Result:
         raise
 
 
-def _intent(job: CheckpointJob, plan: _Plan) -> Intent:
+def _intent(job: CheckpointJob, plan: Plan) -> Intent:
     states = {
         namespace: None if data is None else (len(data), zlib.crc32(data))
         for namespace, (_version, data) in job.states.items()
@@ -263,7 +237,7 @@ def _record(job: CheckpointJob, done: CheckpointDone) -> Checkpointed:
 # -- in the thread: first looking ------------------------------------------------------------------------------------
 
 
-def _prepare(job: CheckpointJob, files: FileStore) -> _Plan:
+def _prepare(job: CheckpointJob, files: FileStore) -> Plan:
     """Checks that the files are those we know and works out the bytes to come. Writes nothing."""
     path = files.chat_path(job.user, job.place)
     identity, stat = check_file(files, path, job.identity)
@@ -272,7 +246,12 @@ def _prepare(job: CheckpointJob, files: FileStore) -> _Plan:
             files, files.state_path(job.user, job.place, namespace), job.state_files.get(namespace), namespace
         )
     failpoint("checkpoint.after_check")
-    plan = _Plan(
+    plan = Plan(
+        user=job.user,
+        place=job.place,
+        chat_id=job.chat_id,
+        seq=job.head.seq,
+        now_ms=job.now_ms,
         kind="none",
         path=path,
         data=b"",
@@ -302,7 +281,7 @@ def _prepare(job: CheckpointJob, files: FileStore) -> _Plan:
     return plan
 
 
-def _whole(plan: _Plan, data: bytes, image: Image) -> _Plan:
+def _whole(plan: Plan, data: bytes, image: Image) -> Plan:
     crc32 = zlib.crc32(data)
     plan.image = image
     if plan.identity is None:
@@ -318,18 +297,18 @@ def _whole(plan: _Plan, data: bytes, image: Image) -> _Plan:
 # -- in the thread: then touching ------------------------------------------------------------------------------------
 
 
-def _carry_out(job: CheckpointJob, plan: _Plan, files: FileStore) -> CheckpointDone:
+def _carry_out(job: CheckpointJob, plan: Plan, files: FileStore) -> CheckpointDone:
     """Writes chat file, sidecars and chat_sync, each durable before the next."""
     identity = plan.identity
     if plan.kind != "none":
         with files.operation(plan.kind, plan.path, size_bytes=len(plan.data), crc32=plan.crc32):
             match plan.kind:
                 case "append":
-                    stat = _append(plan, files)
+                    stat = append(plan, files)
                 case "rewrite":
-                    stat = _rewrite(job, plan, files)
+                    stat = rewrite(plan, files)
                 case "create":
-                    stat = _create(job, plan, files)
+                    stat = create(plan, files)
         identity = FileIdentity(plan.size_bytes, plan.crc32, stat.mtime_ns, stat.inode)
     failpoint("checkpoint.after_chat")
     marks = dict(job.marks)
@@ -340,12 +319,12 @@ def _carry_out(job: CheckpointJob, plan: _Plan, files: FileStore) -> CheckpointD
         check_file(files, path, job.state_files.get(namespace), namespace)
         failpoint("checkpoint.before_state")
         if data is not None:
-            stat = _replace_state(files, path, data, job.state_files.get(namespace), namespace)
+            stat = replace_state(files, path, data, job.state_files.get(namespace), namespace)
             marks[namespace] = state_mark(version, data)
             state_files[namespace] = FileIdentity(len(data), zlib.crc32(data), stat.mtime_ns, stat.inode)
             size_bytes += len(data)
         else:
-            _remove_state(files, path, job.state_files.get(namespace), namespace)
+            remove_state(files, path, job.state_files.get(namespace), namespace)
             marks.pop(namespace, None)
             state_files.pop(namespace, None)
         failpoint("checkpoint.after_state")
@@ -372,194 +351,3 @@ def _carry_out(job: CheckpointJob, plan: _Plan, files: FileStore) -> CheckpointD
         written=plan.written,
         size_bytes=size_bytes,
     )
-
-
-def _append(plan: _Plan, files: FileStore) -> FileStat:
-    """Appends and syncs. Raises OutsideEdit when somebody was faster; our bytes may then be in the file, and loading
-    knows them by the INTENT.
-    """
-    identity = plan.identity
-    assert identity is not None, "an append has a file"
-    with files.fs.open_append(plan.path) as file:
-        if not same_file(file.stat(), identity):
-            raise OutsideEdit(plan.path, "was changed by another program")
-        failpoint("checkpoint.before_append")
-        try:
-            file.append(plan.data)
-        except OSError:
-            _cut_off(file, identity.size_bytes, plan.data)
-            raise
-        failpoint("checkpoint.after_append")
-        try:
-            file.fdatasync()
-        except OSError as error:
-            # Cut off, so that nobody takes what the page cache shows for what the disk has.
-            _cut_off(file, identity.size_bytes, plan.data)
-            raise _SyncFailed(error) from error
-        after = file.stat()
-        if file.pread(len(plan.data), identity.size_bytes) != plan.data and after.size_bytes == plan.size_bytes:
-            raise _SyncFailed(FileNotVerified(plan.path, "what was read back differs from what was written"))
-    standing = files.fs.stat(plan.path)
-    if (
-        after.size_bytes != plan.size_bytes
-        or standing is None
-        or (standing.inode, standing.device) != (after.inode, after.device)
-    ):
-        raise OutsideEdit(plan.path, "was changed by another program while we appended")
-    failpoint("checkpoint.after_append_sync")
-    return after
-
-
-def _cut_off(file: File, size_bytes: int, data: bytes) -> None:
-    """After a failed append: takes back what of it is there, unless somebody wrote behind it."""
-    with contextlib.suppress(OSError):
-        rest = file.pread(len(data) + 1, size_bytes)
-        if len(rest) <= len(data) and data.startswith(rest):
-            file.truncate(size_bytes)
-
-
-def _create(job: CheckpointJob, plan: _Plan, files: FileStore) -> FileStat:
-    files.make_folder(job.user, job.place)
-    try:
-        return files.publish_new(plan.path, plan.data)
-    except FileTaken as error:
-        raise OutsideEdit(plan.path, "appeared") from error
-
-
-def _rewrite(job: CheckpointJob, plan: _Plan, files: FileStore) -> FileStat:
-    """Writes a verified new file and swaps it in; then looks at what was swapped out."""
-    fs = files.fs
-    assert plan.identity is not None, "a rewrite has a file"
-    assert plan.stat is not None, "a known file has a stat"
-    swap = files.swap_path(job.user, job.place, job.chat_id)
-    if fs.stat(swap) is not None:
-        # Left by a checkpoint whose clean-up failed. It may be somebody's save, so it is kept.
-        files.backup(job.user, job.chat_id, job.head.seq, job.now_ms, fs.read(swap))
-        fs.unlink(swap)
-    swapped = False
-    try:
-        with fs.create(swap) as file:
-            failpoint("checkpoint.before_write")
-            file.append(plan.data)
-            file.set_owner_and_mode(plan.stat.mode, plan.stat.uid, plan.stat.gid)
-            file.fsync()
-            ours = file.stat()
-        failpoint("checkpoint.after_write")
-        if fs.read(swap) != plan.data:
-            raise FileNotVerified(swap, "what was read back differs from what was written")
-        failpoint("checkpoint.before_swap")
-        swapped = _swap(plan, swap, files)
-        failpoint("checkpoint.after_swap")
-        if swapped:
-            _judge(job, plan, swap, ours, files)
-            fs.unlink(swap)
-        fs.fsync_directory(os.path.dirname(plan.path))
-        failpoint("checkpoint.after_swap_sync")
-    except OSError:
-        if not swapped:
-            with contextlib.suppress(OSError):
-                fs.unlink(swap)
-        raise
-    return ours
-
-
-def _replace_state(
-    files: FileStore, path: str, data: bytes, known: FileIdentity | None, namespace: str
-) -> FileStat:
-    """Swaps a verified sidecar in and looks at what was swapped out, as for the chat's file. Durable on return.
-
-    Its temporary name is an ordinary one: what another program saved between the swap and the look is lost only if we
-    are killed in that moment too.
-    """
-    if known is None:
-        try:
-            return files.publish_new(path, data)
-        except FileTaken as error:
-            raise OutsideEdit(path, "appeared", namespace) from error
-    fs = files.fs
-    temporary = fs.temporary_path(path)
-    with files.operation("write-state", path, size_bytes=len(data), crc32=zlib.crc32(data)):
-        ours = fs.write_atomically(temporary, data, keep_mode_of=fs.stat(path))
-        try:
-            check_file(files, path, known, namespace)
-            try:
-                swapped = fs.exchange(temporary, path)
-            except FileMissing as error:
-                raise OutsideEdit(path, "is gone", namespace) from error
-            if not swapped:
-                fs.rename(temporary, path)
-            else:
-                try:
-                    check_file(files, temporary, known, namespace)
-                except OutsideEdit:
-                    fs.exchange(temporary, path)
-                    raise
-        finally:
-            with contextlib.suppress(FileMissing):
-                fs.unlink(temporary)
-        fs.fsync_directory(os.path.dirname(path))
-    return ours
-
-
-def _remove_state(files: FileStore, path: str, known: FileIdentity | None, namespace: str) -> None:
-    """Takes a sidecar away, looks at it, and removes it when it is the one we knew. Durable on return."""
-    if known is None:
-        return
-    fs = files.fs
-    temporary = fs.temporary_path(path)
-    with files.operation("remove-state", path):
-        try:
-            fs.rename(path, temporary)
-        except FileMissing as error:
-            raise OutsideEdit(path, "is gone", namespace) from error
-        try:
-            check_file(files, temporary, known, namespace)
-        except OutsideEdit:
-            # When somebody made a new one meanwhile, that one replaces this as it would have without us.
-            with contextlib.suppress(FileTaken):
-                fs.link(temporary, path)
-            raise
-        finally:
-            fs.unlink(temporary)
-        fs.fsync_directory(os.path.dirname(path))
-
-
-def _swap(plan: _Plan, swap: str, files: FileStore) -> bool:
-    """Gives the new file its name. True when the old one stands at `swap` now; False when it was replaced."""
-    try:
-        if files.fs.exchange(swap, plan.path):
-            return True
-    except FileMissing as error:
-        with contextlib.suppress(OSError):
-            files.fs.unlink(swap)
-        raise OutsideEdit(plan.path, "is gone") from error
-    # Without an exchange there is a moment between looking and replacing; it cannot be made shorter than this.
-    try:
-        check_file(files, plan.path, plan.identity)
-    except OutsideEdit:
-        files.fs.unlink(swap)
-        raise
-    files.fs.rename(swap, plan.path)
-    return False
-
-
-def _judge(job: CheckpointJob, plan: _Plan, swap: str, ours: FileStat, files: FileStore) -> None:
-    """What was swapped out must be the file we knew; else it is given its name back and OutsideEdit raised."""
-    try:
-        check_file(files, swap, plan.identity)
-        return
-    except OutsideEdit as error:
-        reason = error.reason
-    fs = files.fs
-    for _turn in range(SWAPS_MAX):
-        fs.exchange(swap, plan.path)
-        out = fs.stat(swap)
-        if out is not None and out.inode == ours.inode:
-            fs.unlink(swap)
-            break
-    else:
-        # Somebody replaces the file as fast as we look: theirs stands, and the last one swapped out is kept.
-        files.backup(job.user, job.chat_id, job.head.seq, job.now_ms, fs.read(swap))
-        fs.unlink(swap)
-    fs.fsync_directory(os.path.dirname(plan.path))
-    raise OutsideEdit(plan.path, reason)
