@@ -16,7 +16,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -24,7 +23,6 @@ from msgspec import UnsetType
 
 from tellback_protocol.chat import Chat, message_id_of
 from tellback_protocol.effects import AppendEffect, Effect, InsertEffect
-from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import (
     Ack,
     Error,
@@ -32,119 +30,54 @@ from tellback_protocol.frames import (
     Opened,
     Reset,
     SnapshotPart,
-    StateFrame,
 )
 from tellback_protocol.frames import (
     Conflict as ConflictFrame,
 )
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Open, Write
-from tellback_protocol.stream import Stream
+from tellback_protocol.requests import Open
 
-from .conflict import Conflict
-from .errors import ConflictError, OutcomeUnknownError, RefusedError, TellbackError, refused
-from .events import Committed, Conflicted, Event, Gone, Replaced
+from .errors import RefusedError, TellbackError, refused
+from .events import Committed, Gone, Replaced
 from .heartbeat import Backoff
-from .intents import RecordedIntent, Unfetched, to_write
-from .lane import Entangled, Lane
-from .outbox import Entry, PendingWrite, Record, WriteResult, added, conflicted, done
-from .replica import Replica, asked_effects, show
-
-ATTEMPTS_MAX = 16
-"""Automatic repetitions of one write; more means that others write faster than this client can read."""
+from .intents import RecordedIntent
+from .outbox import Entry, PendingWrite, WriteResult, added
+from .replica import Replica, asked_effects
+from .writes import Writes, text_or_none
 
 Phase = Literal["closed", "opening", "parts", "replaying", "live", "gone"]
 Answer = Ack | ConflictFrame
-StateWaiter = Callable[[Exception | None], None]
 
 
-class Subscription:
+class Subscription(Writes):
     """A chat that is to be kept open."""
 
     def __init__(
         self, name: str, session: str, new_request_id: Callable[[], int], backoff: Backoff, *, create: bool = False
     ) -> None:
+        super().__init__(session, new_request_id, backoff)
         self.name = name
         """As the user gave it."""
         self.create = create
-        self.chat_id: str | None = None
-        """Set by the first `opened`; never changed."""
         self.phase: Phase = "closed"
-        self.replica: Replica | None = None
-        self.lane = Lane()
-        self.stalled: list[PendingWrite] = []
-        """Writes that wait for a state document before they can be asked."""
-        self.blocked: deque[PendingWrite] = deque()
-        """Writes, in order, that wait until those they are entangled with have their answers."""
-        self.conflicts: list[Conflict] = []
-        self.read_only = False
-        self.error: TellbackError | None = None
-        """Why the chat is gone."""
-        self.paused_until_s = 0.0
-        """Writes wait until then, because the server asked for it."""
         self.open_at_s = 0.0
         self.on_opened: list[Callable[[Exception | None], None]] = []
-        self.events: list[Event] = []
-        self.records: list[Record] = []
-        """For the outbox file, in order."""
-        self.wanted_states: dict[str, list[StateWaiter]] = {}
-        """Namespaces to ask for, each with who waits."""
-        self.asked_states: set[str] = set()
-        """Asked on this connection."""
-        self._session = session
-        self._new_request_id = new_request_id
-        self._backoff = backoff
-        self._view: Stream | None = None
+        self._left_conflicted: set[int] = set()
+        """Request ids of conflicts that an earlier process could not solve."""
         self._deferred: list[tuple[PendingWrite, Answer]] = []
         self._waiting: list[IntegrityFrame] = []
         """Commits that came between the parts of a snapshot."""
         self._snapshot: tuple[Opened, list[bytes], Chat | None] | None = None
         self._target: Version | None = None
         """Head of the last `opened`: what a replay leads to."""
-        self._asked_since: Version | None = None
         self._reset_reason: str | None = None
         self._by_name = False
         """The chat_id was not found; the name is tried before giving up."""
-
-    # -- what the user sees ------------------------------------------------------------------------------------------
 
     @property
     def address(self) -> str:
         """How frames name the chat."""
         return self.name if self.chat_id is None or self._by_name else f"id:{self.chat_id}"
-
-    @property
-    def pending(self) -> int:
-        """Own writes without an answer."""
-        return len(self.lane) + len(self.stalled) + len(self.blocked)
-
-    def view(self) -> Stream:
-        """The confirmed chat with the own writes on top; not to be changed."""
-        replica = self._opened_replica()
-        shown = self.lane.shown()
-        if not shown:
-            return replica.stream
-        if self._view is None:
-            self._view = replica.view(shown)
-        return self._view
-
-    def submit(self, pending: PendingWrite) -> None:
-        """Take a write on. Its outcome comes through `on_settled`, now or later."""
-        if self.error is not None:
-            self._settle(pending, self.error)
-        elif self.read_only:
-            self._settle(pending, refused("read-only", "The chat is damaged and served read-only.", retry="after-sync"))
-        elif self.blocked:
-            self.blocked.append(pending)
-        else:
-            self._carry_out(pending)
-
-    def want_state(self, namespace: str, waiter: StateWaiter) -> None:
-        """Ask for a state document; `waiter` gets None when it is there, or an error."""
-        if self.error is not None:
-            waiter(self.error)
-        else:
-            self.wanted_states.setdefault(namespace, []).append(waiter)
 
     def restore(self, entries: list[Entry]) -> None:
         """Take over what an earlier process left behind. Called before the first `opened`."""
@@ -162,8 +95,6 @@ class Subscription:
                 self.lane.next_number = max(self.lane.next_number, pending.number + 1)
         self._left_conflicted = {entry.request_id for entry in entries if entry.conflicted}
 
-    _left_conflicted: frozenset[int] | set[int] = frozenset()
-
     # -- opening -----------------------------------------------------------------------------------------------------
 
     @property
@@ -180,7 +111,6 @@ class Subscription:
         """The request to open the chat from where the replica stands."""
         self.phase = "opening"
         since = None if self.replica is None or self._reset_reason is not None else self.replica.head
-        self._asked_since = since
         return Open(self.address, since, request_id, create=self.create and self.replica is None)
 
     def disconnected(self) -> None:
@@ -214,7 +144,7 @@ class Subscription:
             self._by_name = True
             self.phase = "closed"
         else:
-            self.fail(refused(frame.code, frame.message, retry=frame.retry, pointer=_text(frame.pointer)))
+            self.fail(refused(frame.code, frame.message, retry=frame.retry, pointer=text_or_none(frame.pointer)))
 
     def fail(self, error: TellbackError) -> None:
         """The chat is gone: waiting openers and readers get the error, own writes become conflicts."""
@@ -433,168 +363,6 @@ class Subscription:
         self.replica.install(version, effects)
         self._view = None
 
-    def write_refused(self, pending: PendingWrite, frame: Error, now_s: float) -> None:
-        """An own write was answered with an error."""
-        kind = ERRORS.get(frame.code)
-        pointer = _text(frame.pointer)
-        if frame.code == "op-gap":
-            pending.sent = False
-            first = self.lane.by_number(frame.expected) if isinstance(frame.expected, int) else None
-            if (first is None or first.sent) and self.phase != "opening":
-                self.resync()
-        elif frame.code == "not-open":
-            pending.sent = False
-            self.resync()
-        elif frame.retry in ("backoff", "now", "after-auth"):
-            pending.sent = False
-            after_s = frame.after_ms / 1000 if isinstance(frame.after_ms, int) else self._backoff.next_s()
-            self.paused_until_s = max(self.paused_until_s, now_s + after_s)
-        elif frame.code == "op-forgotten":
-            self.lane.remove(pending)
-            self._settle(pending, OutcomeUnknownError(pending.number))
-        elif frame.code == "parent-refused" or (frame.code == "base-illegal" and (pointer or "").endswith("/base/op")):
-            self.lane.remove(pending)
-            self._repeat(pending, "the write it builds on was refused", None, None)
-        else:
-            used = frame.code == "op-mismatch" or (kind is not None and kind.outcome)
-            self._refuse(pending, refused(
-                frame.code, frame.message, retry=frame.retry, pointer=pointer, op=pending.number), used=used)
-        self._view = None
-        self._unblock()
-
-    def refuse_locally(self, pending: PendingWrite, code: str, message: str) -> None:
-        """A write that cannot be sent at all."""
-        self._refuse(pending, refused(code, message, op=pending.number), used=False)
-        self._unblock()
-
-    def _refuse(self, pending: PendingWrite, error: TellbackError, *, used: bool) -> None:
-        """The write failed for good; `used` tells whether the server counted its number."""
-        self.lane.doom_children(pending)
-        if used:
-            self.lane.remove(pending)
-        elif not self.lane.give_back(pending):
-            self.resync()
-        self._view = None
-        self._settle(pending, error)
-
-    # -- repeating ---------------------------------------------------------------------------------------------------
-
-    def _carry_out(self, pending: PendingWrite) -> None:
-        """Ask for what `pending` intends, on what is there now."""
-        before = pending.request_id
-        try:
-            parts = pending.intent.parts(self.view)
-        except Unfetched as unfetched:
-            self.stalled.append(pending)
-            self.want_state(unfetched.namespace, lambda error: self._resume(pending, error))
-            return
-        except Exception as error:
-            # The user's own function failed, or there is nothing that could be asked: theirs to know.
-            self._settle(pending, error)
-            return
-        assert self.chat_id is not None, "a chat is opened before it is written"
-        if not parts:
-            self._settle(pending, WriteResult(self.view().chat.version, changed=False))
-            return
-        view = self._view
-        write = to_write(f"id:{self.chat_id}", parts)
-        try:
-            self.lane.add(pending, write, self._new_request_id(), self._opened_replica())
-        except Entangled:
-            self.blocked.append(pending)
-            return
-        self.records.append(added(self.chat_id, pending, before))
-        if view is not None and pending.write is not None:
-            show(view, pending.write)
-
-    def _unblock(self) -> None:
-        """Ask for what waited, in order, as far as it goes."""
-        while self.blocked and self.error is None:
-            waiting, self.blocked = self.blocked, deque()
-            self._carry_out(waiting.popleft())
-            stuck = bool(self.blocked)
-            self.blocked.extend(waiting)
-            if stuck:
-                return
-
-    def _resume(self, pending: PendingWrite, error: Exception | None) -> None:
-        self.stalled.remove(pending)
-        if error is None:
-            self._carry_out(pending)
-        else:
-            self._settle(pending, error)
-
-    def _repeat(
-        self, pending: PendingWrite, reason: str, version: Version | None, missed: list[IntegrityFrame] | None
-    ) -> None:
-        """A stale write: ask again when it still means the same, or leave it to a person."""
-        self.lane.doom_children(pending)
-        self._view = None
-        effects = None if missed is None else [effect for commit in missed for effect in commit.ops]
-        if pending.attempts < ATTEMPTS_MAX and pending.intent.repeatable(self.view(), effects):
-            self._carry_out(pending)
-        else:
-            self._conflict(pending, reason, version, missed, None)
-
-    def _conflict(
-        self,
-        pending: PendingWrite,
-        reason: str,
-        version: Version | None,
-        missed: list[IntegrityFrame] | None,
-        mine: Chat | None,
-    ) -> None:
-        if mine is None:
-            writes: list[Write] = [*self.lane.shown(), *([pending.write] if pending.write is not None else [])]
-            mine = self._opened_replica().view(writes).chat
-        conflict = Conflict(
-            op=pending.number, request_id=pending.request_id, intent=pending.intent, reason=reason, version=version,
-            missed=missed, mine=mine,
-        )
-        self.conflicts.append(conflict)
-        self.records.append(conflicted(pending.request_id))
-        self.events.append(Conflicted(conflict))
-        if pending.on_settled is not None:
-            pending.on_settled(ConflictError(conflict))
-
-    def solved(self, conflict: Conflict) -> None:
-        """An exit was taken."""
-        if conflict in self.conflicts:
-            self.conflicts.remove(conflict)
-            self.records.append(done(conflict.request_id))
-
-    def _settle(self, pending: PendingWrite, outcome: WriteResult | Exception) -> None:
-        if pending.request_id:
-            self.records.append(done(pending.request_id))
-        if pending.on_settled is not None:
-            pending.on_settled(outcome)
-
-    # -- states ------------------------------------------------------------------------------------------------------
-
-    def states_received(self, frame: StateFrame) -> None:
-        """The answer to `state-get`."""
-        for namespace, value in frame.states.items():
-            self.asked_states.discard(namespace)
-            if self.replica is not None and namespace not in self.replica.stream.states:
-                self.replica.install_state(namespace, value)
-                self._view = None
-            for waiter in self.wanted_states.pop(namespace, []):
-                waiter(None)
-
-    def states_refused(self, namespaces: list[str], error: TellbackError) -> None:
-        """`state-get` was answered with an error."""
-        for namespace in namespaces:
-            self.asked_states.discard(namespace)
-            for waiter in self.wanted_states.pop(namespace, []):
-                waiter(error)
-
-    def _opened_replica(self) -> Replica:
-        assert self.replica is not None, "the handle is given out after the chat was opened"
-        return self.replica
-
-
-def _text(value: str | UnsetType) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _result(frame: Ack, effects: list[Effect]) -> WriteResult:

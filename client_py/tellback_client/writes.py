@@ -1,0 +1,278 @@
+"""The own writes to one chat, from the wish to the outcome: asked, refused, asked again, or left to a person.
+
+    submit --> lane --ack--> settled
+                 |---conflict, parent refused--> asked again | conflict
+                 |---refused--> settled with an error
+                 `---overloaded, gap--> stays, and is sent again
+
+Rules of this module:
+- A write has exactly one outcome, whatever happens to the connection.
+- Asking again takes a new number and a new base; the old number keeps its outcome (DESIGN section 5, op ids).
+- What cannot be asked yet waits in order: for a state document (`stalled`), or for answers (`blocked`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import UnsetType
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.errors import ERRORS
+from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
+from tellback_protocol.ids import Version
+from tellback_protocol.requests import Write
+from tellback_protocol.stream import Stream
+
+from .conflict import Conflict
+from .errors import ConflictError, OutcomeUnknownError, TellbackError, refused
+from .events import Conflicted, Event
+from .heartbeat import Backoff
+from .intents import Unfetched, to_write
+from .lane import Entangled, Lane
+from .outbox import PendingWrite, Record, WriteResult, added, conflicted, done
+from .replica import Replica, show
+
+ATTEMPTS_MAX = 16
+"""Automatic repetitions of one write; more means that others write faster than this client can read."""
+
+StateWaiter = Callable[[Exception | None], None]
+
+
+class Writes:
+    """What the user asked of one chat, and the replica it was asked on."""
+
+    def __init__(self, session: str, new_request_id: Callable[[], int], backoff: Backoff) -> None:
+        self.chat_id: str | None = None
+        """Set by the first `opened`; never changed."""
+        self.replica: Replica | None = None
+        """Set by the first snapshot."""
+        self.lane = Lane()
+        self.stalled: list[PendingWrite] = []
+        """Writes that wait for a state document before they can be asked."""
+        self.blocked: deque[PendingWrite] = deque()
+        """Writes, in order, that wait until those they are entangled with have their answers."""
+        self.conflicts: list[Conflict] = []
+        self.read_only = False
+        self.error: TellbackError | None = None
+        """Why the chat is gone."""
+        self.paused_until_s = 0.0
+        """Writes wait until then, because the server asked for it."""
+        self.events: list[Event] = []
+        self.records: list[Record] = []
+        """For the outbox file, in order."""
+        self.wanted_states: dict[str, list[StateWaiter]] = {}
+        """Namespaces to ask for, each with who waits."""
+        self.asked_states: set[str] = set()
+        """Asked on this connection."""
+        self._session = session
+        self._new_request_id = new_request_id
+        self._backoff = backoff
+        self._view: Stream | None = None
+        """The chat with the own writes on top; None when it has to be made."""
+
+    def resync(self) -> None:
+        """Open the chat again on this connection, if it is not being opened already."""
+        raise NotImplementedError
+
+    # -- what the user asks ------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Own writes without an answer."""
+        return len(self.lane) + len(self.stalled) + len(self.blocked)
+
+    def view(self) -> Stream:
+        """The confirmed chat with the own writes on top; not to be changed."""
+        replica = self._opened_replica()
+        shown = self.lane.shown()
+        if not shown:
+            return replica.stream
+        if self._view is None:
+            self._view = replica.view(shown)
+        return self._view
+
+    def submit(self, pending: PendingWrite) -> None:
+        """Take a write on. Its outcome comes through `on_settled`, now or later."""
+        if self.error is not None:
+            self._settle(pending, self.error)
+        elif self.read_only:
+            self._settle(pending, refused("read-only", "The chat is damaged and served read-only.", retry="after-sync"))
+        elif self.blocked:
+            self.blocked.append(pending)
+        else:
+            self._carry_out(pending)
+
+    def want_state(self, namespace: str, waiter: StateWaiter) -> None:
+        """Ask for a state document; `waiter` gets None when it is there, or an error."""
+        if self.error is not None:
+            waiter(self.error)
+        else:
+            self.wanted_states.setdefault(namespace, []).append(waiter)
+
+    # -- refusals ----------------------------------------------------------------------------------------------------
+
+    def write_refused(self, pending: PendingWrite, frame: Error, now_s: float) -> None:
+        """An own write was answered with an error."""
+        kind = ERRORS.get(frame.code)
+        pointer = text_or_none(frame.pointer)
+        if frame.code == "op-gap":
+            pending.sent = False
+            first = self.lane.by_number(frame.expected) if isinstance(frame.expected, int) else None
+            if first is None or first.sent:
+                self.resync()
+        elif frame.code == "not-open":
+            pending.sent = False
+            self.resync()
+        elif frame.retry in ("backoff", "now", "after-auth"):
+            pending.sent = False
+            after_s = frame.after_ms / 1000 if isinstance(frame.after_ms, int) else self._backoff.next_s()
+            self.paused_until_s = max(self.paused_until_s, now_s + after_s)
+        elif frame.code == "op-forgotten":
+            self.lane.remove(pending)
+            self._settle(pending, OutcomeUnknownError(pending.number))
+        elif frame.code == "parent-refused" or (frame.code == "base-illegal" and (pointer or "").endswith("/base/op")):
+            self.lane.remove(pending)
+            self._repeat(pending, "the write it builds on was refused", None, None)
+        else:
+            used = frame.code == "op-mismatch" or (kind is not None and kind.outcome)
+            self._refuse(pending, refused(
+                frame.code, frame.message, retry=frame.retry, pointer=pointer, op=pending.number), used=used)
+        self._view = None
+        self._unblock()
+
+    def refuse_locally(self, pending: PendingWrite, code: str, message: str) -> None:
+        """A write that cannot be sent at all."""
+        self._refuse(pending, refused(code, message, op=pending.number), used=False)
+        self._unblock()
+
+    def _refuse(self, pending: PendingWrite, error: TellbackError, *, used: bool) -> None:
+        """The write failed for good; `used` tells whether the server counted its number."""
+        self.lane.doom_children(pending)
+        if used:
+            self.lane.remove(pending)
+        elif not self.lane.give_back(pending):
+            self.resync()
+        self._view = None
+        self._settle(pending, error)
+
+    # -- repeating ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, pending: PendingWrite) -> None:
+        """Ask for what `pending` intends, on what is there now."""
+        before = pending.request_id
+        try:
+            parts = pending.intent.parts(self.view)
+        except Unfetched as unfetched:
+            self.stalled.append(pending)
+            self.want_state(unfetched.namespace, lambda error: self._resume(pending, error))
+            return
+        except Exception as error:
+            # The user's own function failed, or there is nothing that could be asked: theirs to know.
+            self._settle(pending, error)
+            return
+        assert self.chat_id is not None, "a chat is opened before it is written"
+        if not parts:
+            self._settle(pending, WriteResult(self.view().chat.version, changed=False))
+            return
+        view = self._view
+        write = to_write(f"id:{self.chat_id}", parts)
+        try:
+            self.lane.add(pending, write, self._new_request_id(), self._opened_replica())
+        except Entangled:
+            self.blocked.append(pending)
+            return
+        self.records.append(added(self.chat_id, pending, before))
+        if view is not None and pending.write is not None:
+            show(view, pending.write)
+
+    def _unblock(self) -> None:
+        """Ask for what waited, in order, as far as it goes."""
+        while self.blocked and self.error is None:
+            waiting, self.blocked = self.blocked, deque()
+            self._carry_out(waiting.popleft())
+            stuck = bool(self.blocked)
+            self.blocked.extend(waiting)
+            if stuck:
+                return
+
+    def _resume(self, pending: PendingWrite, error: Exception | None) -> None:
+        self.stalled.remove(pending)
+        if error is None:
+            self._carry_out(pending)
+        else:
+            self._settle(pending, error)
+
+    def _repeat(
+        self, pending: PendingWrite, reason: str, version: Version | None, missed: list[IntegrityFrame] | None
+    ) -> None:
+        """A stale write: ask again when it still means the same, or leave it to a person."""
+        self.lane.doom_children(pending)
+        self._view = None
+        effects = None if missed is None else [effect for commit in missed for effect in commit.ops]
+        if pending.attempts < ATTEMPTS_MAX and pending.intent.repeatable(self.view(), effects):
+            self._carry_out(pending)
+        else:
+            self._conflict(pending, reason, version, missed, None)
+
+    def _conflict(
+        self,
+        pending: PendingWrite,
+        reason: str,
+        version: Version | None,
+        missed: list[IntegrityFrame] | None,
+        mine: Chat | None,
+    ) -> None:
+        if mine is None:
+            writes: list[Write] = [*self.lane.shown(), *([pending.write] if pending.write is not None else [])]
+            mine = self._opened_replica().view(writes).chat
+        conflict = Conflict(
+            op=pending.number, request_id=pending.request_id, intent=pending.intent, reason=reason, version=version,
+            missed=missed, mine=mine,
+        )
+        self.conflicts.append(conflict)
+        self.records.append(conflicted(pending.request_id))
+        self.events.append(Conflicted(conflict))
+        if pending.on_settled is not None:
+            pending.on_settled(ConflictError(conflict))
+
+    def solved(self, conflict: Conflict) -> None:
+        """An exit was taken."""
+        if conflict in self.conflicts:
+            self.conflicts.remove(conflict)
+            self.records.append(done(conflict.request_id))
+
+    def _settle(self, pending: PendingWrite, outcome: WriteResult | Exception) -> None:
+        if pending.request_id:
+            self.records.append(done(pending.request_id))
+        if pending.on_settled is not None:
+            pending.on_settled(outcome)
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def states_received(self, frame: StateFrame) -> None:
+        """The answer to `state-get`."""
+        for namespace, value in frame.states.items():
+            self.asked_states.discard(namespace)
+            if self.replica is not None and namespace not in self.replica.stream.states:
+                self.replica.install_state(namespace, value)
+                self._view = None
+            for waiter in self.wanted_states.pop(namespace, []):
+                waiter(None)
+
+    def states_refused(self, namespaces: list[str], error: TellbackError) -> None:
+        """`state-get` was answered with an error."""
+        for namespace in namespaces:
+            self.asked_states.discard(namespace)
+            for waiter in self.wanted_states.pop(namespace, []):
+                waiter(error)
+
+    def _opened_replica(self) -> Replica:
+        assert self.replica is not None, "the handle is given out after the chat was opened"
+        return self.replica
+
+
+def text_or_none(value: str | UnsetType) -> str | None:
+    """A field of a frame that may be left out."""
+    return value if isinstance(value, str) else None
