@@ -41,6 +41,7 @@ from .errors import RefusedError, TellbackError, refused
 from .events import Committed, Gone, Replaced
 from .heartbeat import Backoff
 from .intents import RecordedIntent
+from .lane import targets_of_request
 from .outbox import Entry, PendingWrite, WriteResult, added
 from .replica import Replica, asked_effects
 from .writes import Writes, text_or_none
@@ -88,6 +89,7 @@ class Subscription(Writes):
             pending.request_id = entry.request_id
             pending.number = entry.write.op if isinstance(entry.write.op, int) else 0
             pending.journaled = True
+            pending.targets = targets_of_request(entry.write)
             if entry.conflicted:
                 self.stalled.append(pending)
             else:
