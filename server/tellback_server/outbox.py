@@ -144,7 +144,10 @@ class Outbox:
         return self._commit_bytes + self._answer_bytes + sum(map(len, self._urgent))
 
     def _lane(self, lane: Hashable) -> _Lane:
-        self.is_waiting = True
+        if not self.is_waiting:
+            self.is_waiting = True
+            # The socket may be free and only this turn's share used up: then nobody else wakes us.
+            self._pump_soon()
         found = self._lanes.get(lane)
         if found is None:
             found = self._lanes[lane] = _Lane()
@@ -171,6 +174,7 @@ class Outbox:
         """Send while the socket takes it: urgent, then the lanes in turn, then at most one part."""
         self._pumping = False
         wire = self._wire
+        wire.flush()
         while not wire.write_paused:
             sent = 0
             while self._urgent and sent < PUMP_BYTES:

@@ -119,6 +119,10 @@ class WebSocketHandler(Protocol):
 HandlerFactory = Callable[[PeerInfo], WebSocketHandler]
 
 
+UNFLUSHED_BYTES_MAX = 256 << 10
+"""Queued and not yet given to the transport; more has to wait where it is counted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportLimits:
     """What one connection may use. Times in seconds, sizes in bytes."""
@@ -185,6 +189,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_message",
         "_message_is_text",
         "_outgoing",
+        "_outgoing_bytes",
         "_pong_waiting",
         "_protocol",
         "_reading_paused",
@@ -247,6 +252,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._decoder: codecs.IncrementalDecoder | None = None
         self._fragment_count = 0
         self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+        """Of `send_frame`, since the last flush."""
         # Handshake timeout, then (from the close on) close timeout.
         self._timer: asyncio.TimerHandle | None = None
         # At most one assembly timer; it re-arms itself while something is unfinished.
@@ -285,8 +292,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     @property
     def write_paused(self) -> bool:
-        """Whether the write buffer is over its high-water mark."""
-        return self._write_paused
+        """Whether enough waits: the write buffer is over its high-water mark, or much was queued since the last flush
+        (one read can hold thousands of requests, and their answers are flushed at its end)."""
+        return self._write_paused or self._outgoing_bytes > UNFLUSHED_BYTES_MAX
 
     def send_text(self, payload: bytes) -> None:
         """Queue one text message (UTF-8). Does nothing when the connection is no longer open."""
@@ -297,6 +305,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Queue a frame made by `text_frame`. Does nothing when the connection is no longer open."""
         if self._is_open:
             self._outgoing.append(frame)
+            self._outgoing_bytes += len(frame)
 
     def flush(self) -> None:
         """Give everything that is queued to the transport, in one write. Inside a callback of the same connection it
@@ -826,6 +835,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _write_out(self) -> None:
         outgoing = self._outgoing
         self._outgoing = []
+        self._outgoing_bytes = 0
         transport = self._transport
         if transport.is_closing():
             return

@@ -14,7 +14,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tellback_server.app import App
 from tellback_server.config import Settings
@@ -123,14 +123,20 @@ def new_session() -> str:
     return uuid.uuid4().hex
 
 
-_joined: list[TabClient] = []
+class Leaver(Protocol):
+    """Somebody who can leave."""
+
+    async def close(self) -> None: ...
+
+
+joined: list[Leaver] = []
 """Every tab that joined, so that a test may simply end."""
 
 
 async def leave_all() -> None:
     """Close every tab that is still connected."""
-    while _joined:
-        await _joined.pop().close()
+    while joined:
+        await joined.pop().close()
 
 
 class TabClient:
@@ -151,7 +157,7 @@ class TabClient:
         await raw.send({"type": "hello", "protocol": 1, "session": tab.session, "token": token})
         welcome = await raw.receive_until(type="welcome")
         assert welcome["protocol"] == 1
-        _joined.append(tab)
+        joined.append(tab)
         return tab
 
     async def ask(self, type: str, *, timeout_s: float = 5.0, **fields: Any) -> dict[str, Any]:
