@@ -70,7 +70,7 @@ class Intent(Protocol):
         Raises: Unfetched, RefusedError when it cannot be asked at all, and what the user's function raises.
         """
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         """True when it still means the same on `view`. `missed` are the effects since, None when they are unknown."""
 
 
@@ -85,7 +85,7 @@ class AppendIntent:
     def parts(self, view: View) -> list[Batched]:
         return [BatchedAppend(self._lines)] if self._lines else []
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         return True
 
 
@@ -103,9 +103,9 @@ class PatchIntent:
         self._seen = view().chat.messages.get(self._message_id)
         return [BatchedPatch(self._operations, self._message_id)]
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         # Operations on the whole chat name messages by index; any change may have moved them.
-        return self._message_id is not None and _same_line(self._seen, view.chat.messages.get(self._message_id))
+        return self._message_id is not None and _same_line(self._seen, view().chat.messages.get(self._message_id))
 
 
 class UpdateMessageIntent:
@@ -124,7 +124,7 @@ class UpdateMessageIntent:
         operations = difference(old, new)
         return [BatchedPatch(Raw(dumps(operations)), self._message_id)] if operations else []
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         return True
 
 
@@ -140,9 +140,10 @@ class DeleteIntent:
         self._seen = [messages.get(message_id) for message_id in self._ids]
         return [BatchedDelete(self._ids)] if self._ids else []
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
+        messages = view().chat.messages
         return all(
-            _same_line(seen, view.chat.messages.get(message_id))
+            _same_line(seen, messages.get(message_id))
             for seen, message_id in zip(self._seen, self._ids, strict=True)
         )
 
@@ -174,10 +175,10 @@ class MetadataIntent:
             return [BatchedMetadataUpdate(merge=Raw(dumps(self._merge)))]
         return [BatchedMetadataUpdate(patch=Raw(dumps(self._patch)))]
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         if self._update is not None:
             return True
-        now = view.chat.metadata_value()
+        now = view().chat.metadata_value()
         if self._merge is not _MISSING:
             return _same_where_merged(self._seen, now, self._merge)
         return equal(self._seen, now)
@@ -231,10 +232,10 @@ class StateIntent:
             return [BatchedStateUpdate(self.namespace, set=Raw(whole))]
         return [BatchedStateUpdate(self.namespace, patch=Raw(patch))]
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         if self._update is not None:
             return True
-        document = view.states.get(self.namespace)
+        document = view().states.get(self.namespace)
         if document is None:
             return False
         now = loads(document.data) if document.data is not None else None
@@ -263,7 +264,7 @@ class BatchIntent:
             parts.extend(mine)
         return parts
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         return all(intent.repeatable(view, missed) for intent in self._intents)
 
 
@@ -276,7 +277,7 @@ class RecordedIntent:
     def parts(self, view: View) -> list[Batched]:
         return self._parts
 
-    def repeatable(self, view: Stream, missed: Sequence[Effect] | None) -> bool:
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         """Appends always; patches and deletions of messages when it is known that nobody touched them."""
         if all(isinstance(part, BatchedAppend) for part in self._parts):
             return True

@@ -211,7 +211,7 @@ class Writes:
         self.lane.doom_children(pending)
         self._view = None
         effects = None if missed is None else [effect for commit in missed for effect in commit.ops]
-        if pending.attempts < ATTEMPTS_MAX and pending.intent.repeatable(self.view(), effects):
+        if pending.attempts < ATTEMPTS_MAX and pending.intent.repeatable(self.view, effects):
             self._carry_out(pending)
         else:
             self._conflict(pending, reason, version, missed, None)

@@ -368,6 +368,15 @@ def test_the_package_loads_nothing_before_it_is_used() -> None:
     assert done.stdout == "[] [] False\n"
 
 
+async def test_thousands_of_writes_can_wait_at_once(tellback_server: ServerProcess) -> None:
+    async with connect(tellback_server.url) as client:
+        chat = await client.open(CHAT, create=True)
+
+        await asyncio.gather(*[chat.append({"number": number}) for number in range(3000)])
+
+        assert [message["number"] for message in chat.messages] == list(range(3000))
+
+
 async def test_closing_flushes(tellback_server: ServerProcess) -> None:
     async with connect(tellback_server.url) as client:
         chat = await client.open(CHAT, create=True)

@@ -23,7 +23,7 @@ from tellback_client.intents import AppendIntent, PatchIntent, StateIntent, Upda
 from tellback_client.link import Link
 from tellback_client.outbox import Entry, PendingWrite, WriteResult
 from tellback_client.subscription import Subscription
-from tellback_protocol.requests import Patch
+from tellback_protocol.requests import OpBase, Patch
 from tests.support.tab_server import lines_of
 
 SESSION = "session-of-the-test"
@@ -493,6 +493,17 @@ def test_the_window_of_the_server_is_kept() -> None:
     wire.receive(ack(frames[0], 2))
 
     assert [frame["op"] for frame in wire.sent()] == [65]
+
+
+def test_a_long_queue_of_appends_stands_on_writes_that_the_server_remembers() -> None:
+    wire = Wire()
+    wire.open()
+    for _ in range(300):
+        wire.append()
+    bases = [pending.write.base for pending in wire.subscription.lane if pending.write is not None]
+
+    assert bases[:128] == [integrity(1)] * 128
+    assert [base.op for base in bases[128:] if isinstance(base, OpBase)] == list(range(1, 173))
 
 
 def test_frames_of_a_later_protocol_are_ignored_and_broken_ones_end_the_connection() -> None:
