@@ -4,7 +4,7 @@
 
 Rules of this module:
 - It does exactly what `decide` and `install` would do, or returns None, changes nothing and leaves it to them; a test
-  holds the two against each other, byte for byte (BEHAVIOUR E3).
+  holds the two against each other, byte for byte (BEHAVIOUR E8).
 - The received bytes are checked once and then only joined: nothing is serialised again (PERFORMANCE hot path 2).
 - Straight code, few calls: each one costs as much as joining a frame does.
 """

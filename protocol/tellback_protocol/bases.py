@@ -20,14 +20,16 @@ from .stream import StateDocument, Stream, overlap
 class Bases:
     """Compares bases with documents, before the first effect of a request is worked out."""
 
-    __slots__ = ("force", "rebase", "rebased", "session", "stream")
+    __slots__ = ("_missed_most", "force", "rebase", "rebased_from", "session", "stream")
 
     def __init__(self, stream: Stream, session: str, force: bool, rebase: bool) -> None:
         self.stream = stream
         self.session = session
         self.force = force
         self.rebase = rebase
-        self.rebased = False
+        self.rebased_from: str | None = None
+        """The base of a rebased request, the oldest one of a batch; None when every base held."""
+        self._missed_most = 0
 
     def check_chat(self, base: Base, targets: tuple[str, ...], any_allowed: bool) -> None:
         """The chat's own document: metadata and messages."""
@@ -72,7 +74,8 @@ class Bases:
             return
         if not is_integrity(known):
             raise Refused("base-illegal", 'A base is an integrity, null, "*" or {"op": number}.', pointer="/base")
-        missed = self.stream.since_integrity(known)
+        found = self.stream.since_integrity(known)
+        missed = None if found is None else list(found)
         touched = None if missed is None else [target for past in missed for target in past.targets]
         if touched is not None and version is not None and not _touches(touched, namespace):
             # The base is a later commit of this stream that left the document alone.
@@ -80,11 +83,14 @@ class Bases:
         if self.force:
             return
         if self.rebase and touched is not None and not _overlapping(touched, targets):
-            self.rebased = True
+            if missed is not None and len(missed) > self._missed_most:
+                self._missed_most = len(missed)
+                self.rebased_from = known
             return
         raise Conflicting(version, None if touched is None else known, namespace)
 
     def _integrity_of(self, base: OpBase) -> str:
+        """What my op `base.op` vouches for: its version, or its own base when others came between (BEHAVIOUR B6)."""
         ops = self.stream.sessions.get(self.session)
         outcome = None if ops is None else ops.outcomes.get(base.op)
         if outcome is None:

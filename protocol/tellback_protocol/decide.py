@@ -175,7 +175,7 @@ def _accept(
         else:
             bases.check_chat(request.base, ("a",), True)
         _carry_out(work, request, request.force)
-    return _committed(work, bases.rebased, session, op, print_)
+    return _committed(work, bases.rebased_from, session, op, print_)
 
 
 def _inside(refusal: Refused, index: int) -> Refused:
@@ -236,7 +236,7 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
             work.state_delete(request.namespace)
 
 
-def _committed(work: Work, rebased: bool, session: str, op: int, print_: int) -> Committed:
+def _committed(work: Work, rebased_from: str | None, session: str, op: int, print_: int) -> Committed:
     version = work.version
     effects = work.effects
     ops_json = encode_effects(effects)
@@ -245,8 +245,8 @@ def _committed(work: Work, rebased: bool, session: str, op: int, print_: int) ->
     version_json = version.encoded()
     full = b'"version":%b,"previous":"%b",%b,"ops":%b' % (version_json, previous, author, ops_json)
     extra = b',"fingerprint":%d' % print_
-    if rebased:
-        extra += b',"rebased":true'
+    if rebased_from is not None:
+        extra += b',"rebased_from":"%b"' % rebased_from.encode()
     if work.plain:
         extra += b',"plain":true'
     if work.was:
@@ -273,10 +273,10 @@ def _committed(work: Work, rebased: bool, session: str, op: int, print_: int) ->
             body += b',"namespace":' + _encode(namespaces[0])
         if not work.plain:
             body += b',"ops":' + encode_effects(travelling)
-    if rebased:
+    if rebased_from is not None:
         body += b',"rebased":true'
     return Committed(
-        version, effects, core, b"{" + full + extra + b"}", Outcome("ack", print_, body, version.integrity), targets,
+        version, effects, core, b"{" + full + extra + b"}", Outcome("ack", print_, body, rebased_from or version.integrity), targets,
         work.known, work.chat if work.draft else None, work.states,
     )
 

@@ -95,7 +95,7 @@ def fingerprint(request: Write | Malformed) -> int:
     return zlib.crc32(body) | (len(body) & 0xFFFFF) << 32
 
 
-def conflict_body(stream: Stream, outcome: Outcome, chat_json: bytes) -> bytes:
+def conflict_body(stream: Stream, outcome: Outcome, name_json: bytes) -> bytes:
     """The body of a conflict with the commits that its base missed, as far as they are still remembered.
 
     Cost: the missed commits, at most 32 KiB.
@@ -115,7 +115,7 @@ def conflict_body(stream: Stream, outcome: Outcome, chat_json: bytes) -> bytes:
         size += len(past.core)
         if size > MISSED_BYTES_MAX:
             return body + b',"resync":true'
-        frames.append(b'{"type":"integrity","chat":%b,%b}' % (chat_json, past.core))
+        frames.append(b'{"type":"integrity","chat":%b,%b}' % (name_json, past.core))
     return body + b',"missed":[' + b",".join(frames) + b"]"
 
 

@@ -86,7 +86,7 @@ class Commit(msgspec.Struct, gc=False):
     """One or more ops of one owner accepted together: one log record, one `integrity` frame.
 
     In the log a commit carries more than on the wire: `fingerprint` of the request, `undo` (effects that lead back),
-    `was` (CRC-32 of the lines a patch or deletion was made from, by message id) and `rebased`.
+    `was` (CRC-32 of the lines a patch or deletion was made from, by message id) and `rebased_from`.
     """
 
     version: Version
@@ -94,7 +94,8 @@ class Commit(msgspec.Struct, gc=False):
     ops: list[Effect]
     by: Author | None = None
     fingerprint: int | None = None
-    rebased: bool = False
+    rebased_from: str | None = None
+    """The base that the request named, when others had come between."""
     plain: bool = False
     """True when the ack carries no `ops`: the effects are what was asked."""
     undo: list[Effect] = []

@@ -60,7 +60,7 @@ class Outcome(msgspec.Struct, gc=False):
     fingerprint: int
     body: bytes
     integrity: str | None = None
-    """Of the commit, when it is an ack."""
+    """What `{"op": n}` stands for when it is an ack: the commit, or the base of a commit that was rebased."""
 
 
 class SessionOps:
@@ -187,7 +187,9 @@ class Stream:
     def fold_outcome(self, commit: Commit, now_ms: int = 0) -> None:
         """Store the ack of a commit from the log."""
         if commit.by is not None and commit.fingerprint is not None:
-            outcome = Outcome("ack", commit.fingerprint, ack_body(commit), commit.version.integrity)
+            outcome = Outcome(
+                "ack", commit.fingerprint, ack_body(commit), commit.rebased_from or commit.version.integrity
+            )
             self.session(commit.by.session).add(commit.by.op, outcome, now_ms)
 
     def apply_state(self, effect: StateEffect, known: bytes | None = None) -> None:
@@ -301,6 +303,6 @@ def ack_body(commit: Commit) -> bytes:
         if len(commit.ops) == 1 and namespaces:
             body.append(b',"namespace":' + _encode(namespaces[0]))
         body.append(b',"ops":' + encode_effects(wire_effects(commit.ops)))
-    if commit.rebased:
+    if commit.rebased_from is not None:
         body.append(b',"rebased":true')
     return b"".join(body)

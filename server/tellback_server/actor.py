@@ -14,7 +14,6 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -34,12 +33,13 @@ from tellback_protocol.decide import (
 )
 from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
-from tellback_protocol.frames import Behind, Closed, Opened, Reset, StateFrame, StateValue
+from tellback_protocol.frames import Behind, Closed, Reset, StateFrame, StateValue
 from tellback_protocol.ids import Version, namespace_problem
 from tellback_protocol.requests import Append, Close, History, Malformed, Open, Request, StateGet, Write
-from tellback_protocol.stream import Past, Stream
+from tellback_protocol.stream import Stream
 from tellback_server import records
-from tellback_server.snapshot import Snapshot
+from tellback_server.opening import answer_open
+from tellback_server.releases import Envelope, Following, Release, Subscription, refusal_frame
 from tellback_server.websocket import text_frame
 
 if TYPE_CHECKING:
@@ -55,69 +55,15 @@ UNCOMMITTED_BYTES_MAX = 64 << 20
 """Records that may wait for the disk; more is answered `overloaded`."""
 MAILBOX_MAX = 256
 """Requests that wait for one actor; more are answered `overloaded`."""
-REPLAY_BYTES_MIN = 64 << 10
-"""A replay of this size is sent even when the snapshot would be smaller."""
-
 State = Literal["loading", "missing", "ready", "busy", "ended"]
-
-
-class Following(msgspec.Struct, gc=False):
-    """What comes behind an `opened`."""
-
-    parts: Iterator[bytes] | None = None
-    """Of a snapshot; later commits may overtake them."""
-    replay: list[Past] = []
-    """Commits, in the order of the stream."""
-    since: Version | None = None
-    """Where the replay begins."""
-
-
-class Release(msgspec.Struct, gc=False):
-    """What may leave when `position` is durable."""
-
-    position: int
-    actor: Actor
-    tab: Tab | None = None
-    answer: bytes | None = None
-    """A frame for `tab`."""
-    size_bytes: int = 0
-    """Of the request, when it counts as in flight."""
-    core: bytes | None = None
-    """Of a commit, to be told to everybody else."""
-    version: Version | None = None
-    """Of that commit."""
-    subscribe: Subscription | None = None
-    """Begins when this is released: what was sequenced later is broadcast to it."""
-    following: Following | None = None
-
-
-class Subscription:
-    """One tab has one chat open, under the name it used."""
-
-    __slots__ = ("active", "chat_json", "tab")
-
-    def __init__(self, tab: Tab, chat_json: bytes) -> None:
-        self.tab = tab
-        self.chat_json = chat_json
-        self.active = False
-
-
-class Envelope(msgspec.Struct, gc=False):
-    """A request as it waits in a mailbox."""
-
-    tab: Tab
-    request: Request | Malformed
-    owner_json: bytes
-    """`"chat":...` or `"owner":...`, for the answer."""
-    size_bytes: int
 
 
 class Actor:
     """Everything about one chat that is live in this process."""
 
     __slots__ = (
-        "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id", "dirty_since_s", "durable_head",
-        "file", "folding", "idle_since_s", "key", "name", "state", "stream", "subscriptions", "user",
+        "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id", "dirty_since_s",
+        "durable_head", "file", "folding", "idle_since_s", "key", "name", "state", "stream", "subscriptions", "user",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:
@@ -286,49 +232,13 @@ class Actor:
             refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
             self._refuse(tab, request, owner_json, size_bytes, refusal)
             return
-        frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat))
+        opened, frame, following = answer_open(stream, request, tab.session_id)
+        if isinstance(opened.reset, str):
+            self._hub.counters.reset(opened.reset)
         subscription = Subscription(tab, codec.chat_json(request.chat))
         release = Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
-
-    def _opened(
-        self, stream: Stream, request: Open, session: str, chat_json: bytes, *, created: bool = False
-    ) -> tuple[bytes, Following | None]:
-        """The `opened` frame, and what follows it."""
-        opened = Opened(
-            chat=request.chat, chat_id=stream.chat_id, mode="snapshot", version=stream.chat.version, head=stream.head,
-            next_op=stream.next_op(session), id=request.id,
-        )
-        if stream.damage:
-            opened.read_only = True
-            opened.damage = stream.damage
-        if created:
-            opened.created = True
-        since = request.since
-        if since is not None:
-            missed = stream.since(since)
-            if missed is not None:
-                replay = list(missed)
-                if not replay:
-                    opened.mode = "current"
-                    return codec.opened(opened), None
-                size = sum(len(past.core) for past in replay)
-                if size <= REPLAY_BYTES_MIN or size <= sum(map(len, stream.chat.messages.values())):
-                    opened.mode = "replay"
-                    return codec.opened(opened), Following(None, replay, since)
-            else:
-                opened.reset = _why_reset(stream, since)
-                self._hub.counters.reset(opened.reset)
-        tail = request.tail if isinstance(request.tail, int) else None
-        snapshot = Snapshot(stream.chat, tail)
-        opened.count = snapshot.count
-        if tail is not None:
-            opened.first = snapshot.first
-        if snapshot.parts == 1:
-            return codec.opened(opened, stream.chat.metadata, snapshot.messages()), None
-        opened.parts = snapshot.parts
-        return codec.opened(opened, stream.chat.metadata), Following(snapshot.frames(chat_json))
 
     async def _history(self, tab: Tab, request: History, owner_json: bytes, size_bytes: int) -> None:
         """Only what is durable is shown, so the answer waits for nothing more."""
@@ -418,7 +328,7 @@ class Actor:
         self._file.note(commit.ops)
         self._hub.counters.commits += 1
         self.state = "ready"
-        frame, following = self._opened(stream, request, tab.session_id, codec.chat_json(request.chat), created=True)
+        _, frame, following = answer_open(stream, request, tab.session_id, created=True)
         subscription = Subscription(tab, codec.chat_json(request.chat))
         self._release(Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following))
         self._hub.shelf.became_dirty(self)
@@ -599,23 +509,3 @@ class Actor:
     def _chat_of(self, subscription: Subscription) -> str:
         name: str = msgspec.json.decode(b"{" + subscription.chat_json + b"}")["chat"]
         return name
-
-
-def refusal_frame(request: Request | Malformed, owner_json: bytes, refusal: Refused) -> bytes:
-    """The `error` that answers a request, with what the request said of itself."""
-    echo: dict[str, object] = {"id": request.id}
-    op = getattr(request, "op", UNSET)
-    if isinstance(op, int):
-        echo["op"] = op
-    return codec.error(refusal, echo)[:-1] + b"," + owner_json + b"}"
-
-
-def _why_reset(stream: Stream, since: Version) -> Literal["epoch", "trimmed", "ahead"]:
-    if since.epoch != stream.head.epoch:
-        return "epoch" if since.epoch < stream.head.epoch else "ahead"
-    if since.seq > stream.head.seq:
-        return "ahead"
-    if since.seq >= stream.history_from.seq:
-        # The seq is remembered, under another integrity: this is not the history that the tab knows.
-        return "epoch"
-    return "trimmed"

@@ -71,7 +71,6 @@ class App:
         Raises: DirectoryLocked, LogCorrupt, store and configuration errors, OSError when the address is taken.
         """
         loop = asyncio.get_running_loop()
-        settings = self.settings
         data = self._data
         self.fs.make_directories(data)
         self._lock = DataLock.take(self.fs, data)

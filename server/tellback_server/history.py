@@ -17,6 +17,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.frames import HistoryFrame
 from tellback_protocol.ids import Version
 from tellback_protocol.stream import wire_core
+from tellback_protocol.values import servable
 from tellback_server.log import Log
 from tellback_server.records import ADOPT, COMMIT
 
@@ -82,7 +83,8 @@ def undo_of(commit: Commit) -> list[Effect]:
 def as_it_was(chat: str, request_id: int | None, past: Chat) -> bytes:
     """A `history` frame with the whole chat at a version."""
     head = codec.encode(HistoryFrame(chat, request_id, version=past.version))
-    return head[:-1] + b',"metadata":' + past.metadata + b',"messages":[' + b",".join(past.served_all()) + b"]}"
+    metadata = b',"metadata":' + servable(past.metadata)
+    return head[:-1] + metadata + b',"messages":[' + b",".join(past.served_all()) + b"]}"
 
 
 def _commits(log: Log, key: str, after: int) -> Iterator[Commit]:

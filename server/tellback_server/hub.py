@@ -20,10 +20,11 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, new_name_problem, parse_chat
 from tellback_protocol.requests import History, Malformed, Open, Request
-from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor, Release
+from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor
 from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
+from tellback_server.releases import Release
 from tellback_server.tab import Tab
 
 log = structlog.get_logger()

@@ -75,6 +75,7 @@ class Keeper:
         leftovers = await self._run(lambda: find_leftovers(self._hub.log))
         for (user, chat_id), name in leftovers.names.items():
             self._named(user, chat_id, name)
+        await self._run(lambda: [self._files.clean_temporaries(user) for user in self._files.known_users()])
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
         self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
 

@@ -31,8 +31,8 @@ from tellback_protocol.frames import (
 from tellback_protocol.ids import Version, parse_chat
 from tellback_protocol.requests import Append, Malformed, Request, StateDelete, StateGet, StateUpdate
 from tellback_protocol.session import HELLO_TIMEOUT_S, ConnectionClosing, ServerSession
-from tellback_server.actor import refusal_frame
 from tellback_server.outbox import Outbox
+from tellback_server.releases import refusal_frame
 from tellback_server.websocket import PeerInfo, WebSocketConnection, text_frame
 
 if TYPE_CHECKING:
@@ -93,7 +93,6 @@ class Tab:
 
     def text_received(self, connection: WebSocketConnection, data: bytes) -> None:
         """One frame."""
-        hub = self._hub
         try:
             frame = self.session.receive(data)
         except FrameProblem as problem:

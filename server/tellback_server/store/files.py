@@ -146,6 +146,13 @@ class FileStore:
     def _has_chats(self, root: str) -> bool:
         return any(self.fs.stat(os.path.join(root, folder)) is not None for folder in ("chats", "group chats"))
 
+    def known_users(self) -> list[str]:
+        """The users who have a folder. A user of tokens who never wrote has none."""
+        if self._single_root:
+            return [DEFAULT_USER]
+        names = self._users if self._users is not None else self.fs.listdir(self.data_root)
+        return sorted(name for name in names if name[0] != "." and self._has_chats(os.path.join(self.data_root, name)))
+
     # -- where -------------------------------------------------------------------------------------------------------
 
     def user_root(self, user: str) -> str:

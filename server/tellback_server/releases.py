@@ -1,0 +1,84 @@
+"""What waits to leave an actor: requests on their way in, answers on their way out.
+
+Rules of this module:
+- A release leaves when its position is durable, in the order of the log (BEHAVIOUR A2).
+- These are values between actor, hub and tab; what is done with them is written there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from tellback_protocol import codec
+from tellback_protocol.errors import Refused
+from tellback_protocol.ids import Version
+from tellback_protocol.requests import Malformed, Request
+from tellback_protocol.stream import Past
+
+if TYPE_CHECKING:
+    from tellback_server.actor import Actor
+    from tellback_server.tab import Tab
+
+
+class Following(msgspec.Struct, gc=False):
+    """What comes behind an `opened`."""
+
+    parts: Iterator[bytes] | None = None
+    """Of a snapshot; later commits may overtake them."""
+    replay: list[Past] = []
+    """Commits, in the order of the stream."""
+    since: Version | None = None
+    """Where the replay begins."""
+
+
+class Release(msgspec.Struct, gc=False):
+    """What may leave when `position` is durable."""
+
+    position: int
+    actor: Actor
+    tab: Tab | None = None
+    answer: bytes | None = None
+    """A frame for `tab`."""
+    size_bytes: int = 0
+    """Of the request, when it counts as in flight."""
+    core: bytes | None = None
+    """Of a commit, to be told to everybody else."""
+    version: Version | None = None
+    """Of that commit."""
+    subscribe: Subscription | None = None
+    """Begins when this is released: what was sequenced later is broadcast to it."""
+    following: Following | None = None
+
+
+class Subscription:
+    """One tab has one chat open, under the name it used."""
+
+    __slots__ = ("active", "chat_json", "tab")
+
+    def __init__(self, tab: Tab, chat_json: bytes) -> None:
+        self.tab = tab
+        self.chat_json = chat_json
+        self.active = False
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A request as it waits in a mailbox."""
+
+    tab: Tab
+    request: Request | Malformed
+    owner_json: bytes
+    """`"chat":...` or `"owner":...`, for the answer."""
+    size_bytes: int
+
+
+def refusal_frame(request: Request | Malformed, owner_json: bytes, refusal: Refused) -> bytes:
+    """The `error` that answers a request, with what the request said of itself."""
+    echo: dict[str, object] = {"id": request.id}
+    op = getattr(request, "op", UNSET)
+    if isinstance(op, int):
+        echo["op"] = op
+    return codec.error(refusal, echo)[:-1] + b"," + owner_json + b"}"

@@ -1,0 +1,109 @@
+"""The short way of an append against the general way, byte for byte."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from tellback_protocol.appending import append_plain
+from tellback_protocol.chat import Chat
+from tellback_protocol.decide import Committed, Fresh, decide, install
+from tellback_protocol.errors import Refused
+from tellback_protocol.frames import Damage, Limits
+from tellback_protocol.ids import Version
+from tellback_protocol.requests import Append, OpBase
+from tellback_protocol.stream import Stream
+
+SESSION = "session-of-a-tab-1"
+START = "00000000-0000-4000-8000-000000000001"
+NEXT = "00000000-0000-8000-8000-00000000000f"
+
+
+def stream() -> Stream:
+    chat = Stream("user", "group:x", "chat", Chat(Version(3, 7, START), b"{}", {"00000000000000aa": b'{"id":"a"}'}))
+    chat.session(SESSION)
+    return chat
+
+
+def append(payload: bytes, base: object = "*", op: int = 1, **fields: object) -> Append:
+    return Append("group:x", [Raw(payload)], id=5, op=op, base=base, **fields)  # type: ignore[arg-type]
+
+
+def short(chat: Stream, request: Append, seed: int = 1) -> object:
+    return append_plain(chat, chat.session(SESSION), b'"session-of-a-tab-1"', request, NEXT, seed, 99, Limits())
+
+
+def state(chat: Stream) -> object:
+    return (
+        chat.head, chat.chat.version, dict(chat.chat.messages), list(chat.history), chat.history_bytes,
+        {name: (ops.last, ops.used_ms, dict(ops.outcomes)) for name, ops in chat.sessions.items()},
+    )
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=6), values, max_size=5), st.sampled_from(["*", START]), st.integers(0, 2**64))
+def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
+    message: dict[str, object], base: str, seed: int
+) -> None:
+    one, other = stream(), stream()
+    request = append(msgspec.json.encode(message), base)
+    done = short(one, request, seed)
+    if done is None:
+        assert state(one) == state(stream()), "nothing was changed"
+        return
+    decision = decide(other, request, SESSION, Fresh(NEXT, seed, 99), Limits())
+    assert isinstance(decision, Committed)
+    install(other, SESSION, 1, decision, 99)
+
+    assert state(one) == state(other)
+    assert (done.version, done.core, done.record, done.body) == (  # type: ignore[attr-defined]
+        decision.version, decision.core, decision.record, decision.outcome.body
+    )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        append(b'{"id":"mine","mes":"x"}'),
+        append(b"{}"),
+        append(b'{"mes":\n"x"}'),
+        append(b'"text"'),
+        append(b' {"mes":"x"}'),
+        append(b'{"mes":"x"}', base=OpBase(1)),
+        append(b'{"mes":"x"}', base=None),
+        append(b'{"mes":"x"}', base="00000000-0000-4000-8000-00000000dead"),
+        append(b'{"mes":"x"}', op=2),
+        append(b'{"mes":"x"}', force=True),
+        append(b'{"mes":"x"}', on_conflict="rebase"),
+        Append("group:x", [Raw(b'{"a":1}'), Raw(b'{"b":1}')], op=1, base="*"),
+        Append("group:x", [], op=1, base="*"),
+    ],
+)
+def test_e8_what_is_not_plain_is_left_alone(request_: Append) -> None:
+    chat = stream()
+
+    assert short(chat, request_) is None
+    assert state(chat) == state(stream())
+
+
+def test_e8_a_taken_id_and_a_damaged_chat_are_left_to_the_general_way() -> None:
+    chat = stream()
+    assert short(chat, append(b'{"mes":"x"}'), 0xAA) is None
+    chat.damage = [Damage(3, "no JSON")]
+    assert short(chat, append(b'{"mes":"x"}')) is None
+
+
+def test_e8_a_payload_that_cannot_be_read_is_refused_and_changes_nothing() -> None:
+    chat = stream()
+    with pytest.raises(Refused, match="too-deep"):
+        short(chat, append(b'{"a":' + b"[" * 70 + b"]" * 70 + b"}"))
+    assert state(chat) == state(stream())
