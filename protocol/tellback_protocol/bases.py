@@ -12,9 +12,9 @@ from msgspec import UnsetType
 
 from .decision import Conflicting
 from .errors import Refused
-from .ids import Version, is_integrity
+from .ids import WIRE_INTEGER_MAX, Version, is_integrity
 from .requests import Base, OpBase
-from .stream import StateDocument, Stream, overlap
+from .stream import Outcome, Past, StateDocument, Stream, author_of, overlap
 
 
 class Bases:
@@ -69,35 +69,58 @@ class Bases:
             )
         if base is None:
             raise Refused("base-illegal", "A base of null is for a state that must not exist yet.", pointer="/base")
-        known = self._integrity_of(base) if isinstance(base, OpBase) else base
+        own_ops = 0
+        known: str
+        if isinstance(base, OpBase):
+            outcome = self._ack_of(base)
+            assert outcome.integrity is not None, "an ack has one"
+            known = outcome.integrity
+            own_ops = base.op
+        else:
+            known = base
         if version is not None and known == version.integrity:
             return
         if not is_integrity(known):
             raise Refused("base-illegal", 'A base is an integrity, null, "*" or {"op": number}.', pointer="/base")
         found = self.stream.since_integrity(known)
         missed = None if found is None else list(found)
-        touched = None if missed is None else [target for past in missed for target in past.targets]
+        if missed is not None and own_ops and _overlapping(_touched(missed), targets):
+            # What this session did up to the op that the base names is no news to it.
+            missed = [past for past in missed if not self._is_own(past, own_ops)]
+        touched = None if missed is None else _touched(missed)
         if touched is not None and version is not None and not _touches(touched, namespace):
             # The base is a later commit of this stream that left the document alone.
             return
         if self.force:
             return
         if self.rebase and touched is not None and not _overlapping(touched, targets):
-            if missed is not None and len(missed) > self._missed_most:
+            others = missed is not None and any(not self._is_own(past, WIRE_INTEGER_MAX) for past in missed)
+            if others and missed is not None and len(missed) > self._missed_most:
                 self._missed_most = len(missed)
                 self.rebased_from = known
             return
         raise Conflicting(version, None if touched is None else known, namespace)
 
-    def _integrity_of(self, base: OpBase) -> str:
-        """What my op `base.op` vouches for: its version, or its own base when others came between (BEHAVIOUR B6)."""
+    def _ack_of(self, base: OpBase) -> Outcome:
+        """The ack of my op `base.op`. What it vouches for is its version, or its own base when others came between
+        (BEHAVIOUR B6)."""
         ops = self.stream.sessions.get(self.session)
         outcome = None if ops is None else ops.outcomes.get(base.op)
         if outcome is None:
             raise Refused("base-illegal", f"The outcome of op {base.op} is not known.", pointer="/base/op")
         if outcome.kind != "ack" or outcome.integrity is None:
             raise Refused("parent-refused", f"Op {base.op} made no version: it was refused.", pointer="/base/op")
-        return outcome.integrity
+        return outcome
+
+    def _is_own(self, past: Past, own_ops: int) -> bool:
+        if not own_ops:
+            return False
+        by = author_of(past)
+        return by is not None and by.session == self.session and by.op <= own_ops
+
+
+def _touched(missed: list[Past]) -> list[str]:
+    return [target for past in missed for target in past.targets]
 
 
 def _touches(touched: list[str], namespace: str | None) -> bool:

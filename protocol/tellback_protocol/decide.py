@@ -275,8 +275,9 @@ def _committed(work: Work, rebased_from: str | None, session: str, op: int, prin
             body += b',"ops":' + encode_effects(travelling)
     if rebased_from is not None:
         body += b',"rebased":true'
+    outcome = Outcome("ack", print_, body, rebased_from or version.integrity)
     return Committed(
-        version, effects, core, b"{" + full + extra + b"}", Outcome("ack", print_, body, rebased_from or version.integrity), targets,
+        version, effects, core, b"{" + full + extra + b"}", outcome, targets,
         work.known, work.chat if work.draft else None, work.states,
     )
 

@@ -252,6 +252,18 @@ def overlap(one: str, other: str) -> bool:
 _encode = msgspec.json.encode
 
 
+_decode_author = msgspec.json.Decoder(Author).decode
+
+
+def author_of(past: Past) -> Author | None:
+    """Who made a remembered commit; None for one that the server made."""
+    core = past.core
+    # `by` stands before `ops`, and inside a JSON string a quote is never bare.
+    end = core.index(b',"ops":[')
+    start = core.rfind(b',"by":', 0, end)
+    return None if start < 0 else _decode_author(core[start + 6 : end])
+
+
 def author_json(author: Author | None) -> bytes:
     return b"" if author is None else b'"by":{"session":%b,"op":%d},' % (_encode(author.session), author.op)
 

@@ -69,3 +69,19 @@ def test_b6_an_op_on_a_base_that_held_vouches_for_its_version() -> None:
     ask(chat, MINE, Append("group:x", [Raw(b'{"mes":"hi"}')], op=1, base=integrity(1), on_conflict="rebase"), 2)
 
     assert isinstance(ask(chat, MINE, set_n(2, OpBase(1)), 3), Committed)
+
+
+def test_b6_what_the_session_did_itself_up_to_that_op_does_not_count_as_missed() -> None:
+    chat = stream()
+    ask(chat, THEIRS, Append("group:x", [Raw(b'{"mes":"theirs"}')], op=1, base="*"), 2)
+    first = Patch("group:x", Raw(b'[{"op":"replace","path":"/n","value":2}]'), "X", op=1, base=integrity(1))
+    first.on_conflict = "rebase"
+    assert b'"rebased":true' in ask(chat, MINE, first, 3).outcome.body
+    second = Patch("group:x", Raw(b'[{"op":"replace","path":"/n","value":3}]'), "X", op=2, base=OpBase(1))
+    second.on_conflict = "rebase"
+    assert isinstance(ask(chat, MINE, second, 4), Committed)
+
+    # Op 3 was made before op 2 was thought of: what op 2 did to the same message is news to it.
+    third = Patch("group:x", Raw(b'[{"op":"replace","path":"/n","value":9}]'), "X", op=3, base=OpBase(1))
+    third.on_conflict = "rebase"
+    assert isinstance(ask(chat, MINE, third, 5), Stored)
