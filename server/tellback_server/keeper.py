@@ -13,6 +13,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -42,6 +43,8 @@ WORK_SHARE = 20
 """A checkpoint may take at most a twentieth of the time of its disk."""
 RETRY_S = 5.0
 """After a checkpoint that failed (a full disk, say); the log has it all."""
+SETTLE_S = 10.0
+"""A stop waits this long for chats that are being read; the log has them all."""
 SWEEP_S = 1.0
 LOOK_S = 5.0
 """How often the files of open chats are looked at when nothing else is a reason to."""
@@ -86,7 +89,19 @@ class Keeper:
             self._sweeper.cancel()
         for timer in self._timers.values():
             timer.cancel()
+        await self._settled()
         await asyncio.gather(*(self._let_go(actor) for actor in self._hub.actors if actor.state == "ready"))
+
+    async def _settled(self) -> None:
+        """Until nothing is being read: what a crash left belongs into files also when the stop follows on the start."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while self._is_reading:  # noqa: ASYNC110  - Many tasks end it, soon; nobody else waits for it.
+                    await asyncio.sleep(0.01)
+
+    @property
+    def _is_reading(self) -> bool:
+        return not self._leftovers_folded or any(actor.state in ("loading", "busy") for actor in self._hub.actors)
 
     # -- what the hub asks -------------------------------------------------------------------------------------------
 
