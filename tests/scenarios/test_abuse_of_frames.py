@@ -256,7 +256,7 @@ FRAMES: dict[str, tuple[bytes, str | tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", FRAMES)
 async def test_a_bad_frame_is_a_typed_error_and_the_connection_stays(app: App, name: str) -> None:
-    """[W3] [W8] R37: a code of the table within a second, no internals, and the next frame is served."""
+    """[C3] [W3] [W8] R37: a code of the table within a second, no internals, and the next frame is served."""
     data, wanted = FRAMES[name]
     codes = (wanted,) if isinstance(wanted, str) else wanted
     tab = await TabClient.join(app.urls[0])

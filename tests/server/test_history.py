@@ -1,0 +1,112 @@
+"""The past of a chat from the log's records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tellback_protocol.errors import Refused
+from tellback_server.history import PAGE_BYTES_MAX, as_it_was, chat_at, page
+from tellback_server.records import owner_key
+from tellback_server.store.files import DEFAULT_USER
+from tests.support.chat_desk import PLACE, Desk
+
+NAME = str(PLACE)
+
+
+def key(desk: Desk) -> str:
+    return owner_key(DEFAULT_USER, desk.stream.chat_id)
+
+
+def at(desk: Desk, seq: int) -> list[Any]:
+    """The chat as it was, as values."""
+    stream = desk.stream
+    past = chat_at(desk.log, key(desk), stream.chat.copy(), stream.head.seq, seq)
+    frame = json.loads(as_it_was(NAME, 1, past))
+    assert frame["version"]["seq"] == seq
+    return [frame["metadata"], frame["messages"]]
+
+
+async def test_the_chat_as_it_was_after_every_commit(tmp_path: Path) -> None:
+    """[H2]: appends, patches, deletions from the middle and metadata are taken back one by one."""
+    desk = Desk(tmp_path / "data")
+    await desk.create()
+    seen = {}
+
+    def see() -> None:
+        seen[desk.stream.head.seq] = [
+            json.loads(desk.stream.chat.metadata), [json.loads(raw) for raw in desk.stream.chat.served_all()]
+        ]
+
+    see()
+    ids = await desk.append("one", "two", "three")
+    see()
+    await desk.patch(ids[1], mes="patched", more={"deep": [1]})
+    see()
+    await desk.metadata(note="x")
+    see()
+    await desk.delete(ids[0], ids[1])
+    see()
+    await desk.append("four")
+    see()
+    await desk.state("memory", {"a": 1})
+    see()
+    await desk.metadata(note=None)
+    see()
+    assert len(seen) == 8
+    for seq, expected in seen.items():
+        assert at(desk, seq) == expected, seq
+    # The same from the log of a server that was restarted.
+    await desk.checkpoint()
+    await desk.restart()
+    for seq, expected in seen.items():
+        assert at(desk, seq) == expected, seq
+    desk.stop()
+
+
+async def test_what_the_log_does_not_lead_back_to_is_version_unknown(tmp_path: Path) -> None:
+    """[H3]: the future, and what was before another program's edit; never a guess."""
+    desk = Desk(tmp_path / "data")
+    await desk.create()
+    await desk.append("one")
+    await desk.checkpoint()
+    with pytest.raises(Refused) as refused:
+        at(desk, desk.stream.head.seq + 1)
+    assert refused.value.code == "version-unknown"
+    desk.path.write_bytes(desk.path.read_bytes().rstrip(b"\n") + b'\n{"mes":"outside"}\n')
+    before = desk.stream.head.seq
+    await desk.adopt()
+    await desk.append("two")
+    with pytest.raises(Refused) as refused:
+        at(desk, before - 1)
+    assert refused.value.code == "version-unknown"
+    assert [message["mes"] for message in at(desk, desk.stream.head.seq - 1)[1]] == ["one", "outside"]
+    desk.stop()
+
+
+async def test_pages_are_bounded_in_commits_and_bytes_and_always_move_on(tmp_path: Path) -> None:
+    """[H1]: every commit once, in order, whatever the limit; a commit of over 1 MiB is a page of its own."""
+    desk = Desk(tmp_path / "data")
+    await desk.create()
+    for number in range(10):
+        await desk.append(f"{number}" + "x" * (PAGE_BYTES_MAX // 3 if number % 2 else 10))
+    for limit in (1, 3, 1000):
+        after, seqs, pages = 0, [], 0
+        while True:
+            frame = json.loads(page(desk.log, key(desk), NAME, 7, after, limit))
+            assert (frame["type"], frame["id"], frame["chat"]) == ("history", 7, NAME)
+            assert 1 <= len(frame["commits"]) <= limit
+            assert all(commit["chat"] == NAME for commit in frame["commits"])
+            seqs += [commit["version"]["seq"] for commit in frame["commits"]]
+            pages += 1
+            after = seqs[-1]
+            if not frame.get("more"):
+                break
+        assert seqs == list(range(seqs[0], seqs[0] + 10))
+        assert pages == {1: 10, 3: 4, 1000: 3}[limit]
+    empty = json.loads(page(desk.log, key(desk), NAME, None, after, 10))
+    assert (empty["commits"], empty.get("more", False)) == ([], False)
+    desk.stop()
