@@ -78,8 +78,8 @@ class SessionOps:
         self.last = op
         self.used_ms = now_ms
         self.outcomes[op] = outcome
-        if len(self.outcomes) > OUTCOMES_MAX:
-            del self.outcomes[next(iter(self.outcomes))]
+        # Numbers are contiguous, so the oldest kept is known; looking for the first key of a dict is not free.
+        self.outcomes.pop(op - OUTCOMES_MAX, None)
 
 
 class Past(msgspec.Struct, gc=False):

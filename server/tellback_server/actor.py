@@ -433,15 +433,17 @@ class Actor:
         for tab, subscription in list(self.subscriptions.items()):
             if tab is author:
                 continue
-            touched.add(tab)
             outbox = tab.outbox
-            if not outbox.is_clear:
-                self._tell_one_by_one(outbox, subscription, told, before)
-                continue
             if frames is None or subscription.chat_json != built_for:
                 built_for = subscription.chat_json
                 frames = b"".join([text_frame(codec.integrity(built_for, core)) for _, core, _ in told])
-            outbox.send(frames)
+            if outbox.send_now(frames):
+                continue
+            touched.add(tab)
+            if outbox.is_clear:
+                outbox.send(frames)
+            else:
+                self._tell_one_by_one(outbox, subscription, told, before)
 
     def _tell_one_by_one(
         self, outbox: Outbox, subscription: Subscription, told: list[tuple[Tab | None, bytes, Version]], before: Version

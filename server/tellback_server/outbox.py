@@ -37,6 +37,8 @@ class Wire(Protocol):
 
     def send_frame(self, frame: bytes) -> None: ...
 
+    def send_now(self, frames: bytes) -> bool: ...
+
     def flush(self) -> None: ...
 
 
@@ -81,6 +83,10 @@ class Outbox:
     def is_clear(self) -> bool:
         """True when a frame goes straight to the socket."""
         return not self.is_waiting and not self._wire.write_paused
+
+    def send_now(self, frames: bytes) -> bool:
+        """One or more whole frames straight to the socket, without a flush. False: nothing was sent, queue them."""
+        return not self.is_waiting and self._wire.send_now(frames)
 
     def send(self, frames: bytes) -> None:
         """One or more whole frames, when `is_clear`."""

@@ -307,6 +307,14 @@ class WebSocketConnection(asyncio.Protocol):
             self._outgoing.append(frame)
             self._outgoing_bytes += len(frame)
 
+    def send_now(self, frames: bytes) -> bool:
+        """Give whole frames to the transport at once. False when they have to queue behind others: nothing was sent."""
+        if self._write_paused or self._outgoing or self._in_read:
+            return False
+        if self._is_open:
+            self._transport.write(frames)
+        return True
+
     def flush(self) -> None:
         """Give everything that is queued to the transport, in one write. Inside a callback of the same connection it
         waits for the end of the read, which flushes by itself."""
