@@ -396,8 +396,11 @@ class Actor:
                 if self._told and self._told[0][0] is not tab and tab in self.subscriptions:
                     # The order of the stream: what others committed before travels before this answer.
                     self.broadcast(touched)
-                tab.outbox.answer(self, text_frame(release.answer))
-                touched.add(tab)
+                frame = text_frame(release.answer)
+                # The only answer that is due goes at once; several are joined into one write.
+                if tab.session.in_flight != 1 or not tab.outbox.send_now(frame):
+                    tab.outbox.answer(self, frame)
+                    touched.add(tab)
             if release.size_bytes:
                 tab.answered(release.size_bytes)
             if release.subscribe is not None:

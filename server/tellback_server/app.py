@@ -13,6 +13,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -74,13 +75,15 @@ class App:
         data = self._data
         self.fs.make_directories(data)
         self._lock = DataLock.take(self.fs, data)
-        try:
-            await self._start_locked(loop, data)
-        except BaseException:
-            self._lock.release()
-            raise
+        async with contextlib.AsyncExitStack() as undo:
+            # A start that fails, say because the address is taken, ends what it had begun.
+            undo.callback(self._lock.release)
+            await self._start_locked(loop, data, undo)
+            undo.pop_all()
 
-    async def _start_locked(self, loop: asyncio.AbstractEventLoop, data: str) -> None:
+    async def _start_locked(
+        self, loop: asyncio.AbstractEventLoop, data: str, undo: contextlib.AsyncExitStack
+    ) -> None:
         settings = self.settings
         limits = Limits(
             frame_bytes=settings.frame_bytes_max, document_bytes=settings.document_bytes_max,
@@ -96,6 +99,7 @@ class App:
             retain_bytes=settings.log_retain_bytes, retain_s=settings.log_retain_days * 86_400,
             sync=not settings.unsafe_no_sync,
         ))
+        undo.push_async_callback(self._close_log)
         self._hub = Hub(
             log=self._log, clock=self.clock, limits=limits, counters=self.counters, loop=loop,
             executor=self._executor, durable=not settings.unsafe_no_sync,
@@ -107,6 +111,8 @@ class App:
         self._reception = Reception(authenticator, f"tellback/{version()}", settings.heartbeat_ms)
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()
+        undo.push_async_callback(self._hub.finish_tasks)
+        undo.push_async_callback(self._keeper.stop)
         self._gateway = Gateway(
             handler_factory=self._make_tab,
             host=settings.host,
@@ -158,13 +164,16 @@ class App:
             await self._keeper.stop()
             await self._hub.finish_tasks()
             self._end_timers()
-            await asyncio.get_running_loop().run_in_executor(None, self._log.close)
+            await self._close_log()
         except LogPoisoned:
             return await self._stop_poisoned()
         self._executor.shutdown()
         self._lock.release()
         log.info("stopped")
         return EXIT_STOPPED
+
+    async def _close_log(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._log.close)
 
     async def _stop_poisoned(self) -> int:
         """Nothing that waits for the disk is answered: whether it is stored is not known."""

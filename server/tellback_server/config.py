@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     )
     port: int = Field(default=8765, ge=0, le=65535, description="Port to bind; 0 picks a free one")
     checkpoint_interval_s: float = Field(
-        default=2.0, ge=0.01, le=3600, description="How long the chat files may trail the log"
+        default=5.0, ge=0.01, le=3600, description="How long the chat files may trail the log"
     )
     idle_s: float = Field(
         default=30.0, ge=0.01, le=86_400, description="A chat that nobody has open leaves memory after this"

@@ -50,7 +50,7 @@ def problem(**flags: object) -> str:
 def test_defaults_bind_to_loopback_only() -> None:
     settings = load_settings({"data": "/x"})
     assert (settings.host, settings.port, settings.checkpoint_interval_s, settings.idle_s) == (
-        "127.0.0.1", 8765, 2.0, 30.0,
+        "127.0.0.1", 8765, 5.0, 30.0,
     )
     assert not settings.has_users
     assert not settings.unsafe_no_sync
