@@ -1,0 +1,139 @@
+"""Chats come from files, are folded back, and leave memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+from tests.support.forked_server import ForkedServer
+from tests.support.held_fs import HeldFs
+from tests.support.oracle import until
+from tests.support.server import TabClient, running, sillytavern_copy, texts, tree
+
+CHAT = "character:Alice/First meeting"
+FILE = "default-user/chats/Alice/First meeting.jsonl"
+
+
+def said(path: Path) -> list[str]:
+    return [json.loads(line)["mes"] for line in path.read_bytes().split(b"\n")[1:] if line]
+
+
+async def test_the_files_trail_the_log_by_the_interval_and_one_checkpoint_takes_many_commits(tmp_path: Path) -> None:
+    """[K1] [K2]: an ack never waits for a file, and a burst is folded at once."""
+    async with running(tmp_path, checkpoint_interval_s=0.2) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        for number in range(200):
+            await tab.append(CHAT, f"{number}")
+        await until(lambda: (tmp_path / FILE).exists() and len(said(tmp_path / FILE)) == 200)
+        assert app.counters.checkpoints <= 4
+        await until(lambda: app._keeper.lag_s() == 0)
+        checkpoints = app.counters.checkpoints
+        before = tree(tmp_path)
+        await asyncio.sleep(0.5)
+        assert app.counters.checkpoints == checkpoints, "nothing new, nothing written"
+        assert tree(tmp_path) == before
+
+
+async def test_commits_that_come_during_a_checkpoint_are_folded_by_the_next(tmp_path: Path) -> None:
+    """[K1]: one at a time for a chat; the answer does not wait."""
+    fs = HeldFs()
+    data = sillytavern_copy(tmp_path)
+    chat = "character:Pip/Pip - 2024-11-01@12h00m00s"
+    path = data / "default-user/chats/Pip/Pip - 2024-11-01@12h00m00s.jsonl"
+    async with running(data, fs=fs, checkpoint_interval_s=0.02) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(chat)
+        fs.hold_reads()
+        await tab.append(chat, "first")
+        assert await asyncio.to_thread(fs.waits.wait, 5), "the checkpoint has begun"
+        for number in range(20):
+            assert (await tab.append(chat, f"meanwhile {number}"))["type"] == "ack"
+        [actor] = app._hub.actors
+        assert actor.folding
+        fs.let_go()
+        await until(lambda: b"meanwhile 19" in path.read_bytes())
+        assert said(path)[-21:] == ["first", *(f"meanwhile {number}" for number in range(20))]
+
+
+async def test_reading_writes_nothing_and_an_idle_chat_leaves_memory(tmp_path: Path) -> None:
+    """[K4], STORAGE F1: every chat of a real folder is opened, read, closed and let go; not a byte changes."""
+    data = sillytavern_copy(tmp_path)
+    before = tree(data)
+    async with running(data, idle_s=0.02) as app:
+        tab = await TabClient.join(app.urls[0])
+        count = 0
+        for path in sorted((data / "default-user" / "chats").rglob("*.jsonl")):
+            chat = f"character:{path.parent.name}/{path.stem}"
+            opened = await tab.open(chat)
+            assert opened["type"] == "opened", chat
+            await tab.ask("state-get", owner={"chat": chat})
+            await tab.ask("history", chat=chat)
+            count += opened["count"]
+            assert (await tab.ask("close", chat=chat))["type"] == "closed"
+        assert count > 1000
+        await until(lambda: app._hub.actors == [])
+    assert tree(data) == before
+
+
+async def test_an_outside_edit_of_an_open_chat_is_noticed_at_the_next_checkpoint(tmp_path: Path) -> None:
+    """[K3]: also when nobody opens it anew."""
+    path = tmp_path / FILE
+    with capture_logs() as logs:
+        async with running(tmp_path, checkpoint_interval_s=0.05) as app:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(CHAT, create=True)
+            await tab.append(CHAT, "ours")
+            await until(lambda: path.exists() and app._keeper.lag_s() == 0 and not app._hub.actors[0].folding)
+            path.write_bytes(path.read_bytes() + b'{"mes":"theirs"}\n')
+            assert (await tab.append(CHAT, "ours too"))["type"] == "ack"
+            assert (await tab.raw.receive_until(type="reset"))["reason"] == "outside-edit"
+            assert texts((await tab.open(CHAT))["messages"]) == ["ours", "theirs", "ours too"]
+            assert app.counters.outside_edits == 1
+    assert said(path) == ["ours", "theirs", "ours too"]
+    assert "outside-edit-adopted" in [line["event"] for line in logs]
+
+
+async def test_what_a_crash_left_is_folded_after_the_start_opened_or_not(tmp_path: Path) -> None:
+    """[K5]: several chats, none of them asked for."""
+    data = tmp_path / "data"
+    chats = [f"character:Alice/chat {number}" for number in range(5)]
+    async with ForkedServer(data, checkpoint_interval_s=600) as server:
+        tab = await TabClient.join(server.url)
+        for chat in chats:
+            await tab.open(chat, create=True)
+            await tab.append(chat, "only in the log")
+        await server.kill()
+        assert not list(data.rglob("*.jsonl"))
+        await server.start()
+        # A stop right after the start waits for it; the interval is ten minutes.
+        assert await server.stop() == 0
+        for chat in chats:
+            path = data / "default-user" / "chats" / f"{chat.removeprefix('character:')}.jsonl"
+            assert said(path) == ["only in the log"]
+
+
+async def test_the_log_forgets_what_is_in_files_and_session_files(tmp_path: Path) -> None:
+    """[O8] [K4]: after the segments are gone, ops and versions are still known."""
+    async with running(tmp_path, log_segment_bytes=64 << 10, log_retain_bytes=0, log_retain_days=0,
+                       checkpoint_interval_s=0.02) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        for number in range(100):
+            ack = await tab.append(CHAT, f"{number} " + "x" * 3000)
+        await until(lambda: app._keeper.lag_s() == 0 and not app._hub.actors[0].folding)
+        before = app._log.segment_count
+        await app._keeper._collect()
+        assert app._log.segment_count < before
+        session = tab.session
+    async with running(tmp_path) as app:
+        back = await TabClient.join(app.urls[0], session)
+        opened = await back.open(CHAT, since=ack["version"])
+        assert (opened["mode"], opened["next_op"]) == ("current", 101)
+        last = [{"name": "User", "is_user": True, "mes": "99 " + "x" * 3000}]
+        again = await back.ask("append", chat=CHAT, op=100, base="*", messages=last)
+        assert (again["version"], again["duplicate"]) == (ack["version"], True)
+        assert len((await back.open(CHAT))["messages"]) == 100
