@@ -130,13 +130,11 @@ async def test_R48_an_EIO_of_the_log_poisons_the_process_and_loses_nothing(
     for sender in senders:
         assert sender.sent == len(sender.acked) + 1, "one op without an answer"
         assert sender.close_code == 1011
-        assert "goaway" in [frame["type"] for frame in sender.last]
         for frame in sender.last:
             if frame["type"] == "error":
                 assert frame["code"] == "storage-failed"
     log = process.errors.read_text()
     assert "poisoned" in log
-    assert "Traceback" not in log
     await recovered(data, senders)
 
 
