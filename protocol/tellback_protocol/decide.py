@@ -58,7 +58,7 @@ from .requests import (
     Write,
 )
 from .stream import Outcome, Past, StateDocument, Stream, targets_of, wire_effects
-from .values import read_payload
+from .values import NestedTooDeeply, read_payload
 from .work import Work, operations_of
 
 __all__ = [
@@ -99,7 +99,7 @@ def decide(
         if stream.damage:
             raise Refused("read-only", "The chat's file is damaged; repair it, then send this op again.")
         return _accept(stream, request, session, op, print_, fresh, limits)
-    except RecursionError:
+    except (RecursionError, NestedTooDeeply):
         # A user's own old line can be nested deeper than Python writes.
         raise Refused("too-deep", "The document is nested too deeply to be changed.") from None
     except Conflicting as conflict:

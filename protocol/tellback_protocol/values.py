@@ -25,6 +25,10 @@ _SHAPE = bytes.maketrans(b"123456789[", b"000000000{")
 _LONG_DIGITS = b"0" * 19
 
 
+class NestedTooDeeply(ValueError):
+    """Stored JSON that Python cannot walk."""
+
+
 def read_payload(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> Any:
     """The value of a payload from the wire.
 
@@ -97,7 +101,7 @@ def loads(data: bytes) -> Any:
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise NestedTooDeeply("nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> Any:

@@ -38,6 +38,7 @@ from tellback_protocol.ids import Version, namespace_problem
 from tellback_protocol.requests import Append, Close, History, Malformed, Open, Request, StateGet, Write
 from tellback_protocol.stream import Stream
 from tellback_server import records
+from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
 from tellback_server.releases import Envelope, Following, Release, Subscription, refusal_frame
 from tellback_server.websocket import text_frame
@@ -157,10 +158,14 @@ class Actor:
             return False
         if done is None:
             return False
+        version = done.version
+        try:
+            position = self._last_position = hub.log.append(records.COMMIT, self.key, version.seq, done.record)
+        except LogError:
+            self._storage_failed(tab, request, owner_json, size_bytes)
+            return True
         file.pending.add_plain(done.message_id)
         hub.counters.commits += 1
-        version = done.version
-        position = self._last_position = hub.log.append(records.COMMIT, self.key, version.seq, done.record)
         self._unreleased += 1
         answer = codec.ack(request.id, owner_json, ops.last, done.body)
         hub.releases.append(Release(position, self, tab, answer, size_bytes, done.core, version))
@@ -192,19 +197,33 @@ class Actor:
             frame = codec.answer(decision.outcome.kind, request.id, owner_json, op, hub.durability(body), True)
             self._release(Release(self._last_position, self, tab, frame, size_bytes))
             return
+        try:
+            self._carry_out(tab, request, op, decision, owner_json, size_bytes, fresh.now_ms)
+        except RecordTooLarge:
+            large = Refused("too-large", "The change and its way back do not fit into one record of the log.")
+            self._refuse(tab, request, owner_json, size_bytes, large)
+        except LogError:
+            self._storage_failed(tab, request, owner_json, size_bytes)
+
+    def _carry_out(
+        self, tab: Tab, request: Write | Malformed, op: int, decision: Committed | Stored, owner_json: bytes,
+        size_bytes: int, now_ms: int,
+    ) -> None:
+        """Log and install a decision; its answer leaves when the record is durable. Raises LogError."""
+        stream, hub, session = self._stream, self._hub, tab.session_id
         if not self.anchored:
             self._anchor()
         body = decision.outcome.body
         if isinstance(decision, Committed):
             position = hub.log.append(records.COMMIT, self.key, decision.version.seq, decision.record)
-            install(stream, session, op, decision, fresh.now_ms)
+            install(stream, session, op, decision, now_ms)
             self._file.note(decision.effects)
             hub.counters.commits += 1
             frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
             release = Release(position, self, tab, frame, size_bytes, decision.core, decision.version)
         else:
             position = hub.log.append(records.STORED, self.key, stream.head.seq, decision.record)
-            install(stream, session, op, decision, fresh.now_ms)
+            install(stream, session, op, decision, now_ms)
             self._count_stored(decision)
             if decision.outcome.kind == "conflict":
                 body = conflict_body(stream, decision.outcome, codec.encode(self._label(tab)))
@@ -214,6 +233,14 @@ class Actor:
         self._release(release)
         if self.dirty_since_s is None:
             hub.shelf.became_dirty(self)
+
+    def _storage_failed(self, tab: Tab, request: Write | Malformed, owner_json: bytes, size_bytes: int) -> None:
+        """The log takes nothing more. What this actor holds may be ahead of it, so it answers nobody from here on."""
+        self._hub.refuse_all("storage-failed", "The disk failed.")
+        self._hub.end(self)
+        refusal = Refused("storage-failed", "The disk failed; whether this op is stored is not known.")
+        if tab.is_open:
+            tab.answer_refusal(request, owner_json, size_bytes, refusal)
 
     def _count_stored(self, decision: Stored) -> None:
         if decision.outcome.kind == "conflict":

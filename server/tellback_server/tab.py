@@ -153,7 +153,12 @@ class Tab:
                 target[0].submit(self, frame, target[1], size_bytes)
                 return
         if isinstance(frame, StateGet | StateUpdate | StateDelete):
-            name = frame.owner.chat
+            owner = frame.owner
+            name = owner.chat
+            if sum(isinstance(part, str) for part in (owner.chat, owner.character, owner.preset)) != 1:
+                problem = Refused("bad-frame", "An owner is exactly one of chat, character, preset.", pointer="/owner")
+                self._bad_request(frame, problem)
+                return
             if name is UNSET:
                 problem = Refused(
                     "unsupported", "State of characters and presets is not offered yet.", pointer="/owner"

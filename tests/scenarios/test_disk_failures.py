@@ -133,7 +133,9 @@ async def test_R48_an_EIO_of_the_log_poisons_the_process_and_loses_nothing(
         for frame in sender.last:
             if frame["type"] == "error":
                 assert frame["code"] == "storage-failed"
+        assert "goaway" in [frame["type"] for frame in sender.last]
     log = process.errors.read_text()
+    assert "Traceback" not in log
     assert "poisoned" in log
     await recovered(data, senders)
 
