@@ -100,7 +100,8 @@ def requests(draw: st.DrawFn, document: dict[str, Any], integrities: list[str], 
 def single_requests(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
     messages: list[dict[str, Any]] = document["messages"]
     ids = [message["id"] for message in messages] + ["m9"]
-    kind = draw(st.sampled_from(["append", "patch", "chat", "delete", "metadata-update", "state-update", "state-delete"]))
+    kinds = ["append", "patch", "chat", "delete", "metadata-update", "state-update", "state-delete"]
+    kind = draw(st.sampled_from(kinds))
     if kind == "append":
         return {"type": kind, "messages": draw(st.lists(new_messages(), min_size=1, max_size=3))}
     if kind == "delete":
@@ -119,5 +120,6 @@ def single_requests(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]
         request["namespace"] = draw(NAMESPACES)
         old = document["states"].get(request["namespace"], {})
     way = draw(st.sampled_from(["set", "merge", "patch"]))
-    request[way] = draw({"set": OBJECTS if kind == "metadata-update" else VALUES, "merge": OBJECTS}.get(way, patches(old)))
+    whole = OBJECTS if kind == "metadata-update" else VALUES
+    request[way] = draw({"set": whole, "merge": OBJECTS}.get(way, patches(old)))
     return request

@@ -1,0 +1,42 @@
+"""The order of the imports, the types and the lint rules, held by the tools that know them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TOOLS = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["lint-imports", "--no-cache"],
+        ["ruff", "check", "protocol", "server", "client_py", "tests", "benchmarks"],
+        ["mypy"],
+    ],
+    ids=["imports-point-one-way", "ruff", "mypy-strict"],
+)
+def test_the_house_is_in_order(command: list[str]) -> None:
+    done = subprocess.run(
+        [str(TOOLS / command[0]), *command[1:]], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_files_stay_small_enough_to_hold_one_noun() -> None:
+    reasons = {
+        "server/tellback_server/websocket.py": "one connection; the fast path and the library's path share its state",
+        "server/tellback_server/fs.py": "the one door to the disk: Fs and File",
+        "server/tellback_server/actor.py": "one owner's actor; what it hands out lives in releases and opening",
+    }
+    for folder in ("protocol", "server", "client_py"):
+        for path in sorted((CHECKOUT / folder).rglob("*.py")):
+            name = str(path.relative_to(CHECKOUT))
+            text = path.read_text()
+            assert len(text.splitlines()) <= 500 or name in reasons, f"{name} has grown: split it by noun"
+            assert not text or text.startswith('"""'), f"{name} does not say what it is"
