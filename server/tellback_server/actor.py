@@ -5,10 +5,10 @@
        +--> missing     +--idle--> ended
 
 Rules of this module:
-- One owner, one mailbox, one order. A step runs to its end without awaiting, so nobody sees half of it (BEHAVIOUR A1).
-- What shows a version waits until that version is durable: acks, refusals, conflicts, reads, broadcasts (A2).
-- A request that arrives while the actor cannot answer waits in a bounded mailbox; past the bound it is refused (A3).
-- An actor that ended answers nobody; who held on to it asks the hub for its successor (A4).
+- One owner, one mailbox, one order. A step runs to its end without awaiting, so nobody sees half of it (BEHAVIOUR L1).
+- What shows a version waits until that version is durable: acks, refusals, conflicts, reads, broadcasts (L2).
+- A request that arrives while the actor cannot answer waits in a bounded mailbox; past the bound it is refused (L3).
+- An actor that ended answers nobody; who held on to it asks the hub for its successor (L4).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Rules of this module:
 - It is the only one that picks classes; it decides nothing about frames.
-- A stop never weakens an answer: what was acknowledged is in the log before the process ends (BEHAVIOUR A6).
+- A stop never weakens an answer: what was acknowledged is in the log before the process ends (BEHAVIOUR L6).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From an owner's name to its live actor, and from the log back to everybody who waits.
 
 Rules of this module:
-- One live actor per chat: by name and by id the same one (BEHAVIOUR A1).
-- What waits for the disk leaves in the order of the log, all of a batch together, one write a connection (A2).
-- Nothing is admitted that could not be stored: a full disk, a poisoned log and a server that stops refuse first (A5).
+- One live actor per chat: by name and by id the same one (BEHAVIOUR L1).
+- What waits for the disk leaves in the order of the log, all of a batch together, one write a connection (L2).
+- Nothing is admitted that could not be stored: a full disk, a poisoned log and a server that stops refuse first (L5).
 """
 
 from __future__ import annotations

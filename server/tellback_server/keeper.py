@@ -1,7 +1,7 @@
 """The keeper of chats: reads them when somebody asks, folds them into their files, lets them go when nobody does.
 
 Rules of this module:
-- Files are touched in threads; an actor is told the result in the loop (BEHAVIOUR A1).
+- Files are touched in threads; an actor is told the result in the loop (BEHAVIOUR L1).
 - A checkpoint folds only what is durable, runs once at a time for a chat, and is never in the way of an answer (K1).
 - The files trail the log by the checkpoint interval, or by 20 times what the last one took if that is more (K2).
 - An outside edit is looked for at every open, before every checkpoint, and now and then in between; the actor stands

@@ -1,4 +1,4 @@
-"""The answer to `open`: nothing missed, a replay, or a snapshot with the reason (BEHAVIOUR R1-R4).
+"""The answer to `open`: nothing missed, a replay, or a snapshot with the reason (BEHAVIOUR R1-R6).
 
 Rules of this module:
 - A replay is for a position that the stream remembers exactly: epoch, seq and integrity.

@@ -1,6 +1,6 @@
 """What waits to be sent to one connection: bounded, in order, and fair.
 
-Four classes (BEHAVIOUR Q1-Q5):
+Four classes (BEHAVIOUR D2-D5):
 
     urgent     heartbeats, goaway, behind             ahead of everything
     answers    acks, conflicts, errors, reads         never dropped; their reserve exceeded closes the connection

@@ -1,9 +1,9 @@
 """Who is there: hello, users, sessions, heartbeats.
 
 Rules of this module:
-- The user of a connection is decided once, by hello; a later token must name the same user (BEHAVIOUR C2).
-- A second live hello with a session takes it over: the first connection is closed with 4501 (C3).
-- A peer that says nothing for a heartbeat gets a ping; one that stays silent is cut off (C6).
+- The user of a connection is decided once, by hello; a later token must name the same user (BEHAVIOUR C9).
+- A second live hello with a session takes it over: the first connection is closed with 4501 (C6).
+- A peer that says nothing for a heartbeat gets a ping; one that stays silent is cut off (C10).
 - Tokens are handed to the authenticator and to nobody else.
 """
 

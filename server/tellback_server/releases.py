@@ -1,7 +1,7 @@
 """What waits to leave an actor: requests on their way in, answers on their way out.
 
 Rules of this module:
-- A release leaves when its position is durable, in the order of the log (BEHAVIOUR A2).
+- A release leaves when its position is durable, in the order of the log (BEHAVIOUR L2).
 - These are values between actor, hub and tab; what is done with them is written there.
 """
 

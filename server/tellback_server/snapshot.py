@@ -1,7 +1,7 @@
 """A chat as it is sent to a tab that opens it: in one frame, or in parts that are made when there is room.
 
 Rules of this module:
-- What is sent is the chat as it was when it was opened; later commits travel behind it (BEHAVIOUR R4).
+- What is sent is the chat as it was when it was opened; later commits travel behind it (BEHAVIOUR R5).
 - Parts hold whole messages, about 64 KiB and at least one.
 """
 

@@ -15,7 +15,7 @@ CHAT = "character:Pip/Pip - 2024-11-01@12h00m00s"
 NEW = "character:Alice/First meeting"
 
 
-async def test_what_arrives_while_a_chat_is_read_waits_in_order_and_past_the_bound_is_overloaded(
+async def test_L3_what_arrives_while_a_chat_is_read_waits_in_order_and_past_the_bound_is_overloaded(
     tmp_path: Path,
 ) -> None:
     """[O5]: an overloaded op used up no number; the mailbox is bounded, and nobody else is concerned."""
@@ -79,7 +79,7 @@ async def test_two_tabs_that_create_one_chat_at_once_get_the_same_one(tmp_path: 
         assert sorted(ack["version"]["seq"] for ack in acks) == [2, 3, 4, 5, 6]
 
 
-async def test_an_idle_chat_ends_and_whoever_held_on_to_it_gets_its_successor(tmp_path: Path) -> None:
+async def test_L4_K4_an_idle_chat_ends_and_whoever_held_on_to_it_gets_its_successor(tmp_path: Path) -> None:
     """[K4]: a race between the end and a write that arrives has no loser."""
     async with running(tmp_path, idle_s=0.01, checkpoint_interval_s=0.01) as app:
         tab = await TabClient.join(app.urls[0])

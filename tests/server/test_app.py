@@ -70,7 +70,7 @@ async def test_health_readiness_and_metrics(tmp_path: Path) -> None:
         assert (refused["type"], refused["code"], refused["retry"]) == ("error", "storage-failed", "backoff")
 
 
-async def test_a_stop_folds_answers_and_can_be_asked_for_twice(tmp_path: Path) -> None:
+async def test_L5_L6_a_stop_folds_answers_and_can_be_asked_for_twice(tmp_path: Path) -> None:
     """Nothing waits in the log only: the next start reads the files, and writes none."""
     app = App(Settings(data=str(tmp_path), port=0, checkpoint_interval_s=600))
     await app.start()

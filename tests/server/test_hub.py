@@ -27,7 +27,7 @@ async def held(tmp_path: Path) -> AsyncIterator[tuple[App, HeldFs]]:
             fs.let_go()
 
 
-async def test_nothing_that_names_a_version_leaves_before_the_disk_has_it(tmp_path: Path) -> None:
+async def test_L2_nothing_that_names_a_version_leaves_before_the_disk_has_it(tmp_path: Path) -> None:
     """[D1]: no ack, broadcast, conflict, refusal, read, or opened; heartbeats go on; then all of it, in order."""
     async with held(tmp_path) as (app, fs):
         tab = await TabClient.join(app.urls[0])
@@ -100,7 +100,7 @@ async def test_a_tab_that_opens_between_commit_and_sync_is_told_of_nothing_twice
         await newcomer.raw.expect_silence(0.05)
 
 
-async def test_one_actor_by_name_and_by_id_and_none_for_what_nobody_has(tmp_path: Path) -> None:
+async def test_L1_one_actor_by_name_and_by_id_and_none_for_what_nobody_has(tmp_path: Path) -> None:
     """[N6]: two tabs that use different names for a chat write to one stream, each under its own name."""
     async with running(tmp_path) as app:
         one = await TabClient.join(app.urls[0])

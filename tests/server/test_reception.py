@@ -14,7 +14,7 @@ from tests.support.slow_tab import SlowTab
 CHAT = "character:Alice/First meeting"
 
 
-async def test_a_peer_that_stays_silent_is_cut_off_and_one_that_pongs_stays(tmp_path: Path) -> None:
+async def test_C10_a_peer_that_stays_silent_is_cut_off_and_one_that_pongs_stays(tmp_path: Path) -> None:
     """[C7]: a dead connection is noticed within two heartbeats; a live one is only asked."""
     async with running(tmp_path, heartbeat_ms=100) as app:
         alive = await TabClient.join(app.urls[0])
