@@ -191,10 +191,17 @@ class Hub:
         while releases and releases[0].position <= position:
             release = releases.popleft()
             actor = release.actor
-            if actor.release(release, touched):
-                telling[actor] = None
+            try:
+                if actor.release(release, touched):
+                    telling[actor] = None
+            except Exception:
+                # One chat's fault must not keep the answers of all others.
+                log.exception("release-failed", chat=actor.name)
         for actor in telling:
-            actor.broadcast(touched)
+            try:
+                actor.broadcast(touched)
+            except Exception:
+                log.exception("broadcast-failed", chat=actor.name)
         for tab in touched:
             tab.outbox.flush()
 

@@ -311,7 +311,8 @@ class WebSocketConnection(asyncio.Protocol):
         """Give whole frames to the transport at once. False when they have to queue behind others: nothing was sent."""
         if self._write_paused or self._outgoing or self._in_read:
             return False
-        if self._is_open:
+        # A transport whose peer is gone refuses writes before it tells us of the loss.
+        if self._is_open and not self._transport.is_closing():
             self._transport.write(frames)
         return True
 

@@ -206,7 +206,9 @@ async def killed_at(data: Path, strike: str) -> bool:
     assert sent > 1, strike
     tab.raw.abort()
     process.environment = {}
-    async with process:
+    # Not `async with`: its end closes the tabs of every server, and the others still run.
+    await process.start()
+    try:
         back = await TabClient.join(process.url, session)
         opened = await back.open(CHAT)
         assert opened["next_op"] in (sent, sent + 1), strike
@@ -220,6 +222,8 @@ async def killed_at(data: Path, strike: str) -> bool:
         assert texts((await back.open(CHAT))["messages"]) == [f"text {op}" for op in range(1, sent + 1)]
         await back.close()
         assert await process.stop() == 0
+    finally:
+        await process.kill()
     return present
 
 

@@ -143,3 +143,19 @@ async def test_a_failed_task_is_logged_and_ends_nothing(tmp_path: Path) -> None:
         await until(lambda: not app._hub._tasks)
         tab = await TabClient.join(app.urls[0])
         assert (await tab.open(CHAT, create=True))["type"] == "opened"
+
+
+async def test_L2_a_tab_that_was_cut_off_keeps_no_answer_and_no_broadcast_from_the_others(tmp_path: Path) -> None:
+    """A transport whose peer is gone refuses writes before the server hears of the loss."""
+    async with running(tmp_path) as app:
+        writer = await TabClient.join(app.urls[0])
+        await writer.open(CHAT, create=True)
+        await writer.ask("close", chat=CHAT)
+        for turn in range(25):
+            cut, kept = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+            await cut.open(CHAT)
+            await kept.open(CHAT)
+            cut.raw.abort()
+            assert (await writer.append(CHAT, f"turn {turn}"))["type"] == "ack"
+            assert (await kept.raw.receive_until(type="integrity"))["by"]["session"] == writer.session
+            await kept.close()
