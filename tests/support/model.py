@@ -74,7 +74,11 @@ def _updated(old: Any, request: dict[str, Any]) -> Any:
 
 
 def _patched(value: Any, operations: list[dict[str, Any]]) -> Any:
-    return jsonpatch.apply_patch(value, operations)
+    for operation in operations:
+        # The library does not take the whole document away; RFC 6902 does not forbid it.
+        taken = operation["op"] == "remove" and operation["path"] == ""
+        value = None if taken else jsonpatch.apply_patch(value, [operation])
+    return value
 
 
 def _merged(target: Any, merge: Any) -> Any:
