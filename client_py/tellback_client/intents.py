@@ -26,16 +26,20 @@ from tellback_protocol.requests import (
     Batched,
     BatchedAppend,
     BatchedDelete,
+    BatchedFloorUpdate,
     BatchedMetadataUpdate,
     BatchedPatch,
     BatchedStateDelete,
     BatchedStateUpdate,
+    BatchedSwipe,
     Delete,
+    DocumentWrite,
+    FloorUpdate,
     MetadataUpdate,
     Patch,
     StateDelete,
     StateUpdate,
-    Write,
+    Swipe,
 )
 from tellback_protocol.stream import Stream, overlap, targets_of
 from tellback_protocol.values import dumps, equal, loads
@@ -271,7 +275,7 @@ class BatchIntent:
 class RecordedIntent:
     """A write from the outbox file of an earlier process: only the request is left of what was wanted."""
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: DocumentWrite) -> None:
         self._parts = to_parts(write)
 
     def parts(self, view: View) -> list[Batched]:
@@ -300,7 +304,7 @@ class RecordedIntent:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_write(chat: str, parts: Sequence[Batched]) -> Write:
+def to_write(chat: str, parts: Sequence[Batched]) -> DocumentWrite:
     """The frame for some requests: their own when there is one, a batch otherwise."""
     if len(parts) != 1:
         return Batch(chat, list(parts))
@@ -318,9 +322,13 @@ def to_write(chat: str, parts: Sequence[Batched]) -> Write:
             return StateUpdate(owner_of(chat), part.namespace, part.set, part.merge, part.patch)
         case BatchedStateDelete():
             return StateDelete(owner_of(chat), part.namespace)
+        case BatchedSwipe():
+            return Swipe(chat, part.message, part.action, part.swipe, part.content, part.select)
+        case BatchedFloorUpdate():
+            return FloorUpdate(chat, part.namespace, part.patch, part.at)
 
 
-def to_parts(write: Write) -> list[Batched]:
+def to_parts(write: DocumentWrite) -> list[Batched]:
     """The requests of a frame, without their bases."""
     match write:
         case Append():
@@ -335,6 +343,10 @@ def to_parts(write: Write) -> list[Batched]:
             return [BatchedStateUpdate(write.namespace, write.set, write.merge, write.patch)]
         case StateDelete():
             return [BatchedStateDelete(write.namespace)]
+        case Swipe():
+            return [BatchedSwipe(write.message, write.action, write.swipe, write.content, write.select)]
+        case FloorUpdate():
+            return [BatchedFloorUpdate(write.namespace, write.patch, write.at)]
         case Batch():
             for request in write.requests:
                 request.base = UNSET

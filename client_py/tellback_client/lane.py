@@ -26,17 +26,21 @@ from tellback_protocol.requests import (
     Batched,
     BatchedAppend,
     BatchedDelete,
+    BatchedFloorUpdate,
     BatchedMetadataUpdate,
     BatchedPatch,
     BatchedStateDelete,
     BatchedStateUpdate,
+    BatchedSwipe,
     Delete,
+    DocumentWrite,
+    FloorUpdate,
     MetadataUpdate,
     OpBase,
     Patch,
     StateDelete,
     StateUpdate,
-    Write,
+    Swipe,
 )
 from tellback_protocol.stream import overlap
 from tellback_protocol.values import loads
@@ -67,14 +71,14 @@ class Lane:
     def __iter__(self) -> Iterator[PendingWrite]:
         return iter(self.writes)
 
-    def shown(self) -> list[Write]:
+    def shown(self) -> list[DocumentWrite]:
         """The requests that belong on top of the confirmed chat."""
         return [
             pending.write for pending in self.writes
             if pending.write is not None and not pending.installed and not pending.doomed
         ]
 
-    def add(self, pending: PendingWrite, write: Write, request_id: int, replica: Replica) -> None:
+    def add(self, pending: PendingWrite, write: DocumentWrite, request_id: int, replica: Replica) -> None:
         """Give a write its base, number and bytes, behind all others. Raises: Entangled."""
         pending.write = self._with_base(write, replica)
         pending.targets = tuple(target for request in _requests(write) for target in targets_of_request(request))
@@ -145,7 +149,7 @@ class Lane:
         self.next_number = expected
         return renumbered, orphans
 
-    def _with_base(self, write: Write, replica: Replica) -> Write:
+    def _with_base(self, write: DocumentWrite, replica: Replica) -> DocumentWrite:
         if isinstance(write, Batch):
             for request in write.requests:
                 request.base = self._base(request, replica)
@@ -155,7 +159,7 @@ class Lane:
             write, base=self._base(write, replica), on_conflict="refuse" if strict else "rebase"
         )
 
-    def _base(self, request: Write | Batched, replica: Replica) -> Base:
+    def _base(self, request: DocumentWrite | Batched, replica: Replica) -> Base:
         """What the request was made against. Raises: Entangled."""
         namespace = getattr(request, "namespace", None)
         version: Version | None = replica.chat.version
@@ -183,7 +187,7 @@ ANYTHING = "*"
 """The target of a request that names messages by index: it is entangled with every change of the chat."""
 
 
-def targets_of_request(request: Write | Batched) -> tuple[str, ...]:
+def targets_of_request(request: DocumentWrite | Batched) -> tuple[str, ...]:
     """What a request touches: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; an append what it makes."""
     match request:
         case Append() | BatchedAppend():
@@ -197,6 +201,10 @@ def targets_of_request(request: Write | Batched) -> tuple[str, ...]:
         case MetadataUpdate() | BatchedMetadataUpdate():
             return _metadata_targets(request)
         case StateUpdate() | StateDelete() | BatchedStateUpdate() | BatchedStateDelete():
+            return (f"s:{request.namespace}",)
+        case Swipe() | BatchedSwipe():
+            return (f"m:{request.message}",)
+        case FloorUpdate() | BatchedFloorUpdate():
             return (f"s:{request.namespace}",)
         case Batch():
             return tuple(target for inner in request.requests for target in targets_of_request(inner))
@@ -223,7 +231,7 @@ def _covers(theirs: str, mine: str) -> bool:
     return theirs == mine or (theirs.startswith("M:") and mine.startswith(theirs + "/"))
 
 
-def _requests(write: Write) -> list[Write | Batched]:
+def _requests(write: DocumentWrite) -> list[DocumentWrite | Batched]:
     return list(write.requests) if isinstance(write, Batch) else [write]
 
 
@@ -235,7 +243,7 @@ def _encode(pending: PendingWrite, request_id: int) -> None:
     pending.sent = pending.journaled = False
 
 
-def _bases(write: Write) -> Iterator[Base]:
+def _bases(write: DocumentWrite) -> Iterator[Base]:
     yield write.base
     if isinstance(write, Batch):
         for request in write.requests:
@@ -249,7 +257,7 @@ def _parents(pending: PendingWrite) -> set[int]:
     return {base.op for base in _bases(pending.write) if isinstance(base, OpBase)}
 
 
-def _reparented(write: Write, moved: dict[int, int]) -> Write:
+def _reparented(write: DocumentWrite, moved: dict[int, int]) -> DocumentWrite:
     """The write with the new numbers of its parents."""
 
     def new(base: Base) -> Base:

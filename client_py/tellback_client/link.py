@@ -229,7 +229,7 @@ class Link:
         self.forget(subscription)
         if subscription.may_send:
             request_id = self.new_request_id()
-            self.ask(request_id, encode(Close(subscription.address, request_id)), waiter)
+            self.ask(request_id, encode(Close(subscription.address, id=request_id)), waiter)
         else:
             waiter(None)
 

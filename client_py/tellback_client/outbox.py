@@ -26,7 +26,7 @@ import msgspec
 import orjson
 
 from tellback_protocol.ids import Version, session_problem
-from tellback_protocol.requests import Write
+from tellback_protocol.requests import DocumentWrite
 
 from .errors import OutboxCorrupt, OutboxInUse
 
@@ -37,7 +37,7 @@ FORMAT = 1
 COMPACTED_OVER_BYTES = 256 << 10
 """An outbox without live writes is cut back to its first line once it is larger than this."""
 
-_decode_write = msgspec.json.Decoder(Write).decode
+_decode_write = msgspec.json.Decoder(DocumentWrite).decode
 
 
 class WriteResult(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class PendingWrite:
         self.number = 0
         """n of the op id."""
         self.request_id = 0
-        self.write: Write | None = None
+        self.write: DocumentWrite | None = None
         self.data = b""
         """The frame. Never changed while the number stands."""
         self.targets: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Entry(msgspec.Struct):
     request_id: int
     chat_id: str
     data: bytes
-    write: Write
+    write: DocumentWrite
     conflicted: bool = False
 
 

@@ -34,12 +34,12 @@ from tellback_protocol.requests import (
     Append,
     Batch,
     Delete,
+    DocumentWrite,
     MetadataUpdate,
     OwnerName,
     Patch,
     StateDelete,
     StateUpdate,
-    Write,
 )
 from tellback_protocol.stream import StateDocument, Stream
 from tellback_protocol.values import dumps, loads
@@ -119,7 +119,7 @@ class Replica:
         else:
             self.stream.states[namespace] = StateDocument(value.version, bytes(value.data))
 
-    def view(self, writes: Iterable[Write]) -> Stream:
+    def view(self, writes: Iterable[DocumentWrite]) -> Stream:
         """The chat with own writes on top, in order. Cost: one pointer a message, and what the writes change."""
         base = self.stream
         view = Stream("", base.name, base.chat_id, base.chat.copy(), base.head)
@@ -130,9 +130,9 @@ class Replica:
         return view
 
 
-def show(view: Stream, write: Write) -> None:
+def show(view: Stream, write: DocumentWrite) -> None:
     """Put an own write on top of `view`. A write that does not fit shows nothing: the server will refuse it."""
-    free: Write = msgspec.structs.replace(write, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
+    free: DocumentWrite = msgspec.structs.replace(write, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
     if isinstance(free, Batch):
         free.requests = [msgspec.structs.replace(request, base=UNSET) for request in free.requests]
     try:
@@ -152,7 +152,7 @@ def show(view: Stream, write: Write) -> None:
     view.chat.version = version
 
 
-def asked_effects(write: Write, ack: Ack, states: Mapping[str, StateDocument]) -> list[Effect]:
+def asked_effects(write: DocumentWrite, ack: Ack, states: Mapping[str, StateDocument]) -> list[Effect]:
     """The effects of an ack: those it carries, or else what was asked, with the ids that it gives.
 
     `states` are the confirmed documents: an accepted write stands on them.

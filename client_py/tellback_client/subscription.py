@@ -113,7 +113,9 @@ class Subscription(Writes):
         """The request to open the chat from where the replica stands."""
         self.phase = "opening"
         since = None if self.replica is None or self._reset_reason is not None else self.replica.head
-        return Open(self.address, since, request_id, create=self.create and self.replica is None)
+        return Open(
+            chat=self.address, since=since, id=request_id, create=self.create and self.replica is None
+        )
 
     def disconnected(self) -> None:
         """The connection is gone; everything without an answer will be asked again."""

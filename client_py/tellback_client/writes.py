@@ -22,7 +22,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Write
+from tellback_protocol.requests import DocumentWrite
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
@@ -225,7 +225,7 @@ class Writes:
         mine: Chat | None,
     ) -> None:
         if mine is None:
-            writes: list[Write] = [*self.lane.shown(), *([pending.write] if pending.write is not None else [])]
+            writes: list[DocumentWrite] = [*self.lane.shown(), *([pending.write] if pending.write is not None else [])]
             mine = self._opened_replica().view(writes).chat
         conflict = Conflict(
             op=pending.number, request_id=pending.request_id, intent=pending.intent, reason=reason, version=version,

@@ -10,7 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import orjson
@@ -18,16 +18,14 @@ import orjson
 from .errors import Refused
 from .frames import ClientFrame, Limits, Opened, ServerFrame
 from .ids import WIRE_INTEGER_MAX
-from .requests import Malformed, OwnerName
+from .requests import Malformed, OwnerName, Write
 
 _decode_client = msgspec.json.Decoder(ClientFrame).decode
 _decode_server = msgspec.json.Decoder(ServerFrame).decode
 encode = msgspec.json.encode
 
-WRITES = frozenset(("append", "patch", "delete", "metadata-update", "state-update", "state-delete", "batch"))
-TYPES = frozenset((
-    *WRITES, "hello", "auth", "open", "close", "state-get", "history", "ping",
-))
+WRITES = frozenset(member.__struct_config__.tag for member in get_args(Write))
+TYPES = frozenset(member.__struct_config__.tag for member in get_args(ClientFrame))
 
 _AT = re.compile(r" - at `\$(.*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")

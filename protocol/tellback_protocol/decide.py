@@ -45,16 +45,21 @@ from .requests import (
     Batch,
     BatchedAppend,
     BatchedDelete,
+    BatchedFloorUpdate,
     BatchedMetadataUpdate,
     BatchedPatch,
     BatchedStateDelete,
     BatchedStateUpdate,
+    BatchedSwipe,
     Delete,
+    FloorUpdate,
+    LifeWrite,
     Malformed,
     MetadataUpdate,
     Patch,
     StateDelete,
     StateUpdate,
+    Swipe,
     Write,
 )
 from .stream import Outcome, Past, StateDocument, Stream, targets_of, wire_effects
@@ -150,6 +155,8 @@ def _replay(stream: Stream, session: str, op: int, last: int, print_: int) -> Du
 def _accept(
     stream: Stream, request: Write, session: str, op: int, print_: int, fresh: Fresh, limits: Limits
 ) -> Committed:
+    if isinstance(request, Swipe | FloorUpdate | LifeWrite):
+        raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
     bases = Bases(stream, session, request.force, request.on_conflict == "rebase")
     several = isinstance(request, Batch) or (isinstance(request, Patch) and isinstance(request.message, UnsetType))
     work = Work(stream, fresh, limits, several=several)
@@ -186,12 +193,15 @@ def _inside(refusal: Refused, index: int) -> Refused:
 
 _Inner = (
     Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | BatchedAppend | BatchedPatch
-    | BatchedDelete | BatchedMetadataUpdate | BatchedStateUpdate | BatchedStateDelete
+    | BatchedDelete | BatchedMetadataUpdate | BatchedStateUpdate | BatchedStateDelete | BatchedSwipe
+    | BatchedFloorUpdate
 )
 
 
 def _check_base(bases: Bases, work: Work, request: _Inner, base: Base) -> None:
     match request:
+        case BatchedSwipe() | BatchedFloorUpdate():
+            raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
         case Append() | BatchedAppend():
             bases.check_chat(base, ("a",), True)
         case Delete() | BatchedDelete():

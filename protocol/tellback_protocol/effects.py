@@ -68,8 +68,21 @@ class StateEffect(msgspec.Struct, tag="state", tag_field="op", gc=False):
     deleted: bool | UnsetType = UNSET
 
 
-Effect = AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect | StateEffect
-"""The closed set. `floor`, `renamed` and `deleted` join it with the features that make them."""
+class RenamedEffect(msgspec.Struct, tag="renamed", tag_field="op", gc=False):
+    """The owner has another name: `to` as `chat` names it, or the name alone of a character or preset."""
+
+    to: str
+
+
+class DeletedEffect(msgspec.Struct, tag="deleted", tag_field="op", gc=False):
+    """The owner is in the trash; nothing more comes of it."""
+
+
+Effect = (
+    AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect | StateEffect | RenamedEffect
+    | DeletedEffect
+)
+"""The closed set. `floor` joins it with floor state."""
 
 encode_effects = msgspec.json.Encoder().encode
 decode_effects = msgspec.json.Decoder(list[Effect]).decode

@@ -15,22 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from .effects import AnyJson, Author, Effect, MessageJson
 from .ids import Version
-from .requests import (
-    Append,
-    Batch,
-    Close,
-    Delete,
-    History,
-    MetadataUpdate,
-    ObjectJson,
-    Open,
-    OwnerName,
-    Patch,
-    StateDelete,
-    StateGet,
-    StateUpdate,
-    WireInteger,
-)
+from .requests import ObjectJson, OwnerName, Request, UserRequest, WireInteger
 
 SUBPROTOCOL = "tellback.v1"
 PROTOCOL = 1
@@ -72,10 +57,7 @@ class Ping(msgspec.Struct, tag="ping", tag_field="type", gc=False):
     id: WireInteger | None = None
 
 
-ClientFrame = (
-    Hello | Auth | Open | Close | Append | Patch | Delete | MetadataUpdate | Batch | StateGet | StateUpdate
-    | StateDelete | History | Ping
-)
+ClientFrame = Hello | Auth | Ping | Request | UserRequest
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -150,6 +132,14 @@ class Closed(msgspec.Struct, tag="closed", tag_field="type"):
     id: int | None = None
 
 
+class NewChat(msgspec.Struct):
+    """A chat that was made."""
+
+    chat: str
+    chat_id: str
+    version: Version
+
+
 class Ack(msgspec.Struct, tag="ack", tag_field="type"):
     """The op is in the synced log. `ops` is there when the effects differ from what was asked."""
 
@@ -161,6 +151,8 @@ class Ack(msgspec.Struct, tag="ack", tag_field="type"):
     owner: OwnerName | UnsetType = UNSET
     messages: list[str] | UnsetType = UNSET
     namespace: str | UnsetType = UNSET
+    branch: NewChat | UnsetType = UNSET
+    """The chat that a branch made."""
     ops: list[Effect] | UnsetType = UNSET
     rebased: bool | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
@@ -206,6 +198,95 @@ class Error(msgspec.Struct, tag="error", tag_field="type"):
     """The op number that `op-gap` waits for."""
     after_ms: int | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
+
+
+class ListedChat(msgspec.Struct, omit_defaults=True):
+    """A chat as the index knows it, without opening it."""
+
+    chat: str
+    """Its address, as `open` takes it."""
+    size_bytes: int
+    count: int
+    """Messages."""
+    changed_ms: int
+    """Since 1970."""
+    preview: str
+    """The beginning of the last message."""
+    chat_id: str | UnsetType = UNSET
+    """Left out while nobody wrote to the chat."""
+    character: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    """Id of the group that a group chat belongs to."""
+    main_chat: str | UnsetType = UNSET
+    """The chat that this one was branched from."""
+    damaged: bool = False
+    deleted_ms: int | UnsetType = UNSET
+    """Of a chat in the trash."""
+
+
+class ChatListFrame(msgspec.Struct, tag="chat-list", tag_field="type"):
+    """A page; `cursor` asks for the next one, null when there is none."""
+
+    chats: list[ListedChat]
+    cursor: str | None
+    total: int
+    id: int | None = None
+
+
+class FoundMessage(msgspec.Struct):
+    """A message that holds what was searched for."""
+
+    chat: str
+    message: str
+    index: int
+    snippet: str
+    ranges: list[tuple[int, int]]
+    """Where the words stand in `snippet`, begin and end in UTF-16 units."""
+
+
+class ChatSearchFrame(msgspec.Struct, tag="chat-search", tag_field="type"):
+    """A page of what was found; a page may be short or empty and still have a `cursor`."""
+
+    found: list[FoundMessage]
+    cursor: str | None
+    searched: int
+    """Chats that were read for this page."""
+    id: int | None = None
+
+
+class ActiveChatFrame(msgspec.Struct, tag="active-chat", tag_field="type"):
+    """The active chat; null when there is none."""
+
+    chat: str | None
+    chat_id: str | None
+    character: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    id: int | None = None
+
+
+class Character(msgspec.Struct):
+    """A character: its card is `<avatar>` in the folder of characters."""
+
+    character: str
+    """As owners and chats name it."""
+    name: str
+    """As the card says."""
+    avatar: str
+    chat: str | None
+    """The active chat's name."""
+    chats: int
+
+
+class CharacterListFrame(msgspec.Struct, tag="character-list", tag_field="type"):
+    characters: list[Character]
+    id: int | None = None
+
+
+class GroupListFrame(msgspec.Struct, tag="group-list", tag_field="type"):
+    """The groups as their files hold them."""
+
+    groups: list[ObjectJson]
+    id: int | None = None
 
 
 class StateValue(msgspec.Struct):
@@ -260,5 +341,6 @@ class Pong(msgspec.Struct, tag="pong", tag_field="type"):
 
 ServerFrame = (
     Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame
-    | Reset | Behind | Goaway | Pong
+    | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame
+    | GroupListFrame
 )

@@ -91,6 +91,27 @@ class ChatById(msgspec.Struct, frozen=True, gc=False):
         return f"id:{self.chat_id}"
 
 
+class CharacterOwner(msgspec.Struct, frozen=True, gc=False):
+    """A character: `characters/<character>.png`. Its stream holds state documents only."""
+
+    character: str
+
+    def __str__(self) -> str:
+        return f"character:{self.character}"
+
+
+class PresetOwner(msgspec.Struct, frozen=True, gc=False):
+    """A preset: `<folder>/<preset>.json`. Its stream holds state documents only."""
+
+    folder: str
+    preset: str
+
+    def __str__(self) -> str:
+        return f"preset:{self.folder}/{self.preset}"
+
+
+StateOwner = CharacterOwner | PresetOwner
+"""Owners without messages."""
 ChatName = CharacterChat | GroupChat
 ChatAddress = CharacterChat | GroupChat | ChatById
 

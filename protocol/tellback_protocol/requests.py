@@ -155,8 +155,69 @@ class BatchedStateDelete(msgspec.Struct, tag="state-delete", tag_field="type", g
     base: Base = UNSET
 
 
+class Swipe(msgspec.Struct, tag="swipe", tag_field="type", gc=False):
+    """Alternatives of one message, by ordinal from 0: put one more behind them, show one, or take one away."""
+
+    chat: str
+    message: str
+    action: Literal["add", "select", "delete"]
+    swipe: WireInteger | UnsetType = UNSET
+    """Which one; for `select` and `delete`."""
+    content: ObjectJson | UnsetType = UNSET
+    """`mes`, and what goes with it (`send_date`, `gen_started`, `gen_finished`, `extra`); for `add`."""
+    select: bool = True
+    """Whether an added one is shown."""
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+    on_conflict: OnConflict = "refuse"
+
+
+class FloorTarget(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a floor commit belongs to: a message by id or by index, and one of its swipes (the one shown)."""
+
+    message: str | UnsetType = UNSET
+    floor: WireInteger | UnsetType = UNSET
+    swipe: WireInteger | UnsetType = UNSET
+
+
+class FloorUpdate(msgspec.Struct, tag="floor-update", tag_field="type", gc=False):
+    """RFC 6902 from the floor state as it is read now; kept with the message and swipe that it belongs to.
+
+    Without `at` that is the last message and the swipe it shows.
+    """
+
+    chat: str
+    namespace: str
+    patch: OperationsJson
+    at: FloorTarget | UnsetType = UNSET
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+    on_conflict: OnConflict = "refuse"
+
+
+class BatchedSwipe(msgspec.Struct, tag="swipe", tag_field="type", gc=False):
+    message: str
+    action: Literal["add", "select", "delete"]
+    swipe: WireInteger | UnsetType = UNSET
+    content: ObjectJson | UnsetType = UNSET
+    select: bool = True
+    base: Base = UNSET
+
+
+class BatchedFloorUpdate(msgspec.Struct, tag="floor-update", tag_field="type", gc=False):
+    namespace: str
+    patch: OperationsJson
+    at: FloorTarget | UnsetType = UNSET
+    base: Base = UNSET
+
+
 Batched = (
     BatchedAppend | BatchedPatch | BatchedDelete | BatchedMetadataUpdate | BatchedStateUpdate | BatchedStateDelete
+    | BatchedSwipe | BatchedFloorUpdate
 )
 
 
@@ -188,15 +249,118 @@ class Malformed(msgspec.Struct, gc=False):
     op: int | UnsetType = UNSET
 
 
-Write = Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch
+class ChatCreate(msgspec.Struct, tag="chat-create", tag_field="type", gc=False):
+    """A chat that does not exist yet, with what it begins with. Its op is the first of this session on it."""
+
+    chat: str
+    metadata: ObjectJson | UnsetType = UNSET
+    messages: list[ObjectJson] = []
+    group: str | UnsetType = UNSET
+    """Id of the group that a group chat belongs to."""
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+
+
+class ChatRename(msgspec.Struct, tag="chat-rename", tag_field="type", gc=False):
+    """Another name in the same folder; sidecars and open tabs follow."""
+
+    chat: str
+    to: str
+    """The name alone: `New name`."""
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+
+
+class ChatDelete(msgspec.Struct, tag="chat-delete", tag_field="type", gc=False):
+    """To the trash, with everything the chat owns."""
+
+    chat: str
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+
+
+class ChatRestore(msgspec.Struct, tag="chat-restore", tag_field="type", gc=False):
+    """Out of the trash; `chat` is `id:<chat_id>`."""
+
+    chat: str
+    to: str | UnsetType = UNSET
+    """Another name, when the old one is taken."""
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+
+
+class ChatBranch(msgspec.Struct, tag="chat-branch", tag_field="type", gc=False):
+    """A new chat that holds everything up to and with `message`; the message keeps a link to it."""
+
+    chat: str
+    message: str
+    to: str | UnsetType = UNSET
+    """The name of the new chat; else the first free `<name> - Branch #n` or `<name> - Checkpoint #n`."""
+    kind: Literal["branch", "checkpoint"] = "branch"
+    swipe: WireInteger | UnsetType = UNSET
+    """Which swipe of `message` the new chat shows."""
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+    on_conflict: OnConflict = "refuse"
+
+
+class OwnerRename(msgspec.Struct, tag="owner-rename", tag_field="type", gc=False):
+    """Another name for a character or preset; state, chats and groups follow."""
+
+    owner: OwnerName
+    to: str
+    """The name alone, without a folder."""
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+
+
+class OwnerDelete(msgspec.Struct, tag="owner-delete", tag_field="type", gc=False):
+    """A character or preset with its state to the trash; with `chats` the character's chats too."""
+
+    owner: OwnerName
+    chats: bool = False
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+    base: Base = UNSET
+    force: bool = False
+
+
+class OwnerRestore(msgspec.Struct, tag="owner-restore", tag_field="type", gc=False):
+    """Out of the trash: what was deleted last under this name."""
+
+    owner: OwnerName
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+
+
+LifeWrite = (
+    ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore
+)
+"""What makes, moves or ends an owner: a commit that touches more files than one owner's."""
+
+DocumentWrite = Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate
+"""What changes documents of one owner."""
+Write = DocumentWrite | LifeWrite
 """What can become a commit."""
 
 
-class Open(msgspec.Struct, tag="open", tag_field="type", gc=False):
-    """Subscribe to a chat and everything it owns, from `since` on."""
+class Open(msgspec.Struct, tag="open", tag_field="type", gc=False, kw_only=True):
+    """Subscribe to a chat and everything it owns, or to the state of a character or preset, from `since` on.
 
-    chat: str
+    Exactly one of `chat` and `owner`.
+    """
+
+    chat: str = ""
     since: Version | None
+    owner: OwnerName | UnsetType = UNSET
     id: WireInteger | None = None
     create: bool = False
     tail: WireInteger | UnsetType = UNSET
@@ -206,7 +370,8 @@ class Open(msgspec.Struct, tag="open", tag_field="type", gc=False):
 class Close(msgspec.Struct, tag="close", tag_field="type", gc=False):
     """End a subscription."""
 
-    chat: str
+    chat: str = ""
+    owner: OwnerName | UnsetType = UNSET
     id: WireInteger | None = None
 
 
@@ -229,4 +394,55 @@ class History(msgspec.Struct, tag="history", tag_field="type", gc=False):
 
 
 Read = Open | Close | StateGet | History
+
+
+class ChatList(msgspec.Struct, tag="chat-list", tag_field="type", gc=False):
+    """A page of the user's chats, the one changed last first."""
+
+    character: str | UnsetType = UNSET
+    """Only this character's chats."""
+    group: str | UnsetType = UNSET
+    """Only the chats of the group with this id; `*` for those of all groups."""
+    deleted: bool = False
+    """What is in the trash instead."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    cursor: str | None = None
+    """`cursor` of the page before."""
+    id: WireInteger | None = None
+
+
+class ChatSearch(msgspec.Struct, tag="chat-search", tag_field="type", gc=False):
+    """Messages that hold every word of `query`, whatever its case."""
+
+    query: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    character: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
+    cursor: str | None = None
+    id: WireInteger | None = None
+
+
+class ActiveChat(msgspec.Struct, tag="active-chat", tag_field="type", gc=False):
+    """The chat that was last worked on with a character or in a group; `chat` sets it."""
+
+    character: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    chat: str | UnsetType | None = UNSET
+    id: WireInteger | None = None
+
+
+class CharacterList(msgspec.Struct, tag="character-list", tag_field="type", gc=False):
+    """The user's characters."""
+
+    id: WireInteger | None = None
+
+
+class GroupList(msgspec.Struct, tag="group-list", tag_field="type", gc=False):
+    """The user's groups."""
+
+    id: WireInteger | None = None
+
+
+UserRequest = ChatList | ChatSearch | ActiveChat | CharacterList | GroupList
+"""What is asked of no single owner."""
 Request = Write | Read

@@ -29,7 +29,18 @@ from tellback_protocol.frames import (
     Pong,
 )
 from tellback_protocol.ids import Version, parse_chat
-from tellback_protocol.requests import Append, Malformed, Request, StateDelete, StateGet, StateUpdate
+from tellback_protocol.requests import (
+    Append,
+    Malformed,
+    OwnerDelete,
+    OwnerRename,
+    OwnerRestore,
+    Request,
+    StateDelete,
+    StateGet,
+    StateUpdate,
+    UserRequest,
+)
 from tellback_protocol.session import HELLO_TIMEOUT_S, ConnectionClosing, ServerSession
 from tellback_server.outbox import Outbox
 from tellback_server.releases import refusal_frame
@@ -138,7 +149,7 @@ class Tab:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def _request(self, frame: Request | Malformed, size_bytes: int) -> None:
+    def _request(self, frame: Request | UserRequest | Malformed, size_bytes: int) -> None:
         hub = self._hub
         hub.counters.frames_received += 1
         if type(frame) is Append:
@@ -152,6 +163,9 @@ class Tab:
                     self.connection.pause_reading()
                 target[0].submit(self, frame, target[1], size_bytes)
                 return
+        if isinstance(frame, UserRequest | OwnerRename | OwnerDelete | OwnerRestore):
+            self._bad_request(frame, Refused("unsupported", "This server does not offer that yet.", pointer="/type"))
+            return
         if isinstance(frame, StateGet | StateUpdate | StateDelete):
             owner = frame.owner
             name = owner.chat
@@ -215,7 +229,7 @@ class Tab:
         self.outbox.flush()
         self.answered(size_bytes)
 
-    def _bad_request(self, frame: Request | Malformed, refusal: Refused) -> None:
+    def _bad_request(self, frame: Request | UserRequest | Malformed, refusal: Refused) -> None:
         echo: dict[str, object] = {"id": frame.id}
         op = getattr(frame, "op", UNSET)
         if isinstance(op, int):
