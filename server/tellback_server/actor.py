@@ -38,9 +38,12 @@ from tellback_protocol.ids import Version, namespace_problem
 from tellback_protocol.requests import Append, Close, History, Malformed, Open, Request, StateGet, Write
 from tellback_protocol.stream import Stream
 from tellback_server import records
+from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
+from tellback_server.outbox import COMMIT_BYTES_MAX
 from tellback_server.releases import Envelope, Following, Release, Subscription, refusal_frame
+from tellback_server.replay import Missed, is_beyond_memory
 from tellback_server.websocket import text_frame
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ class Actor:
     """Everything about one chat that is live in this process."""
 
     __slots__ = (
-        "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id", "dirty_since_s",
+        "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id", "dirty_since_s",
         "durable_head", "file", "folding", "idle_since_s", "key", "name", "state", "stream", "subscriptions", "user",
     )
 
@@ -90,6 +93,8 @@ class Actor:
         """True while a checkpoint runs."""
         self.idle_since_s: float | None = None
         self._mailbox: deque[Envelope] = deque()
+        self._held: dict[Tab, deque[Envelope]] = {}
+        """Tabs whose `open` waits for the log, and what they asked behind it; everybody else goes on."""
         self._unreleased = 0
         self._told: list[tuple[Tab | None, bytes, Version]] = []
         """Commits of the batch that is being released: author, core, version."""
@@ -100,7 +105,9 @@ class Actor:
     def submit(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """Handle a request, now or when the actor can. `size_bytes` counts as in flight until it is answered."""
         if self.state == "ready" and not self._mailbox:
-            if type(request) is not Append or not self._append_plain(tab, request, owner_json, size_bytes):
+            if type(request) is not Append or self._held or not self._append_plain(
+                tab, request, owner_json, size_bytes
+            ):
                 self.handle(tab, request, owner_json, size_bytes)
         elif self.state == "missing":
             self._handle_missing(tab, request, owner_json, size_bytes)
@@ -125,7 +132,9 @@ class Actor:
 
     def handle(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """One step: no await from here to the end."""
-        if isinstance(request, Write | Malformed):
+        if tab in self._held:
+            self._held[tab].append(Envelope(tab, request, owner_json, size_bytes))
+        elif isinstance(request, Write | Malformed):
             self._write(tab, request, owner_json, size_bytes)
         elif isinstance(request, Open):
             # Another program may have changed the files since they were looked at last.
@@ -259,13 +268,41 @@ class Actor:
             refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
             self._refuse(tab, request, owner_json, size_bytes, refusal)
             return
-        opened, frame, following = answer_open(stream, request, tab.session_id)
+        if is_beyond_memory(stream, request.since):
+            self._held[tab] = deque()
+            self._hub.spawn(self._look_back(Envelope(tab, request, owner_json, size_bytes), request))
+            return
+        self._answer_open(tab, request, size_bytes)
+
+    def _answer_open(self, tab: Tab, request: Open, size_bytes: int, missed: Missed | None = None) -> None:
+        opened, frame, following = answer_open(self._stream, request, tab.session_id, missed=missed)
         if isinstance(opened.reset, str):
             self._hub.counters.reset(opened.reset)
         subscription = Subscription(tab, codec.chat_json(request.chat))
         release = Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
+
+    async def _look_back(self, letter: Envelope, request: Open) -> None:
+        """Read what the stream does not remember from the log, then answer; the tab's later requests keep their place.
+
+        Nobody else waits: what is committed meanwhile is in the answer, and what comes later is told behind it.
+        """
+        tab = letter.tab
+        try:
+            missed = await self._hub.shelf.missed(self, request)
+        finally:
+            held = self._held.pop(tab)
+        if self.state == "ready":
+            self._answer_open(tab, request, letter.size_bytes, missed)
+            for later in held:
+                self.submit(tab, later.request, later.owner_json, later.size_bytes)
+        elif self.state == "ended":
+            for later in (letter, *held):
+                await self._hub.submit_again(self, later)
+        else:
+            # What this tab has in the mailbox came later: it was put there when the actor was busy already.
+            self._mailbox.extendleft((*reversed(held), letter))
 
     async def _history(self, tab: Tab, request: History, owner_json: bytes, size_bytes: int) -> None:
         """Only what is durable is shown, so the answer waits for nothing more."""
@@ -385,6 +422,9 @@ class Actor:
         if subscription is not None:
             subscription.active = False
             tab.outbox.forget(self)
+            if subscription.backlog is not None:
+                for frame in subscription.backlog.answers():
+                    tab.outbox.answer(self, frame)
             tab.chats.discard(self)
             if not self.subscriptions:
                 self.idle_since_s = self._hub.clock.monotonic_s()
@@ -401,7 +441,7 @@ class Actor:
     @property
     def quiet(self) -> bool:
         """True when nobody has the chat open and nothing waits to leave."""
-        return not (self.subscriptions or self._unreleased or self._mailbox)
+        return not (self.subscriptions or self._unreleased or self._mailbox or self._held)
 
     @property
     def last_position(self) -> int:
@@ -419,6 +459,8 @@ class Actor:
         self._unreleased -= 1
         tab = release.tab
         if tab is not None and tab.is_open:
+            if release.subscribe is not None and tab in self.subscriptions:
+                self.unsubscribe(tab)
             if release.answer is not None:
                 if self._told and self._told[0][0] is not tab and tab in self.subscriptions:
                     # The order of the stream: what others committed before travels before this answer.
@@ -426,7 +468,7 @@ class Actor:
                 frame = text_frame(release.answer)
                 # The only answer that is due goes at once; several are joined into one write.
                 if tab.session.in_flight != 1 or not tab.outbox.send_now(frame):
-                    tab.outbox.answer(self, frame)
+                    self._queue_answer(tab, frame)
                     touched.add(tab)
             if release.size_bytes:
                 tab.answered(release.size_bytes)
@@ -435,6 +477,7 @@ class Actor:
                 self._subscribe(release.subscribe)
                 if release.following is not None:
                     self._follow(tab, release.subscribe, release.following)
+                    touched.add(tab)
         if release.core is None:
             return False
         assert release.version is not None, "a commit has a version"
@@ -482,8 +525,27 @@ class Actor:
         for _, core, version in told:
             if not subscription.active:
                 return
-            outbox.commit(self, text_frame(codec.integrity(subscription.chat_json, core)), before)
+            frame = text_frame(codec.integrity(subscription.chat_json, core))
+            if subscription.backlog is None:
+                outbox.commit(self, frame, before)
+            else:
+                subscription.backlog.commit(frame, version)
+                self._bound(subscription)
             before = version
+
+    def _queue_answer(self, tab: Tab, frame: bytes) -> None:
+        """An answer that has to wait its turn: behind a long replay, or in the outbox."""
+        subscription = self.subscriptions.get(tab)
+        if subscription is None or subscription.backlog is None:
+            tab.outbox.answer(self, frame)
+        else:
+            subscription.backlog.answer(frame)
+            self._bound(subscription)
+
+    def _bound(self, subscription: Subscription) -> None:
+        backlog = subscription.backlog
+        if backlog is not None and backlog.waiting_bytes > COMMIT_BYTES_MAX:
+            self.fell_behind(subscription.tab, backlog.last)
 
     def _release(self, release: Release) -> None:
         self._unreleased += 1
@@ -503,6 +565,15 @@ class Actor:
     def _follow(self, tab: Tab, subscription: Subscription, following: Following) -> None:
         """A replay is made of ordinary integrity frames; they keep their order with what is committed meanwhile."""
         previous = following.since
+        if sum(len(past.core) for past in following.replay) > AT_ONCE_BYTES:
+            assert previous is not None, "a replay begins somewhere"
+
+            def done() -> None:
+                subscription.backlog = None
+
+            subscription.backlog = Backlog(subscription.chat_json, previous, following.replay, done)
+            tab.outbox.parts(self, subscription.backlog.pieces())
+            return
         for past in following.replay:
             assert previous is not None, "a replay begins somewhere"
             tab.outbox.commit(self, text_frame(codec.integrity(subscription.chat_json, past.core)), previous)

@@ -24,7 +24,8 @@ from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor
 from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
-from tellback_server.releases import Release
+from tellback_server.releases import Envelope, Release
+from tellback_server.replay import Missed
 from tellback_server.tab import Tab
 
 log = structlog.get_logger()
@@ -51,6 +52,9 @@ class Shelf(Protocol):
 
     async def history(self, actor: Actor, request: History) -> bytes:
         """The answer to a history request."""
+
+    async def missed(self, actor: Actor, request: Open) -> Missed | None:
+        """What the log tells of the commits behind `since`, up to where the stream goes on. None: it cannot be read."""
 
 
 class Hub:
@@ -133,6 +137,12 @@ class Hub:
         actor = self.actor(tab.user, found)
         assert actor is not None, "a name always has an actor"
         actor.submit(tab, request, owner_json, size_bytes)
+
+    async def submit_again(self, actor: Actor, letter: Envelope) -> None:
+        """Give a request to the successor of an actor that ended (BEHAVIOUR L4)."""
+        address = parse_chat(f"id:{actor.chat_id}")
+        assert not isinstance(address, str), "a live chat has an id"
+        await self.find_and_submit(letter.tab, address, letter.request, letter.owner_json, letter.size_bytes)
 
     def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         """`open` with `create` of a chat that does not exist."""

@@ -30,7 +30,8 @@ from tellback_server.history import as_it_was, chat_at, page
 from tellback_server.hub import Hub
 from tellback_server.leftovers import find_leftovers
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
-from tellback_server.log import LogClosed, LogPoisoned, Position
+from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
+from tellback_server.replay import Missed, missed_since, replay_bytes_max
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
@@ -48,6 +49,8 @@ SETTLE_S = 10.0
 SWEEP_S = 1.0
 LOOK_S = 5.0
 """How often the files of open chats are looked at when nothing else is a reason to."""
+LOOKS_MAX = 2
+"""Tabs for which the log is read at the same time: chats that are read or written must not wait for a crowd of them."""
 COLLECT_S = 60.0
 """How often log segments that nobody needs are let go."""
 
@@ -69,6 +72,7 @@ class Keeper:
         """The other way. A name belongs to the chat that had it last, and an id that lost its name to none."""
         self._saved: dict[Actor, Position] = {}
         """Up to which position a chat's outcomes and commits are in its session file."""
+        self._looks = asyncio.Semaphore(LOOKS_MAX)
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
         self._stopping = False
@@ -145,6 +149,26 @@ class Keeper:
         return await self._run(
             lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head_seq, at))
         )
+
+    async def missed(self, actor: Actor, request: Open) -> Missed | None:
+        """See Shelf. Cost: what a replay may have, read once."""
+        key, records, stream, since = actor.key, self._hub.log, actor.stream, request.since
+        assert stream is not None, "a live chat"
+        assert since is not None, "what was missed begins somewhere"
+        missed = Missed("known", since)
+        try:
+            async with self._looks:
+                await records.flush()
+                while actor.stream is stream and stream.since(missed.last) is None and not missed.is_too_large:
+                    last, bytes_max = missed.last, replay_bytes_max(stream) - missed.size_bytes
+                    more = await self._run(lambda: missed_since(records, key, last, bytes_max))  # noqa: B023
+                    missed.extend(more)
+                    if more.verdict != "known" or not more.commits:
+                        break
+        except (LogError, OSError) as error:
+            log.error("log-not-readable", chat=actor.name, error=str(error))
+            return None
+        return missed
 
     def look(self, actor: Actor) -> bool:
         """See Shelf. A few stats, in the loop: an open must not be overtaken by the writes behind it."""

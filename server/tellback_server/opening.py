@@ -1,8 +1,10 @@
-"""The answer to `open`: nothing missed, a replay, or a snapshot with the reason (BEHAVIOUR R1-R6).
+"""The answer to `open`: nothing missed, a replay, or a snapshot with the reason (BEHAVIOUR R1-R7).
 
 Rules of this module:
-- A replay is for a position that the stream remembers exactly: epoch, seq and integrity.
+- A replay is for a position that the stream or the log remembers exactly: epoch, seq and integrity.
 - It is sent when it is at most as large as the snapshot, or 64 KiB.
+- What was read from the log is continued from the stream in the same step that makes the answer, so nothing is missed
+  and nothing told twice, whatever was committed while it was read.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ from tellback_protocol import codec
 from tellback_protocol.frames import Opened
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Open
-from tellback_protocol.stream import Stream
+from tellback_protocol.stream import Past, Stream
 from tellback_protocol.values import servable
 from tellback_server.releases import Following
+from tellback_server.replay import Missed, replay_bytes_max
 from tellback_server.snapshot import Snapshot
-
-REPLAY_BYTES_MIN = 64 << 10
-"""A replay of this size is sent even when the snapshot would be smaller."""
 
 
 def answer_open(
-    stream: Stream, request: Open, session: str, *, created: bool = False
+    stream: Stream, request: Open, session: str, *, created: bool = False, missed: Missed | None = None
 ) -> tuple[Opened, bytes, Following | None]:
-    """The `opened` frame, as it is and as bytes, and what follows it. Cost: a pointer a message, or the replay."""
+    """The `opened` frame, as it is and as bytes, and what follows it. Cost: a pointer a message, or the replay.
+
+    `missed` is what the log told of a position that the stream does not remember.
+    """
     chat_json = codec.chat_json(request.chat)
     opened = Opened(
         chat=request.chat, chat_id=stream.chat_id, mode="snapshot", version=stream.chat.version, head=stream.head,
@@ -38,18 +41,16 @@ def answer_open(
         opened.created = True
     since = request.since
     if since is not None:
-        missed = stream.since(since)
-        if missed is not None:
-            replay = list(missed)
-            if not replay:
-                opened.mode = "current"
-                return opened, codec.opened(opened), None
-            size = sum(len(past.core) for past in replay)
-            if size <= REPLAY_BYTES_MIN or size <= sum(map(len, stream.chat.messages.values())):
-                opened.mode = "replay"
-                return opened, codec.opened(opened), Following(None, replay, since)
-        else:
-            opened.reset = _why_reset(stream, since)
+        replay = _replay(stream, since, missed)
+        if replay is None:
+            if missed is None or not missed.is_too_large:
+                opened.reset = _why_reset(stream, since, missed)
+        elif not replay:
+            opened.mode = "current"
+            return opened, codec.opened(opened), None
+        elif sum(len(past.core) for past in replay) <= replay_bytes_max(stream):
+            opened.mode = "replay"
+            return opened, codec.opened(opened), Following(None, replay, since)
     tail = request.tail if isinstance(request.tail, int) else None
     snapshot = Snapshot(stream.chat, tail)
     opened.count = snapshot.count
@@ -61,12 +62,23 @@ def answer_open(
     return opened, codec.opened(opened, servable(stream.chat.metadata)), Following(snapshot.frames(chat_json))
 
 
-def _why_reset(stream: Stream, since: Version) -> Literal["epoch", "trimmed", "ahead"]:
+def _replay(stream: Stream, since: Version, missed: Missed | None) -> list[Past] | None:
+    """Every commit after `since`; None when it is not known or not all of them are at hand."""
+    remembered = stream.since(since)
+    if remembered is not None:
+        return list(remembered)
+    if missed is None or missed.verdict != "known" or missed.is_too_large:
+        return None
+    rest = stream.since(missed.last)
+    return None if rest is None else [*missed.commits, *rest]
+
+
+def _why_reset(stream: Stream, since: Version, missed: Missed | None) -> Literal["epoch", "trimmed", "ahead"]:
     if since.epoch != stream.head.epoch:
         return "epoch" if since.epoch < stream.head.epoch else "ahead"
     if since.seq > stream.head.seq:
         return "ahead"
-    if since.seq >= stream.history_from.seq:
+    if since.seq >= stream.history_from.seq or (missed is not None and missed.verdict == "replaced"):
         # The seq is remembered, under another integrity: this is not the history that the tab knows.
         return "epoch"
     return "trimmed"

@@ -21,6 +21,7 @@ from tellback_protocol.stream import Past
 
 if TYPE_CHECKING:
     from tellback_server.actor import Actor
+    from tellback_server.backlog import Backlog
     from tellback_server.tab import Tab
 
 
@@ -57,12 +58,14 @@ class Release(msgspec.Struct, gc=False):
 class Subscription:
     """One tab has one chat open, under the name it used."""
 
-    __slots__ = ("active", "chat_json", "tab")
+    __slots__ = ("active", "backlog", "chat_json", "tab")
 
     def __init__(self, tab: Tab, chat_json: bytes) -> None:
         self.tab = tab
         self.chat_json = chat_json
         self.active = False
+        self.backlog: Backlog | None = None
+        """Set while a long replay is being sent."""
 
 
 class Envelope(msgspec.Struct, gc=False):
