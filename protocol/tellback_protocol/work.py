@@ -348,8 +348,9 @@ class Work:
             raise Refused("patch-failed", "A value cannot be moved into itself.", pointer=at)
         document = self.chat.metadata_value() if source[0] == "metadata" else self.chat.value(source[1])
         value = self.patched(document, [{"op": "copy", "from": source[2], "path": ""}], at).value
-        whole_source = source[0] == "messages" and not source[2]
-        if whole_source and kind == "copy" and isinstance(value, dict):
+        doubled = kind == "copy" and source[0] == target[0] == "messages" and not source[2] and not target[2]
+        if doubled and isinstance(value, dict):
+            # A copy of a message is another message.
             value.pop("id", None)
         if kind == "move":
             self._one_of_chat({"op": "remove", "path": operation["from"]}, at)
