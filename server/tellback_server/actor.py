@@ -42,11 +42,13 @@ from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
 from tellback_server.outbox import COMMIT_BYTES_MAX
-from tellback_server.releases import Envelope, Following, Release, Subscription, refusal_frame
+from tellback_server.releases import Envelope, Following, Release, Subscription, followed_by, refusal_frame
 from tellback_server.replay import Missed, is_beyond_memory
 from tellback_server.websocket import text_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tellback_server.hub import Hub
     from tellback_server.loading import LoadedStream
     from tellback_server.outbox import Outbox
@@ -176,7 +178,7 @@ class Actor:
         file.pending.add_plain(done.message_id)
         hub.counters.commits += 1
         self._unreleased += 1
-        answer = codec.ack(request.id, owner_json, ops.last, done.body)
+        answer = codec.ack(request.id, owner_json, ops.last, hub.durability(done.body))
         hub.releases.append(Release(position, self, tab, answer, size_bytes, done.core, version))
         if self.dirty_since_s is None:
             hub.shelf.became_dirty(self)
@@ -305,15 +307,23 @@ class Actor:
             self._mailbox.extendleft((*reversed(held), letter))
 
     async def _history(self, tab: Tab, request: History, owner_json: bytes, size_bytes: int) -> None:
-        """Only what is durable is shown, so the answer waits for nothing more."""
+        """Only what is durable is shown, so the answer waits for nothing more.
+
+        Parts count as in flight until the last one is sent: a tab that asks and never reads keeps no more of them.
+        """
+        parts: Iterator[bytes] | None = None
         try:
-            frame = await self._hub.shelf.history(self, request)
+            frame, parts = await self._hub.shelf.history(self, request)
         except Refused as refusal:
             frame = refusal_frame(request, owner_json, refusal)
-        if tab.is_open:
-            tab.outbox.answer(self, text_frame(frame))
-            tab.outbox.flush()
+        if not tab.is_open:
+            return
+        tab.outbox.answer(self, text_frame(frame))
+        if parts is None:
             tab.answered(size_bytes)
+        else:
+            tab.outbox.parts(object(), followed_by(parts, lambda: tab.answered(size_bytes)))
+        tab.outbox.flush()
 
     def _close(self, tab: Tab, request: Close, size_bytes: int) -> None:
         self.unsubscribe(tab)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -50,8 +50,8 @@ class Shelf(Protocol):
     async def find(self, user: str, chat_id: str) -> str | None:
         """The name of a chat by its id, None when the user has no such chat."""
 
-    async def history(self, actor: Actor, request: History) -> bytes:
-        """The answer to a history request."""
+    async def history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
+        """The answer to a history request, and the frames of the wire behind it. Raises Refused."""
 
     async def missed(self, actor: Actor, request: Open) -> Missed | None:
         """What the log tells of the commits behind `since`, up to where the stream goes on. None: it cannot be read."""
@@ -79,7 +79,8 @@ class Hub:
         self.executor = executor
         self.shelf: Shelf
         """Set once, before the first request."""
-        self._durable = durable
+        self.is_synced = durable
+        """False when the log was told not to sync: answers then say so."""
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}
         self.releases: deque[Release] = deque()
@@ -87,8 +88,8 @@ class Hub:
         self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
         """Why nothing is admitted any more: code and sentence."""
-        self.is_open = durable
-        """True when `admit` has no reason to refuse and answers need no other words; kept for the hot path."""
+        self.is_open = True
+        """True when `admit` had no reason to refuse at the last batch; kept for the hot path."""
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Hub:
 
     def durability(self, body: bytes) -> bytes:
         """An answer's body, honest about a server that was told not to sync."""
-        return body if self._durable else body.replace(b'"durable":"fsync"', b'"durable":"memory"', 1)
+        return body if self.is_synced else body.replace(b'"durable":"fsync"', b'"durable":"memory"', 1)
 
     def release(self, release: Release) -> None:
         """Let something leave when its position is durable; at once when it is and nothing of its actor waits."""
@@ -194,7 +195,7 @@ class Hub:
 
     def on_durable(self, position: Position) -> None:
         """A batch is on the disk: everything up to `position` may leave."""
-        self.is_open = self._durable and self._refusal is None and self.log.storage_error is None
+        self.is_open = self._refusal is None and self.log.storage_error is None
         releases = self.releases
         touched: set[Tab] = set()
         telling: dict[Actor, None] = {}
