@@ -178,6 +178,16 @@ class FileStore:
         folder = os.path.dirname(self.chat_path(user, name))
         return os.path.join(folder, f"{SWAP_PREFIX}{chat_id}{TEMPORARY_SUFFIX}")
 
+    def checked_path(self, user: str, path: str) -> str:
+        """A path below the user's root, given with slashes, each folder on the way checked. Raises FileUnsafe,
+        FileMissing.
+        """
+        *folders, name = path.split("/")
+        for part in (*folders, name):
+            if part in ("", ".", ".."):
+                raise FileUnsafe(path, "a path cannot leave the user's folder")
+        return os.path.join(self._checked(self.user_root(user), folders), name)
+
     def _checked(self, root: str, folders: Sequence[str]) -> str:
         path = root
         for folder in folders:

@@ -1,0 +1,180 @@
+"""Trash: where the files of an owner go when it is deleted, and where they come back from.
+
+    trash = Trash(files)
+    trash.put(user, Entry(...))               in a thread; durable on return; the same entry again finishes a move that
+                                              a crash cut off, and is harmless when it was finished
+    trash.entries(user)                       what is in the trash, the newest first
+    trash.find(user, owner_id)                the newest entry of an id, or None; `find_named` by the owner's name
+    trash.take_out(user, entry, {old: new})   the files go back, under other names where the mapping says so; durable on
+                                              return; again finishes it; nothing is ever overwritten
+
+    <user>/trash/<deleted_ms>-<id>/manifest.json         the Entry
+    <user>/trash/<deleted_ms>-<id>/<path of the file>    each file under the path that it had below the user's root
+
+Rules of this module (STORAGE "Trash"):
+- The manifest is durable before the first file moves and goes last: every file in the trash is told by a manifest.
+- A file is moved by name, never copied and never opened, so that a user's odd file comes back as it was.
+- Who wants a deletion to be redone after a crash logs the Entry first; its `deleted_ms` and `id` name the folder.
+- No link is followed, and nothing outside the user's root is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from tellback_protocol.ids import Version
+from tellback_server.failpoint import failpoint
+from tellback_server.fs import FileMissing, FileTaken, FsError
+from tellback_server.store.files import FileStore
+
+__all__ = ["Entry", "Trash"]
+
+FOLDER: Final = "trash"
+MANIFEST: Final = "manifest.json"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One deletion. Persisted as the manifest: keep stable."""
+
+    id: str
+    """The owner's immutable id."""
+    name: str
+    """The owner's name: `character:Alice/First meeting`, `group:...`, `character:Alice`, `preset:OpenAI Settings/x`."""
+    deleted_ms: int
+    reason: Literal["deleted", "owner-deleted", "orphaned"]
+    """Somebody asked for it; it went with its character; or another program had deleted what it belonged to."""
+    files: list[str]
+    """Paths below the user's root. One that was not there when it was moved is left out of the folder."""
+    head: Version | None = None
+    """The last version of the owner's stream, as far as it had one."""
+
+    @property
+    def folder(self) -> str:
+        """The entry's folder in the trash."""
+        return f"{self.deleted_ms}-{self.id}"
+
+
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+class Trash:
+    """The trash of all users. Every method blocks; one call at a time for one owner."""
+
+    def __init__(self, files: FileStore) -> None:
+        self._files = files
+
+    def put(self, user: str, entry: Entry) -> None:
+        """Moves the files of an entry into the trash. Raises FileUnsafe, OSError: what was moved stays moved, and the
+        same call goes on from there.
+        """
+        files, fs = self._files, self._files.fs
+        folder = files.checked_path(user, f"{FOLDER}/{entry.folder}")
+        fs.make_directories(folder)
+        manifest = os.path.join(folder, MANIFEST)
+        if fs.stat(manifest) is None:
+            fs.write_atomically(manifest, msgspec.json.encode(entry))
+        failpoint("trash.after_manifest")
+        with files.operation("trash", folder, owner=entry.name, reason=entry.reason, count=len(entry.files)):
+            for path in entry.files:
+                kept = files.checked_path(user, f"{FOLDER}/{entry.folder}/{path}")
+                self._move(files.checked_path(user, path), kept)
+                failpoint("trash.after_move")
+
+    def _move(self, source: str, target: str) -> None:
+        """One file, by its name. What stands at `target` was moved by an earlier try, so a newer `source` stays."""
+        fs = self._files.fs
+        if fs.stat(target) is None:
+            standing = fs.stat(source)
+            if standing is None or not standing.is_regular:
+                return
+            fs.make_directories(os.path.dirname(target))
+            with contextlib.suppress(FileMissing):
+                fs.rename(source, target)
+            failpoint("trash.after_rename")
+        # The new name before the loss of the old one: a power cut between the two leaves both.
+        fs.fsync_directory(os.path.dirname(target))
+        with contextlib.suppress(FileMissing):
+            fs.fsync_directory(os.path.dirname(source))
+
+    def entries(self, user: str) -> list[Entry]:
+        """Every entry with a manifest that can be read, the newest first. Cost: one small file an entry."""
+        files = self._files
+        root = files.checked_path(user, FOLDER)
+        try:
+            names = files.fs.listdir(root)
+        except FileMissing:
+            return []
+        found: list[Entry] = []
+        for name in names:
+            try:
+                entry = _decode(files.fs.read(files.checked_path(user, f"{FOLDER}/{name}/{MANIFEST}")))
+            except (FsError, msgspec.MsgspecError):
+                continue
+            if entry.folder == name:
+                found.append(entry)
+        return sorted(found, key=lambda entry: entry.deleted_ms, reverse=True)
+
+    def find(self, user: str, owner_id: str) -> Entry | None:
+        """What was deleted last under this id."""
+        return next((entry for entry in self.entries(user) if entry.id == owner_id), None)
+
+    def find_named(self, user: str, name: str) -> Entry | None:
+        """What was deleted last under this name."""
+        return next((entry for entry in self.entries(user) if entry.name == name), None)
+
+    def path(self, user: str, entry: Entry, path: str) -> str:
+        """Where a file of the entry is kept."""
+        return self._files.checked_path(user, f"{FOLDER}/{entry.folder}/{path}")
+
+    def take_out(self, user: str, entry: Entry, renamed: Mapping[str, str] | None = None) -> None:
+        """Gives the files their places back: `renamed` tells another path below the user's root for some of them.
+
+        Raises FileTaken when a place is taken: files before it are back already, and the entry still tells the rest.
+        Raises FileUnsafe, OSError.
+        """
+        files, fs = self._files, self._files.fs
+        folder = files.checked_path(user, f"{FOLDER}/{entry.folder}")
+        targets = renamed or {}
+        with files.operation("take-out", folder, owner=entry.name, count=len(entry.files)):
+            for path in entry.files:
+                self._give_back(self.path(user, entry, path), files.checked_path(user, targets.get(path, path)))
+                failpoint("trash.after_give_back")
+            with contextlib.suppress(FileMissing):
+                fs.unlink(os.path.join(folder, MANIFEST))
+            self._remove_empty(folder)
+            with contextlib.suppress(FileMissing):
+                fs.fsync_directory(os.path.dirname(folder))
+
+    def _give_back(self, kept: str, target: str) -> None:
+        fs = self._files.fs
+        stat = fs.stat(kept)
+        if stat is None:
+            return
+        fs.make_directories(os.path.dirname(target))
+        try:
+            fs.link(kept, target)
+        except FileTaken:
+            standing = fs.stat(target)
+            if standing is None or (standing.inode, standing.device) != (stat.inode, stat.device):
+                raise
+        failpoint("trash.after_link")
+        fs.fsync_directory(os.path.dirname(target))
+        fs.unlink(kept)
+        fs.fsync_directory(os.path.dirname(kept))
+
+    def _remove_empty(self, folder: str) -> None:
+        """Removes the entry's folders; one that holds something else stays."""
+        fs = self._files.fs
+        with contextlib.suppress(FileMissing):
+            for name in fs.listdir(folder):
+                inner = os.path.join(folder, name)
+                found = fs.stat(inner)
+                if found is not None and found.is_directory:
+                    self._remove_empty(inner)
+        with contextlib.suppress(OSError):
+            fs.remove_directory(folder)
