@@ -36,6 +36,7 @@ from tellback_protocol.frames import (
     Goaway,
     Hello,
     HistoryFrame,
+    HistoryPart,
     IntegrityFrame,
     Limits,
     Opened,
@@ -57,7 +58,7 @@ from .subscription import Subscription
 
 SERVER_FRAMES = frozenset((
     "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
-    "reset", "behind", "goaway", "pong",
+    "history-part", "reset", "behind", "goaway", "pong",
 ))
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
@@ -110,6 +111,8 @@ class Link:
         self._heartbeat: Heartbeat | None = None
         self._control: list[bytes] = []
         self._reads: dict[int, Read] = {}
+        self._histories: dict[int | None, HistoryFrame] = {}
+        """Answers to `history` whose parts are still coming, by request."""
         self._opens: dict[int, Subscription] = {}
         self._state_gets: dict[int, tuple[Subscription, list[str]]] = {}
         self._aliases: dict[str, Subscription] = {}
@@ -134,6 +137,7 @@ class Link:
         self._control.clear()
         self._opens.clear()
         self._state_gets.clear()
+        self._histories.clear()
         for read in self._reads.values():
             read.sent = False
         for subscription in self.subscriptions:
@@ -362,6 +366,11 @@ class Link:
                 self._welcome(frame)
             case Goaway():
                 self.goaway = frame
+            case HistoryFrame() if not isinstance(frame.parts, UnsetType):
+                frame.messages = []
+                self._histories[frame.id] = frame
+            case HistoryPart():
+                self._history_part(frame)
             case Closed() | HistoryFrame():
                 self._answer(frame.id, frame)
             case Pong():
@@ -377,6 +386,15 @@ class Link:
         read = self._reads.pop(request_id, None) if request_id is not None else None
         if read is not None:
             read.waiter(answer)
+
+    def _history_part(self, frame: HistoryPart) -> None:
+        whole = self._histories.get(frame.id)
+        if whole is None or isinstance(whole.messages, UnsetType):
+            return
+        whole.messages.extend(frame.messages)
+        if frame.part == frame.of:
+            del self._histories[frame.id]
+            self._answer(frame.id, whole)
 
     def _welcome(self, frame: Welcome) -> None:
         self.limits = frame.limits

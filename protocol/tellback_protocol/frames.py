@@ -301,7 +301,7 @@ class StateFrame(msgspec.Struct, tag="state", tag_field="type"):
 
 
 class HistoryFrame(msgspec.Struct, tag="history", tag_field="type"):
-    """A page: `commits` and `more`; or the chat as it was: `version`, `metadata`, `messages`."""
+    """A page: `commits` and `more`; or the chat as it was: `version`, `metadata`, `count` and `messages` or `parts`."""
 
     chat: str
     id: int | None = None
@@ -309,7 +309,19 @@ class HistoryFrame(msgspec.Struct, tag="history", tag_field="type"):
     more: bool | UnsetType = UNSET
     version: Version | UnsetType = UNSET
     metadata: ObjectJson | UnsetType = UNSET
+    count: int | UnsetType = UNSET
     messages: list[MessageJson] | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
+
+
+class HistoryPart(msgspec.Struct, tag="history-part", tag_field="type"):
+    """Messages of a chat as it was, for the `history` frame with this `id`."""
+
+    chat: str
+    part: int
+    of: int
+    messages: list[MessageJson]
+    id: int | None = None
 
 
 class Reset(msgspec.Struct, tag="reset", tag_field="type"):
@@ -341,6 +353,6 @@ class Pong(msgspec.Struct, tag="pong", tag_field="type"):
 
 ServerFrame = (
     Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame
-    | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame
-    | GroupListFrame
+    | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame
+    | CharacterListFrame | GroupListFrame
 )

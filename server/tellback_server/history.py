@@ -20,6 +20,8 @@ from tellback_protocol.stream import wire_core
 from tellback_protocol.values import servable
 from tellback_server.log import Log
 from tellback_server.records import ADOPT, COMMIT
+from tellback_server.snapshot import Snapshot
+from tellback_server.websocket import text_frame
 
 PAGE_BYTES_MAX = 1 << 20
 
@@ -80,11 +82,25 @@ def undo_of(commit: Commit) -> list[Effect]:
     return [DeleteEffect(ids)] if ids else []
 
 
-def as_it_was(chat: str, request_id: int | None, past: Chat) -> bytes:
-    """A `history` frame with the whole chat at a version."""
-    head = codec.encode(HistoryFrame(chat, request_id, version=past.version))
-    metadata = b',"metadata":' + servable(past.metadata)
-    return head[:-1] + metadata + b',"messages":[' + b",".join(past.served_all()) + b"]}"
+def as_it_was(chat: str, request_id: int | None, past: Chat) -> tuple[bytes, Iterator[bytes] | None]:
+    """A `history` frame with the chat at a version, and the frames of the wire that follow when it takes parts (H4).
+
+    `past` must not change any more.
+    """
+    snapshot = Snapshot(past)
+    head = codec.encode(HistoryFrame(chat, request_id, version=past.version, count=snapshot.count))[:-1]
+    head += b',"metadata":' + servable(past.metadata)
+    if snapshot.parts == 1:
+        return head + b',"messages":[' + b",".join(snapshot.messages()) + b"]}", None
+    return head + b',"parts":%d}' % snapshot.parts, _parts(codec.chat_json(chat), request_id, snapshot)
+
+
+def _parts(chat_json: bytes, request_id: int | None, snapshot: Snapshot) -> Iterator[bytes]:
+    id_json = b"null" if request_id is None else b"%d" % request_id
+    for number, messages in snapshot.pieces():
+        yield text_frame(b'{"type":"history-part",%b,"id":%b,"part":%d,"of":%d,"messages":[%b]}' % (
+            chat_json, id_json, number, snapshot.parts, b",".join(messages),
+        ))
 
 
 def _commits(log: Log, key: str, after: int) -> Iterator[Commit]:

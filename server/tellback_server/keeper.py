@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -135,12 +135,18 @@ class Keeper:
             self._named(user, chat_id, name)
         return name
 
-    async def history(self, actor: Actor, request: History) -> bytes:
+    async def history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
         """See Shelf."""
+        try:
+            return await self._history(actor, request)
+        except (LogError, OSError) as error:
+            raise _refusal_of(actor, error) from error
+
+    async def _history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
         key, records = actor.key, self._hub.log
         if not isinstance(request.at, int):
             after = request.after if isinstance(request.after, int) else 0
-            return await self._run(lambda: page(records, key, request.chat, request.id, after, request.limit))
+            return await self._run(lambda: page(records, key, request.chat, request.id, after, request.limit)), None
         at = request.at
         stream = actor.stream
         assert stream is not None, "history is asked of a chat that is there"

@@ -7,7 +7,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -85,3 +85,9 @@ def refusal_frame(request: Request | Malformed, owner_json: bytes, refusal: Refu
     if isinstance(op, int):
         echo["op"] = op
     return codec.error(refusal, echo)[:-1] + b"," + owner_json + b"}"
+
+
+def followed_by(frames: Iterator[bytes], end: Callable[[], None]) -> Iterator[bytes]:
+    """The frames, then `end` is called."""
+    yield from frames
+    end()

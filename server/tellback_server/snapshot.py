@@ -1,4 +1,4 @@
-"""A chat as it is sent to a tab that opens it: in one frame, or in parts that are made when there is room.
+"""A chat as it is sent to a tab that opens it or asks how it was: in one frame, or in parts made when there is room.
 
 Rules of this module:
 - What is sent is the chat as it was when it was opened; later commits travel behind it (BEHAVIOUR R5).
@@ -47,11 +47,14 @@ class Snapshot:
         """All messages, for `opened`."""
         return list(self._frozen.served_all(self._ids))
 
-    def frames(self, chat_json: bytes) -> Iterator[bytes]:
-        """The parts as frames of the wire, each made when it is asked for."""
+    def pieces(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Number (from 1) and messages of each part, made when they are asked for."""
         start = 0
-        of = len(self._cuts)
         for number, end in enumerate(self._cuts, 1):
-            messages = list(self._frozen.served_all(self._ids[start:end]))
-            yield text_frame(codec.snapshot_part(chat_json, number, of, messages))
+            yield number, list(self._frozen.served_all(self._ids[start:end]))
             start = end
+
+    def frames(self, chat_json: bytes) -> Iterator[bytes]:
+        """The parts as frames of the wire."""
+        for number, messages in self.pieces():
+            yield text_frame(codec.snapshot_part(chat_json, number, self.parts, messages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tellback_server.history import PAGE_BYTES_MAX, as_it_was, chat_at, page
 from tellback_server.records import owner_key
 from tellback_server.store.files import DEFAULT_USER
 from tests.support.chat_desk import PLACE, Desk
+from tests.support.server import TabClient, running
+from tests.support.slow_tab import SlowTab
 
 NAME = str(PLACE)
 
@@ -25,7 +28,9 @@ def at(desk: Desk, seq: int) -> list[Any]:
     """The chat as it was, as values."""
     stream = desk.stream
     past = chat_at(desk.log, key(desk), stream.chat.copy(), stream.head.seq, seq)
-    frame = json.loads(as_it_was(NAME, 1, past))
+    head, parts = as_it_was(NAME, 1, past)
+    frame = json.loads(head)
+    assert parts is None
     assert frame["version"]["seq"] == seq
     return [frame["metadata"], frame["messages"]]
 
@@ -110,3 +115,46 @@ async def test_pages_are_bounded_in_commits_and_bytes_and_always_move_on(tmp_pat
     empty = json.loads(page(desk.log, key(desk), NAME, None, after, 10))
     assert (empty["commits"], empty.get("more", False)) == ([], False)
     desk.stop()
+
+
+async def test_a_long_chat_as_it_was_comes_in_parts(tmp_path: Path) -> None:
+    """[H4] [H2]: whole messages, about 64 KiB a frame; pings and other answers come between, nothing is buffered."""
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(NAME, create=True)
+        texts = [f"{number} " + "y" * 1000 for number in range(1000)]
+        ack = await tab.append(NAME, *texts)
+        await tab.write("delete", NAME, base="*", force=True, messages=ack["messages"][::2])
+        frame = await tab.ask("history", chat=NAME, at=ack["version"]["seq"])
+        assert (frame["version"], frame["count"]) == (ack["version"], 1000)
+        assert "messages" not in frame
+        await tab.raw.send({"type": "ping", "id": 77})
+        messages: list[Any] = []
+        for number in range(1, frame["parts"] + 1):
+            raw = await tab.raw.connection.recv(decode=False)
+            if json.loads(raw)["type"] == "pong":
+                raw = await tab.raw.connection.recv(decode=False)
+            part = json.loads(raw)
+            assert (part["type"], part["id"], part["part"], part["of"]) == (
+                "history-part", frame["id"], number, frame["parts"])
+            assert len(raw) < 80_000
+            messages += part["messages"]
+        assert [message["mes"] for message in messages] == texts
+        assert [message["id"] for message in messages] == ack["messages"]
+        assert not any(tab.session.in_flight for tab in app._reception.tabs)
+
+
+async def test_a_tab_that_asks_for_the_past_and_never_reads_keeps_a_bounded_number_of_copies(tmp_path: Path) -> None:
+    """[H4] [C5]: parts that wait count as in flight, so the server stops reading that tab, and nobody else."""
+    async with running(tmp_path, in_flight_max=4) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(NAME, create=True)
+        for _ in range(5):
+            seq = (await tab.append(NAME, *("y" * 10_000 for _ in range(300))))["version"]["seq"]
+        slow = await SlowTab.join(app.urls[0])
+        for number in range(100):
+            slow.send({"type": "history", "id": number, "chat": NAME, "at": seq - 1})
+        await asyncio.sleep(0.3)
+        [session] = [tab.session for tab in app._reception.tabs if tab.session.in_flight]
+        assert session.in_flight == 4
+        assert (await tab.append(NAME, "goes on"))["type"] == "ack"
