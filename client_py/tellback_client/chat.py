@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -201,7 +201,8 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
         self.subscription = subscription
         """The pure half; for tests and tools."""
         self._client = client
-        self._queues: WeakSet[EventQueue] = WeakSet()
+        self._queues: WeakSet[EventQueue[Event]] = WeakSet()
+        self._observers: list[Callable[[Event], None]] = []
         self._status: Status = "connecting"
         self._saved: list[asyncio.Future[None]] = []
 
@@ -267,13 +268,22 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
         """A state document of the chat."""
         return State(self, namespace)
 
-    def events(self) -> EventQueue:
+    def events(self) -> EventQueue[Event]:
         """What happens from now on, for `async for`. The listener may await anything of this package (R44)."""
-        queue = EventQueue()
+        queue: EventQueue[Event] = EventQueue()
         self._queues.add(queue)
         if self.subscription.error is not None:
             queue.close()
         return queue
+
+    def observe(self, observer: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `observer` with every event from now on, in the step that installed it; returns how to stop.
+
+        It must not wait and must not fail: the reader of the socket calls it. Everybody else uses `events`.
+        """
+        self.stepped()
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
 
     # -- writes ------------------------------------------------------------------------------------------------------
 
@@ -405,6 +415,8 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
                 queue.close()
 
     def _tell(self, event: Event) -> None:
+        for observer in list(self._observers):
+            observer(event)
         for queue in list(self._queues):
             queue.put(event)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +20,9 @@ from tellback_protocol.ids import Version
 
 if TYPE_CHECKING:
     from .conflict import Conflict
+    from .connection import ConnectionStatus
+    from .errors import TellbackError
+    from .intents import Intent
 
 QUEUE_EVENTS_MAX = 1024
 """Events that wait for one listener."""
@@ -34,6 +37,8 @@ class Committed(msgspec.Struct, frozen=True):
     effects: list[Effect]
     by: Author | None
     mine: bool
+    intent: Intent | None = None
+    """The own wish that it carries out; None for others' commits, and for what an earlier process wrote."""
 
 
 class StatusChanged(msgspec.Struct, frozen=True):
@@ -73,19 +78,31 @@ class EventsLost(msgspec.Struct, frozen=True):
 
 
 Event = Committed | StatusChanged | Replaced | Conflicted | Gone | EventsLost
+"""What a chat tells."""
 
 
-class EventQueue:
+class ConnectionChanged(msgspec.Struct, frozen=True):
+    """The client's connection was lost, is being made, or is there again; whatever its chats' status says meanwhile."""
+
+    status: ConnectionStatus
+    error: TellbackError | None = None
+    """What closed the client, when `status` is `closed`."""
+
+
+Told = TypeVar("Told")
+
+
+class EventQueue(Generic[Told]):
     """Events for one listener, at most `events_max`; the oldest go first."""
 
     def __init__(self, events_max: int = QUEUE_EVENTS_MAX) -> None:
-        self._events: deque[Event] = deque()
+        self._events: deque[Told] = deque()
         self._events_max = events_max
         self._lost = 0
         self._closed = False
         self._wake = asyncio.Event()
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Told) -> None:
         """Add an event. Never waits."""
         if len(self._events) >= self._events_max:
             self._events.popleft()
@@ -98,10 +115,10 @@ class EventQueue:
         self._closed = True
         self._wake.set()
 
-    def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[Told | EventsLost]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Told | EventsLost:
         while True:
             if self._lost:
                 lost, self._lost = self._lost, 0

@@ -320,7 +320,8 @@ class Subscription(Writes):
         if pending is not None:
             pending.installed = True
         self._install(frame.version, frame.ops)
-        self.events.append(Committed(frame.version, frame.ops, frame.by, mine))
+        self.events.append(Committed(
+            frame.version, frame.ops, frame.by, mine, pending.intent if pending is not None else None))
         self._caught_up()
 
     def reset(self, frame: Reset) -> None:
@@ -359,7 +360,7 @@ class Subscription(Writes):
         self._view = None
         if self.replica.follows(frame.version):
             self._install(frame.version, effects)
-            self.events.append(Committed(frame.version, effects, None, True))
+            self.events.append(Committed(frame.version, effects, None, True, pending.intent))
         self._settle(pending, _result(frame, effects))
 
     def _install(self, version: Version, effects: list[Effect]) -> None:
