@@ -31,7 +31,17 @@ if TYPE_CHECKING:
         TellbackError,
         UnauthenticatedError,
     )
-    from .events import Committed, Conflicted, Event, EventsLost, Gone, Replaced, Status, StatusChanged
+    from .events import (
+        Committed,
+        Conflicted,
+        ConnectionChanged,
+        Event,
+        EventsLost,
+        Gone,
+        Replaced,
+        Status,
+        StatusChanged,
+    )
     from .history import HistoryProvider
     from .outbox import WriteResult
     from .replica import Messages
@@ -49,6 +59,7 @@ __all__ = [
     "Conflict",
     "ConflictError",
     "Conflicted",
+    "ConnectionChanged",
     "ConnectionLost",
     "Event",
     "EventsLost",
@@ -86,7 +97,10 @@ _HOMES = {
         "OutboxError", "OutboxInUse", "OutcomeUnknownError", "ProtocolViolation", "ReadOnlyError", "RefusedError",
         "SessionTakenOver", "TellbackError", "UnauthenticatedError",
     ),
-    "events": ("Committed", "Conflicted", "Event", "EventsLost", "Gone", "Replaced", "Status", "StatusChanged"),
+    "events": (
+        "Committed", "Conflicted", "ConnectionChanged", "Event", "EventsLost", "Gone", "Replaced", "Status",
+        "StatusChanged",
+    ),
     "history": ("HistoryProvider",),
     "outbox": ("WriteResult",),
     "replica": ("Messages",),

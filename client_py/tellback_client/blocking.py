@@ -182,7 +182,7 @@ class BlockingChat:
         return _events(self._client, queue)
 
 
-def _events(client: BlockingClient, queue: EventQueue) -> Iterator[Event]:
+def _events(client: BlockingClient, queue: EventQueue[Event]) -> Iterator[Event]:
     while True:
         try:
             yield client.wait(queue.__anext__)

@@ -16,6 +16,7 @@ import os
 import random
 import secrets
 from typing import Any, Literal
+from weakref import WeakSet
 
 from anyio import to_thread
 
@@ -23,8 +24,9 @@ from tellback_protocol.frames import HistoryFrame
 from tellback_protocol.ids import session_problem
 
 from .chat import Chat
-from .connection import Connection, ConnectionStatus, Token
+from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
 from .errors import ClientClosed, ConnectionLost, TellbackError
+from .events import ConnectionChanged, EventQueue
 from .link import Link
 from .outbox import Journal
 from .subscription import Subscription
@@ -47,6 +49,7 @@ def connect(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     flush_timeout_s: float = FLUSH_TIMEOUT_S,
     proxy: str | Literal[True] | None = True,
+    frame_bytes_max: int = FRAME_BYTES_MAX,
 ) -> Client:
     """A client for `async with`.
 
@@ -54,13 +57,14 @@ def connect(
     who writes; a program that gives its own keeps its place in the op numbers. `outbox_path` is a file for writes
     without an answer: they survive this process, and so does the session. Entering waits for the server
     `connect_timeout_s` seconds; 0 does not wait at all, so that one can start offline. Leaving waits `flush_timeout_s`
-    for the last answers. `proxy` is an URL, None for none, True for the environment's.
+    for the last answers. `proxy` is an URL, None for none, True for the environment's. A larger frame of the server
+    than `frame_bytes_max` ends the connection: a frame holds at least one whole message.
 
     Raises, on entering: ConnectionLost, UnauthenticatedError, ForbiddenError, OutboxInUse, OutboxCorrupt, ValueError.
     """
     return Client(
         url, token=token, session=session, outbox_path=outbox_path, connect_timeout_s=connect_timeout_s,
-        flush_timeout_s=flush_timeout_s, proxy=proxy,
+        flush_timeout_s=flush_timeout_s, proxy=proxy, frame_bytes_max=frame_bytes_max,
     )
 
 
@@ -77,6 +81,7 @@ class Client:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         flush_timeout_s: float = FLUSH_TIMEOUT_S,
         proxy: str | Literal[True] | None = True,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
         problem = session_problem(session) if session is not None else None
         if problem:
@@ -88,12 +93,15 @@ class Client:
         self._connect_timeout_s = connect_timeout_s
         self._flush_timeout_s = flush_timeout_s
         self._proxy = proxy
+        self._frame_bytes_max = frame_bytes_max
         self._journal: Journal | None = None
         self._link: Link | None = None
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._chats: dict[int, Chat] = {}
         self._changed = asyncio.Event()
+        self._queues: WeakSet[EventQueue[ConnectionChanged]] = WeakSet()
+        self._told_status: ConnectionStatus = "connecting"
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -120,7 +128,9 @@ class Client:
         )
         if self._journal is not None:
             self._link.restore(self._journal.entries)
-        self._connection = Connection(self.url, self._link, self._token, self._journal, self.tell, self._proxy)
+        self._connection = Connection(
+            self.url, self._link, self._token, self._journal, self.tell, self._proxy, self._frame_bytes_max
+        )
         self._task = asyncio.create_task(self._connection.run(), name="tellback-client")
         if self._connect_timeout_s > 0:
             try:
@@ -216,6 +226,14 @@ class Client:
         for chat in [self._chat(subscription) for subscription in self._started().subscriptions]:
             await chat.saved()
 
+    def events(self) -> EventQueue[ConnectionChanged]:
+        """When the connection goes and comes back, from now on, for `async for`; ends when the client is closed."""
+        queue: EventQueue[ConnectionChanged] = EventQueue()
+        self._queues.add(queue)
+        if self.status == "closed":
+            queue.close()
+        return queue
+
     def reconnect(self) -> None:
         """Connect now instead of after the backoff: for programs that know that the network is back."""
         if self._connection is not None:
@@ -297,6 +315,13 @@ class Client:
         if self._link is not None:
             for subscription in list(self._link.subscriptions):
                 self._chat(subscription).stepped()
+        status = self.status
+        if status != self._told_status:
+            self._told_status = status
+            for queue in list(self._queues):
+                queue.put(ConnectionChanged(status, self.error if status == "closed" else None))
+                if status == "closed":
+                    queue.close()
         self._changed.set()
 
     def _chat(self, subscription: Subscription) -> Chat:

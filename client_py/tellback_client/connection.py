@@ -48,7 +48,7 @@ class Connection:
 
     def __init__(
         self, url: str, link: Link, token: Token, journal: Journal | None, tell: Callable[[], None],
-        proxy: str | Literal[True] | None = True,
+        proxy: str | Literal[True] | None = True, frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
         self.url = url
         self.status: ConnectionStatus = "connecting"
@@ -58,6 +58,7 @@ class Connection:
         self._tell = tell
         """Called after every change of the link; it does not wait."""
         self._proxy = proxy
+        self._frame_bytes_max = frame_bytes_max
         self._backoff = Backoff(random.random)
         self._to_send = asyncio.Event()
         self._to_journal = asyncio.Event()
@@ -108,7 +109,7 @@ class Connection:
                 self._link.token = await self._token()
             async with connect(
                 self.url, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None, ping_interval=None,
-                max_size=FRAME_BYTES_MAX, open_timeout=CONNECT_TIMEOUT_S, close_timeout=CLOSE_TIMEOUT_S,
+                max_size=self._frame_bytes_max, open_timeout=CONNECT_TIMEOUT_S, close_timeout=CLOSE_TIMEOUT_S,
                 proxy=self._proxy,
             ) as socket:
                 await self._serve(socket)

@@ -41,7 +41,6 @@ from tellback_server import records
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
-from tellback_server.outbox import COMMIT_BYTES_MAX
 from tellback_server.releases import Envelope, Following, Release, Subscription, followed_by, refusal_frame
 from tellback_server.replay import Missed, is_beyond_memory
 from tellback_server.websocket import text_frame
@@ -554,7 +553,7 @@ class Actor:
 
     def _bound(self, subscription: Subscription) -> None:
         backlog = subscription.backlog
-        if backlog is not None and backlog.waiting_bytes > COMMIT_BYTES_MAX:
+        if backlog is not None and backlog.waiting_bytes > self._hub.outbox_bytes_max:
             self.fell_behind(subscription.tab, backlog.last)
 
     def _release(self, release: Release) -> None:

@@ -102,7 +102,7 @@ class App:
         undo.push_async_callback(self._close_log)
         self._hub = Hub(
             log=self._log, clock=self.clock, limits=limits, counters=self.counters, loop=loop,
-            executor=self._executor, durable=not settings.unsafe_no_sync,
+            executor=self._executor, durable=not settings.unsafe_no_sync, outbox_bytes_max=settings.outbox_bytes_max,
         )
         self._keeper = Keeper(
             self._hub, self._files, checkpoint_interval_s=settings.checkpoint_interval_s, idle_s=settings.idle_s

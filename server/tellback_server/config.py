@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     )
     in_flight_max: int = Field(default=64, ge=1, le=256, description="Unanswered writes of one connection")
     open_chats_max: int = Field(default=256, ge=1, le=100_000, description="Chats that one connection may have open")
+    outbox_bytes_max: int = Field(
+        default=_MIB, ge=64 * _KIB, le=1024 * _MIB, description="What may wait for a slow tab before it is `behind`"
+    )
     heartbeat_ms: int = Field(default=25_000, ge=50, le=600_000, description="How often clients are asked to ping")
     log_segment_bytes: int = Field(default=16 * _MIB, ge=_KIB, le=1 << 30, description="Size of one log segment")
     log_retain_bytes: int = Field(

@@ -24,6 +24,7 @@ from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor
 from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
+from tellback_server.outbox import COMMIT_BYTES_MAX
 from tellback_server.releases import Envelope, Release
 from tellback_server.replay import Missed
 from tellback_server.tab import Tab
@@ -70,6 +71,7 @@ class Hub:
         loop: asyncio.AbstractEventLoop,
         executor: Executor,
         durable: bool = True,
+        outbox_bytes_max: int = COMMIT_BYTES_MAX,
     ) -> None:
         self.log = log
         self.clock = clock
@@ -77,6 +79,7 @@ class Hub:
         self.counters = counters
         self.loop = loop
         self.executor = executor
+        self.outbox_bytes_max = outbox_bytes_max
         self.shelf: Shelf
         """Set once, before the first request."""
         self.is_synced = durable

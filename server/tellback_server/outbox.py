@@ -4,7 +4,7 @@ Four classes (BEHAVIOUR D2-D5):
 
     urgent     heartbeats, goaway, behind             ahead of everything
     answers    acks, conflicts, errors, reads         never dropped; their reserve exceeded closes the connection
-    commits    integrity frames of what is open       over 1 MiB the fullest chat is demoted: `behind`
+    commits    integrity frames of what is open       over the bound (1 MiB) the fullest chat is demoted: `behind`
     parts      pieces of snapshots                    one at a time, made when there is room
 
 Rules of this module:
@@ -23,6 +23,7 @@ from typing import Protocol
 from tellback_protocol.ids import Version
 
 COMMIT_BYTES_MAX = 1 << 20
+"""When nothing else was set."""
 ANSWER_BYTES_MAX = 16 << 20
 """Reads can be large; a peer that asks and never reads is closed (4008)."""
 PUMP_BYTES = 64 << 10
@@ -55,8 +56,8 @@ class Outbox:
     """The frames of one connection. `demoted(lane, last version sent)` is called when a lane lost its commits."""
 
     __slots__ = (
-        "_answer_bytes", "_commit_bytes", "_demoted", "_lanes", "_loop", "_overfull", "_parts", "_pumping", "_urgent",
-        "_wire", "is_waiting",
+        "_answer_bytes", "_commit_bytes", "_commit_bytes_max", "_demoted", "_lanes", "_loop", "_overfull", "_parts",
+        "_pumping", "_urgent", "_wire", "is_waiting",
     )
 
     def __init__(
@@ -65,6 +66,7 @@ class Outbox:
         loop: asyncio.AbstractEventLoop,
         demoted: Callable[[Hashable, Version], None],
         overfull: Callable[[], None],
+        commit_bytes_max: int = COMMIT_BYTES_MAX,
     ) -> None:
         self._wire = wire
         self._loop = loop
@@ -74,6 +76,7 @@ class Outbox:
         self._lanes: dict[Hashable, _Lane] = {}
         self._parts: deque[tuple[Hashable, Iterator[bytes]]] = deque()
         self._commit_bytes = 0
+        self._commit_bytes_max = commit_bytes_max
         self._answer_bytes = 0
         self._pumping = False
         self.is_waiting = False
@@ -118,7 +121,7 @@ class Outbox:
         waiting.frames.append((frame, previous))
         waiting.commit_bytes += len(frame)
         self._commit_bytes += len(frame)
-        if self._commit_bytes > COMMIT_BYTES_MAX:
+        if self._commit_bytes > self._commit_bytes_max:
             self._demote()
 
     def parts(self, lane: Hashable, frames: Iterator[bytes]) -> None:

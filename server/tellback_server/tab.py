@@ -97,7 +97,9 @@ class Tab:
     def opened(self, connection: WebSocketConnection) -> None:
         """The handshake is done: begin to wait for hello."""
         self.connection = connection
-        self.outbox = Outbox(connection, self._hub.loop, self._demoted, self._overfull)
+        self.outbox = Outbox(
+            connection, self._hub.loop, self._demoted, self._overfull, self._hub.outbox_bytes_max
+        )
         self.is_open = True
         self._reception.arrived(self)
         self._hello_timer = self._hub.loop.call_later(HELLO_TIMEOUT_S, self._no_hello)
@@ -214,10 +216,11 @@ class Tab:
             self._throttled = True
             self.connection.pause_reading()
 
-    def answered(self, size_bytes: int) -> None:
-        """A request has its answer: reading may go on."""
-        self.session.answered(size_bytes)
-        if self._throttled and not self.session.full:
+    def answered(self, size_bytes: int, count: int = 1) -> None:
+        """`count` requests of together `size_bytes` have their answer: reading may go on."""
+        session = self.session
+        session.answered(size_bytes, count)
+        if self._throttled and not session.full:
             self._throttled = False
             self.connection.resume_reading()
 

@@ -264,3 +264,19 @@ async def test_closing_a_chat_frees_what_waits_of_it(tmp_path: Path) -> None:
         assert len(parts) < opened["parts"]
         slow.send({"type": "ping", "id": 3})
         assert await slow.read() == {"type": "pong", "id": 3}
+
+
+async def test_what_may_wait_for_a_slow_tab_is_a_setting(tmp_path: Path) -> None:
+    """[D4]: `outbox_bytes_max`, here so small that the tab is told long before the default."""
+    async with running(tmp_path, outbox_bytes_max=64 << 10) as app:
+        writer = await TabClient.join(app.urls[0])
+        await writer.open(CHAT, create=True)
+        slow = await SlowTab.join(app.urls[0])
+        slow.send({"type": "open", "id": 1, "chat": CHAT, "since": None})
+        assert (await slow.read())["type"] == "opened"
+        [tab] = [tab for tab in app._reception.tabs if tab.session_id == slow.session]
+        most = 0
+        while not app.counters.behind:
+            await writer.append(CHAT, TEXT)
+            most = max(most, tab.outbox.waiting_bytes)
+        assert most <= 64 << 10

@@ -41,6 +41,7 @@ def serve(
     document_bytes_max: Annotated[Text, flag("document_bytes_max")] = None,
     in_flight_max: Annotated[Text, flag("in_flight_max")] = None,
     open_chats_max: Annotated[Text, flag("open_chats_max")] = None,
+    outbox_bytes_max: Annotated[Text, flag("outbox_bytes_max")] = None,
     log_segment_bytes: Annotated[Text, flag("log_segment_bytes")] = None,
     log_retain_bytes: Annotated[Text, flag("log_retain_bytes")] = None,
     log_retain_days: Annotated[Text, flag("log_retain_days")] = None,
