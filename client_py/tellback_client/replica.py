@@ -21,6 +21,7 @@ from tellback_protocol.chat import Chat, with_id
 from tellback_protocol.decide import Committed, Fresh, decide
 from tellback_protocol.effects import (
     AppendEffect,
+    ChatEffect,
     DeleteEffect,
     Effect,
     MetadataEffect,
@@ -88,9 +89,11 @@ class Replica:
         for effect in effects:
             if isinstance(effect, StateEffect):
                 self._install_state(effect)
-            else:
+            elif isinstance(effect, ChatEffect):
                 self.stream.chat.apply(effect)
                 self.stream.chat.version = version
+            else:
+                self.stream.apply_life(effect)
         self.stream.head = version
 
     def _install_state(self, effect: StateEffect) -> None:

@@ -126,7 +126,7 @@ def _touched(missed: list[Past]) -> list[str]:
 def _touches(touched: list[str], namespace: str | None) -> bool:
     if namespace is not None:
         return f"s:{namespace}" in touched
-    return any(not target.startswith("s:") for target in touched)
+    return any(not target.startswith(("s:", "o:")) for target in touched)
 
 
 def _overlapping(touched: list[str], targets: tuple[str, ...]) -> bool:

@@ -34,7 +34,7 @@ from .decision import (
     stored_conflict,
     stored_refusal,
 )
-from .effects import AppendEffect, StateEffect, encode_effects
+from .effects import AppendEffect, ChatEffect, StateEffect, encode_effects
 from .errors import Refused
 from .frames import Limits
 from .ids import is_reserved_namespace, namespace_problem
@@ -130,10 +130,12 @@ def _install_effects(stream: Stream, decision: Committed) -> None:
     for effect in decision.effects:
         if isinstance(effect, StateEffect):
             stream.apply_state(effect, decision.states.get(effect.namespace))
-        else:
+        elif isinstance(effect, ChatEffect):
             if decision.chat is None:
                 stream.chat.apply(effect, decision.known)
             stream.chat.version = decision.version
+        else:
+            stream.apply_life(effect)
 
 
 # -- op numbers ------------------------------------------------------------------------------------------------------
@@ -285,6 +287,9 @@ def _committed(work: Work, rebased_from: str | None, session: str, op: int, prin
             body += b',"ops":' + encode_effects(travelling)
     if rebased_from is not None:
         body += b',"rebased":true'
+    if work.told:
+        extra += b',"told":' + work.told
+        body += b"," + work.told[1:-1]
     outcome = Outcome("ack", print_, body, rebased_from or version.integrity)
     return Committed(
         version, effects, core, b"{" + full + extra + b"}", outcome, targets,

@@ -69,7 +69,9 @@ class StateEffect(msgspec.Struct, tag="state", tag_field="op", gc=False):
 
 
 class RenamedEffect(msgspec.Struct, tag="renamed", tag_field="op", gc=False):
-    """The owner has another name: `to` as `chat` names it, or the name alone of a character or preset."""
+    """The owner has this name from here on, and is there: `to` as `chat` names it, or the name alone of a character
+    or preset. What came out of the trash has one too.
+    """
 
     to: str
 
@@ -83,6 +85,8 @@ Effect = (
     | DeletedEffect
 )
 """The closed set. `floor` joins it with floor state."""
+ChatEffect = AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect
+"""What changes the chat document itself; the others leave its version alone (BEHAVIOUR V3)."""
 
 encode_effects = msgspec.json.Encoder().encode
 decode_effects = msgspec.json.Decoder(list[Effect]).decode
@@ -113,6 +117,8 @@ class Commit(msgspec.Struct, gc=False):
     """True when the ack carries no `ops`: the effects are what was asked."""
     undo: list[Effect] = []
     was: dict[str, int] = {}
+    told: Raw = Raw(b"")
+    """What else the ack says, as one JSON object; empty when nothing."""
 
 
 decode_commit = msgspec.json.Decoder(Commit).decode

@@ -17,12 +17,15 @@ from .chat import Chat, message_id_of
 from .effects import (
     AppendEffect,
     Author,
+    ChatEffect,
     Commit,
+    DeletedEffect,
     DeleteEffect,
     Effect,
     InsertEffect,
     MetadataEffect,
     PatchEffect,
+    RenamedEffect,
     StateEffect,
     encode_effects,
 )
@@ -90,7 +93,8 @@ class Past(msgspec.Struct, gc=False):
     core: bytes
     """`"version":...,"previous":...,"by":...,"ops":[...]`: an integrity frame without its type and owner."""
     targets: tuple[str, ...]
-    """What it touched: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; `a` appended, `i` inserted, `d` deleted.
+    """What it touched: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; `a` appended, `i` inserted, `d` deleted;
+    `o:` the owner as a whole.
 
     A request may also hold `x`: it names a message by index, so an insertion or deletion since its base moves it."""
 
@@ -99,8 +103,8 @@ class Stream:
     """One chat with everything it owns."""
 
     __slots__ = (
-        "chat", "chat_id", "damage", "head", "history", "history_bytes", "history_from", "name", "sessions", "states",
-        "user",
+        "chat", "chat_id", "damage", "deleted", "head", "history", "history_bytes", "history_from", "name", "sessions",
+        "states", "user",
     )
 
     def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
@@ -117,6 +121,8 @@ class Stream:
         """The version before the oldest remembered commit."""
         self.damage: list[Damage] = []
         """Lines that are no messages; while there are any, the chat is read-only."""
+        self.deleted = False
+        """The owner is in the trash; only the outcomes of its ops are known then."""
 
     def next_op(self, session: str) -> int:
         """The op number that this session uses next."""
@@ -180,9 +186,11 @@ class Stream:
         for effect in commit.ops:
             if isinstance(effect, StateEffect):
                 self.apply_state(effect)
-            else:
+            elif isinstance(effect, ChatEffect):
                 self.chat.apply(effect)
                 self.chat.version = commit.version
+            else:
+                self.apply_life(effect)
 
     def fold_outcome(self, commit: Commit, now_ms: int = 0) -> None:
         """Store the ack of a commit from the log."""
@@ -191,6 +199,14 @@ class Stream:
                 "ack", commit.fingerprint, ack_body(commit), commit.rebased_from or commit.version.integrity
             )
             self.session(commit.by.session).add(commit.by.op, outcome, now_ms)
+
+    def apply_life(self, effect: RenamedEffect | DeletedEffect) -> None:
+        """Install what happened to the owner as a whole."""
+        if isinstance(effect, RenamedEffect):
+            self.name = effect.to
+            self.deleted = False
+        else:
+            self.deleted = True
 
     def apply_state(self, effect: StateEffect, known: bytes | None = None) -> None:
         """Install a state effect; `known` is the document when `decide` already worked it out."""
@@ -235,6 +251,8 @@ def targets_of(effects: list[Effect]) -> tuple[str, ...]:
                         targets.append(f"M:{operation['from']}")
             case StateEffect():
                 targets.append(f"s:{effect.namespace}")
+            case RenamedEffect() | DeletedEffect():
+                targets.append("o:")
     return tuple(targets)
 
 
@@ -317,4 +335,6 @@ def ack_body(commit: Commit) -> bytes:
         body.append(b',"ops":' + encode_effects(wire_effects(commit.ops)))
     if commit.rebased_from is not None:
         body.append(b',"rebased":true')
+    if commit.told:
+        body.append(b"," + bytes(commit.told)[1:-1])
     return b"".join(body)

@@ -16,6 +16,7 @@ from msgspec import Raw, UnsetType
 from .decision import Fresh
 from .effects import (
     AppendEffect,
+    ChatEffect,
     DeleteEffect,
     Effect,
     InsertEffect,
@@ -49,7 +50,7 @@ class Work:
 
     __slots__ = (
         "chat", "copies_left", "draft", "effects", "fresh", "given", "known", "limits", "plain", "states",
-        "steps_bytes", "stream", "undo", "version", "was",
+        "steps_bytes", "stream", "told", "undo", "version", "was",
     )
 
     def __init__(self, stream: Stream, fresh: Fresh, limits: Limits, *, several: bool) -> None:
@@ -68,6 +69,8 @@ class Work:
         self.given = 0
         self.copies_left = COPIED_NODES_MAX
         self.steps_bytes = 0
+        self.told = b""
+        """What else the ack says, as one JSON object."""
 
     def spend(self, size_bytes: int) -> None:
         """A step wrote that much; a request of one step may write what the document's limit allows."""
@@ -83,7 +86,7 @@ class Work:
 
     def add(self, effect: Effect) -> None:
         self.effects.append(effect)
-        if self.draft and not isinstance(effect, StateEffect):
+        if self.draft and isinstance(effect, ChatEffect):
             self.chat.apply(effect, self.known)
 
     # -- messages

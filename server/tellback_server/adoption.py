@@ -22,13 +22,13 @@ from msgspec import Raw
 from tellback_protocol.chat import Chat, message_id_of
 from tellback_protocol.effects import (
     AppendEffect,
+    ChatEffect,
     Commit,
     DeleteEffect,
     Effect,
     InsertEffect,
     MetadataEffect,
     PatchEffect,
-    StateEffect,
 )
 from tellback_protocol.errors import Refused
 from tellback_protocol.values import dumps, equal, loads
@@ -65,7 +65,7 @@ def decide_adoption(
     refused: list[int] = []
     metadata_applies = metadata_before is not None and equal(loads(metadata_before), loads(theirs.metadata))
     for commit in pending:
-        done = [effect for effect in commit.ops if not isinstance(effect, StateEffect)]
+        done = [effect for effect in commit.ops if isinstance(effect, ChatEffect)]
         if not done:
             continue
         draft = None if is_damaged else _applied(chat, commit, done, metadata_applies)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tellback_protocol import codec
 from tellback_protocol.chat import Chat, message_id_of
-from tellback_protocol.effects import AppendEffect, Commit, DeleteEffect, Effect, StateEffect, decode_commit
+from tellback_protocol.effects import AppendEffect, ChatEffect, Commit, DeleteEffect, Effect, decode_commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import HistoryFrame
 from tellback_protocol.ids import Version
@@ -65,7 +65,7 @@ def chat_at(log: Log, key: str, chat: Chat, head_seq: int, at: int) -> Chat:
         if commit.version.seq > head_seq:
             continue
         for effect in undo_of(commit):
-            if not isinstance(effect, StateEffect):
+            if isinstance(effect, ChatEffect):
                 chat.apply(effect)
         chat.version = Version(commit.version.epoch, commit.version.seq - 1, commit.previous)
     return chat

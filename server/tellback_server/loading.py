@@ -29,7 +29,7 @@ from msgspec import Raw
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import fold_stored
-from tellback_protocol.effects import Author, Commit, Effect, StateEffect, encode_effects
+from tellback_protocol.effects import Author, ChatEffect, Commit, Effect, encode_effects
 from tellback_protocol.ids import ChatName, Version, provisional_chat_id
 from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, past_of
 from tellback_server.adoption import Decision, decide_adoption, known_from_log
@@ -281,7 +281,7 @@ class _Loading:
         held = self._held(found, file_version, file_head, states)
         pending = held.pending
         for commit in past.pending():
-            effects = [effect for effect in commit.ops if not isinstance(effect, StateEffect)]
+            effects = [effect for effect in commit.ops if isinstance(effect, ChatEffect)]
             if effects and not found.holds(commit):
                 pending.add(effects)
                 for effect in effects:
@@ -306,7 +306,7 @@ class _Loading:
             assert base is not None, "a file that is ours has a base"
             _file_head, version = found.versions(past, base)
             for commit in pending:
-                if any(not isinstance(effect, StateEffect) for effect in commit.ops):
+                if any(isinstance(effect, ChatEffect) for effect in commit.ops):
                     version = commit.version
             head = Version(epoch, before.seq, states.integrity(epoch, before.seq, self.name))
         decision = self._decide(found, version, pending)

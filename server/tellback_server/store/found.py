@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from tellback_protocol.chat import Chat
-from tellback_protocol.effects import Commit, StateEffect
+from tellback_protocol.effects import ChatEffect, Commit, StateEffect
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterChat, ChatName, Integrity, Version, derived_uuid, file_integrity
 from tellback_protocol.stream import StateDocument, Stream
@@ -66,7 +66,7 @@ class Content(msgspec.Struct, kw_only=True):
         for commit in past.commits:
             if base.head.seq < commit.version.seq <= self.intent.seq:
                 head = commit.version
-                if any(not isinstance(effect, StateEffect) for effect in commit.ops):
+                if any(isinstance(effect, ChatEffect) for effect in commit.ops):
                     version = commit.version
         return head, version
 
@@ -140,7 +140,7 @@ def _announced(old: ParsedChat, past: OwnerPast) -> bytes:
         for commit in past.pending():
             if commit.version.seq <= intent.seq:
                 for effect in commit.ops:
-                    if not isinstance(effect, StateEffect):
+                    if isinstance(effect, ChatEffect):
                         chat.apply(effect)
         lines = {key: line for key, line in chat.messages.items() if key not in old.messages}
         if not lines:

@@ -14,7 +14,15 @@ from collections.abc import Iterable
 import msgspec
 
 from tellback_protocol.chat import message_id_of
-from tellback_protocol.effects import AppendEffect, DeleteEffect, Effect, PatchEffect, StateEffect
+from tellback_protocol.effects import (
+    AppendEffect,
+    DeleteEffect,
+    Effect,
+    InsertEffect,
+    MetadataEffect,
+    PatchEffect,
+    StateEffect,
+)
 from tellback_protocol.ids import ChatName, Version
 from tellback_protocol.stream import Stream
 from tellback_server.fs import FileMissing, FileStat
@@ -75,7 +83,7 @@ class Pending:
                             self.rewrite = True
                 case StateEffect():
                     self.states.add(effect.namespace)
-                case _:
+                case InsertEffect() | MetadataEffect():
                     self.rewrite = True
 
     def add_plain(self, message_id: str) -> None:
