@@ -200,6 +200,8 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
     def __init__(self, client: Client, subscription: Subscription) -> None:
         self.subscription = subscription
         """The pure half; for tests and tools."""
+        self.holders = 0
+        """How often it was opened and not given back; `Client.open` counts up, contexts count down."""
         self._client = client
         self._queues: WeakSet[EventQueue[Event]] = WeakSet()
         self._observers: list[Callable[[Event], None]] = []

@@ -269,7 +269,9 @@ class Client:
                 link.forget(subscription)
                 raise
             subscription = link.subscribe(name)
-        return self._chat(subscription)
+        chat = self._chat(subscription)
+        chat.holders += 1
+        return chat
 
     async def close_chat(self, chat: Chat) -> None:
         """End a subscription; `Chat.close` calls it."""

@@ -111,6 +111,8 @@ class Link:
         self._heartbeat: Heartbeat | None = None
         self._control: list[bytes] = []
         self._reads: dict[int, Read] = {}
+        self._closes: dict[int, Waiter] = {}
+        """Who waits for the end of a subscription; the end of the connection is one."""
         self._histories: dict[int | None, HistoryFrame] = {}
         """Answers to `history` whose parts are still coming, by request."""
         self._opens: dict[int, Subscription] = {}
@@ -138,6 +140,9 @@ class Link:
         self._opens.clear()
         self._state_gets.clear()
         self._histories.clear()
+        closes, self._closes = list(self._closes.values()), {}
+        for waiter in closes:
+            waiter(None)
         for read in self._reads.values():
             read.sent = False
         for subscription in self.subscriptions:
@@ -231,11 +236,13 @@ class Link:
     def unsubscribe(self, subscription: Subscription, waiter: Waiter) -> None:
         """Close a chat; `waiter` gets `closed` or an error."""
         self.forget(subscription)
-        if subscription.may_send:
-            request_id = self.new_request_id()
-            self.ask(request_id, encode(Close(subscription.address, id=request_id)), waiter)
-        else:
+        if subscription.phase in ("closed", "gone") or self.error is not None:
             waiter(None)
+            return
+        request_id = self.new_request_id()
+        self._closes[request_id] = waiter
+        # Ahead of all opens: the same chat may be opened again at once.
+        self._control.append(encode(Close(subscription.address, id=request_id)))
 
     def ask(self, request_id: int, data: bytes, waiter: Waiter) -> None:
         """Send a question; `waiter` gets the answering frame or an error."""
@@ -383,6 +390,10 @@ class Link:
             act(subscription)
 
     def _answer(self, request_id: int | None, answer: object) -> None:
+        waiter = self._closes.pop(request_id, None) if request_id is not None else None
+        if waiter is not None:
+            waiter(answer)
+            return
         read = self._reads.pop(request_id, None) if request_id is not None else None
         if read is not None:
             read.waiter(answer)

@@ -385,3 +385,16 @@ async def test_closing_flushes(tellback_server: ServerProcess) -> None:
     assert all(isinstance(result, WriteResult) for result in await asyncio.gather(*writes))
     async with connect(tellback_server.url) as client:
         assert len((await client.open(CHAT)).messages) == 20
+
+
+async def test_a_chat_that_is_closed_and_opened_again_at_once_is_open(tellback_server: ServerProcess) -> None:
+    async with connect(tellback_server.url) as one, connect(tellback_server.url) as other:
+        theirs = await other.open(CHAT, create=True)
+        mine = await one.open(CHAT)
+        for number in range(5):
+            closing = asyncio.create_task(one.close_chat(mine))
+            await asyncio.sleep(0)
+            mine = await one.open(CHAT)
+            await closing
+            await theirs.append({"mes": f"after {number}"})
+            await until(lambda now=mine, count=number + 1: len(now.messages) == count, 2.0)
