@@ -50,6 +50,7 @@ __all__ = [
     "DirectoryLock",
     "DirectoryLocked",
     "File",
+    "FileMark",
     "FileMissing",
     "FileNotVerified",
     "FileStat",
@@ -121,6 +122,14 @@ class FileStat(msgspec.Struct, frozen=True, gc=False):
     links: int
     is_regular: bool
     is_directory: bool
+
+
+class FileMark(msgspec.Struct, frozen=True, gc=False):
+    """Which state of a file this is, as far as a stat can tell."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
 
 
 def _file_stat(result: os.stat_result) -> FileStat:
@@ -333,6 +342,33 @@ class Fs:
             raise FileUnsafe(path, "is not a directory", errno.ENOTDIR) from error
         except OSError as error:
             raise FileUnreadable(path, f"cannot be listed: {error.strerror}", error.errno or 0) from error
+
+    def scan(self, path: str, ending: str) -> tuple[dict[str, FileMark], dict[str, int]]:
+        """The regular files in a directory whose names end so, and the inodes of all other names.
+
+        One stat for each of the former and none for the latter: a folder of 10,000 chats is looked at again and again.
+        Links are in neither. Raises like `listdir`.
+        """
+        marks: dict[str, FileMark] = {}
+        inodes: dict[str, int] = {}
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        continue
+                    if not entry.name.endswith(ending):
+                        inodes[entry.name] = entry.inode()
+                    elif entry.is_file(follow_symlinks=False):
+                        with contextlib.suppress(FileNotFoundError):
+                            found = entry.stat(follow_symlinks=False)
+                            marks[entry.name] = FileMark(found.st_size, found.st_mtime_ns, found.st_ino)
+        except FileNotFoundError as error:
+            raise FileMissing(path, "does not exist", errno.ENOENT) from error
+        except NotADirectoryError as error:
+            raise FileUnsafe(path, "is not a directory", errno.ENOTDIR) from error
+        except OSError as error:
+            raise FileUnreadable(path, f"cannot be listed: {error.strerror}", error.errno or 0) from error
+        return marks, inodes
 
     def free_bytes(self, path: str) -> int:
         """Bytes an ordinary user can still write on the file system of `path`."""

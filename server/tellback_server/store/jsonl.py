@@ -126,16 +126,16 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
         if not line or line.isspace():
             between += line + end
             continue
-        value, problem = _object(line)
+        value, problem = line_object(line)
         if value is None:
             damage.append(Damage(index + 1, problem))
             between += line + end
             is_first = False
             continue
         key: str
-        if is_first and _is_header(value, headed):
+        if is_first and is_header(value, headed):
             header = line
-            metadata_key = _metadata_key(value)
+            metadata_key = metadata_key_of(value)
             if metadata_key is not None:
                 metadata = dumps(loads(line)[metadata_key])
             key = HEADER
@@ -163,7 +163,7 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
     return ParsedChat(metadata, messages, bare, odd, damage, image)
 
 
-def _object(line: bytes) -> tuple[dict[str, Any] | None, str]:
+def line_object(line: bytes) -> tuple[dict[str, Any] | None, str]:
     """The line's object, or None and what is wrong; a remark beside it: only the lenient reader reads it."""
     try:
         value = orjson.loads(line)
@@ -179,7 +179,7 @@ def _object(line: bytes) -> tuple[dict[str, Any] | None, str]:
     return value, remark
 
 
-def _is_header(value: dict[str, Any], headed: bool) -> bool:
+def is_header(value: dict[str, Any], headed: bool) -> bool:
     if not _MESSAGE_FIELDS.isdisjoint(value):
         return False
     if headed or not _HEADER_FIELDS.isdisjoint(value):
@@ -187,7 +187,7 @@ def _is_header(value: dict[str, Any], headed: bool) -> bool:
     return isinstance(value.get("metadata"), dict) and "id" not in value
 
 
-def _metadata_key(header: dict[str, Any]) -> str | None:
+def metadata_key_of(header: dict[str, Any]) -> str | None:
     for key in ("chat_metadata", "metadata"):
         if isinstance(header.get(key), dict):
             return key
@@ -322,8 +322,8 @@ def _lacks_header(image: Image, messages: Mapping[str, bytes]) -> bool:
         return False
     if image.headed and image.last is None:
         return True
-    value, _remark = _object(next(iter(messages.values())))
-    return value is not None and _is_header(value, image.headed)
+    value, _remark = line_object(next(iter(messages.values())))
+    return value is not None and is_header(value, image.headed)
 
 
 def _gap(image: Image, key: str) -> bytes:
