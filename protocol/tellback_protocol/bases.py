@@ -16,6 +16,9 @@ from .ids import WIRE_INTEGER_MAX, Version, is_integrity
 from .requests import Base, OpBase
 from .stream import Outcome, Past, StateDocument, Stream, author_of, overlap
 
+_OWNER = ""
+"""Stands for the owner as a whole where a namespace is expected; no namespace is empty."""
+
 
 class Bases:
     """Compares bases with documents, before the first effect of a request is worked out."""
@@ -58,6 +61,11 @@ class Bases:
             return
         self._check(base, version, namespace, (f"s:{namespace}",))
 
+    def check_owner(self, base: Base) -> None:
+        """The owner as a whole, which has its name; `"*"` is whatever name that is now."""
+        if base != "*":
+            self._check(base, self.stream.head, _OWNER, ("o:",))
+
     def _check(
         self, base: Base, version: Version | None, namespace: str | None, targets: tuple[str, ...]
     ) -> None:
@@ -99,7 +107,7 @@ class Bases:
                 self._missed_most = len(missed)
                 self.rebased_from = known
             return
-        raise Conflicting(version, None if touched is None else known, namespace)
+        raise Conflicting(version, None if touched is None else known, namespace or None)
 
     def _ack_of(self, base: OpBase) -> Outcome:
         """The ack of my op `base.op`. What it vouches for is its version, or its own base when others came between
@@ -125,7 +133,7 @@ def _touched(missed: list[Past]) -> list[str]:
 
 def _touches(touched: list[str], namespace: str | None) -> bool:
     if namespace is not None:
-        return f"s:{namespace}" in touched
+        return ("o:" if namespace == _OWNER else f"s:{namespace}") in touched
     return any(not target.startswith(("s:", "o:")) for target in touched)
 
 

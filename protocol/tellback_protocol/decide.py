@@ -38,8 +38,10 @@ from .effects import AppendEffect, ChatEffect, StateEffect, encode_effects
 from .errors import Refused
 from .frames import Limits
 from .ids import is_reserved_namespace, namespace_problem
+from .life import NO_FACTS, Facts, carry_out_life
 from .patch import Operation, join_pointer
 from .requests import (
+    UNREADING,
     Append,
     Base,
     Batch,
@@ -51,11 +53,15 @@ from .requests import (
     BatchedStateDelete,
     BatchedStateUpdate,
     BatchedSwipe,
+    ChatBranch,
+    ChatCreate,
+    ChatRestore,
     Delete,
     FloorUpdate,
     LifeWrite,
     Malformed,
     MetadataUpdate,
+    OwnerRestore,
     Patch,
     StateDelete,
     StateUpdate,
@@ -70,6 +76,7 @@ __all__ = [
     "Committed",
     "Decision",
     "Duplicate",
+    "Facts",
     "Fresh",
     "Stored",
     "conflict_body",
@@ -84,9 +91,9 @@ _encode = msgspec.json.encode
 
 
 def decide(
-    stream: Stream, request: Write | Malformed, session: str, fresh: Fresh, limits: Limits
+    stream: Stream, request: Write | Malformed, session: str, fresh: Fresh, limits: Limits, facts: Facts = NO_FACTS
 ) -> Decision:
-    """What `request` means to `stream` now.
+    """What `request` means to `stream` now; `facts` were gathered for a life write.
 
     Raises: Refused when it is not an outcome. Cost: what the request touches.
     """
@@ -97,20 +104,26 @@ def decide(
     ops = stream.sessions.get(session)
     last = 0 if ops is None else ops.last
     if op != last + 1:
-        return _replay(stream, session, op, last, print_)
+        return _replay(stream, request, session, op, last, print_)
     try:
         if isinstance(request, Malformed):
             raise Refused(request.code, request.message, pointer=request.pointer)
-        if stream.damage:
+        if stream.deleted and not isinstance(request, ChatRestore | OwnerRestore):
+            raise Refused(
+                "deleted", "It is in the trash; restore it first.", pointer="/chat",
+                details={"chat_id": stream.chat_id},
+            )
+        if stream.damage and not isinstance(request, UNREADING):
             raise Refused("read-only", "The chat's file is damaged; repair it, then send this op again.")
-        return _accept(stream, request, session, op, print_, fresh, limits)
+        return _accept(stream, request, session, op, print_, fresh, limits, facts)
     except (RecursionError, NestedTooDeeply):
         # A user's own old line can be nested deeper than Python writes.
         raise Refused("too-deep", "The document is nested too deeply to be changed.") from None
     except Conflicting as conflict:
         return stored_conflict(conflict, session, op, print_)
     except Refused as refusal:
-        if not refusal.is_outcome:
+        # A chat that was not made has no stream that could keep the refusal (BEHAVIOUR J2).
+        if not refusal.is_outcome or isinstance(request, ChatCreate):
             raise
         return stored_refusal(refusal, session, op, print_)
 
@@ -141,12 +154,16 @@ def _install_effects(stream: Stream, decision: Committed) -> None:
 # -- op numbers ------------------------------------------------------------------------------------------------------
 
 
-def _replay(stream: Stream, session: str, op: int, last: int, print_: int) -> Duplicate:
+def _replay(
+    stream: Stream, request: Write | Malformed, session: str, op: int, last: int, print_: int
+) -> Duplicate:
     if op > last + 1:
         raise Refused(
             "op-gap", f"Op {op} cannot come before op {last + 1}.", pointer="/op", details={"expected": last + 1}
         )
     outcome = stream.sessions[session].outcomes.get(op)
+    if isinstance(request, ChatCreate) and (outcome is None or outcome.fingerprint != print_):
+        raise Refused("exists", "The name is taken.", pointer="/chat")
     if outcome is None:
         raise Refused("op-forgotten", f"The outcome of op {op} is no longer kept.", pointer="/op")
     if outcome.fingerprint != print_:
@@ -155,9 +172,11 @@ def _replay(stream: Stream, session: str, op: int, last: int, print_: int) -> Du
 
 
 def _accept(
-    stream: Stream, request: Write, session: str, op: int, print_: int, fresh: Fresh, limits: Limits
+    stream: Stream, request: Write, session: str, op: int, print_: int, fresh: Fresh, limits: Limits, facts: Facts
 ) -> Committed:
-    if isinstance(request, Swipe | FloorUpdate | LifeWrite):
+    if isinstance(request, LifeWrite):
+        return _accept_life(stream, request, session, op, print_, fresh, limits, facts)
+    if isinstance(request, FloorUpdate):
         raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
     bases = Bases(stream, session, request.force, request.on_conflict == "rebase")
     several = isinstance(request, Batch) or (isinstance(request, Patch) and isinstance(request.message, UnsetType))
@@ -187,6 +206,16 @@ def _accept(
     return _committed(work, bases.rebased_from, session, op, print_)
 
 
+def _accept_life(
+    stream: Stream, request: LifeWrite, session: str, op: int, print_: int, fresh: Fresh, limits: Limits, facts: Facts
+) -> Committed:
+    rebase = isinstance(request, ChatBranch) and request.on_conflict == "rebase"
+    bases = Bases(stream, session, getattr(request, "force", False), rebase)
+    work = Work(stream, fresh, limits, several=isinstance(request, ChatCreate))
+    carry_out_life(work, request, bases, facts)
+    return _committed(work, bases.rebased_from, session, op, print_)
+
+
 def _inside(refusal: Refused, index: int) -> Refused:
     """The refusal of one request of a batch, its pointer as seen from the frame."""
     pointer = f"/requests/{index}{refusal.pointer or ''}"
@@ -195,14 +224,17 @@ def _inside(refusal: Refused, index: int) -> Refused:
 
 _Inner = (
     Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | BatchedAppend | BatchedPatch
-    | BatchedDelete | BatchedMetadataUpdate | BatchedStateUpdate | BatchedStateDelete | BatchedSwipe
+    | BatchedDelete | BatchedMetadataUpdate | BatchedStateUpdate | BatchedStateDelete | Swipe | BatchedSwipe
     | BatchedFloorUpdate
 )
 
 
 def _check_base(bases: Bases, work: Work, request: _Inner, base: Base) -> None:
     match request:
-        case BatchedSwipe() | BatchedFloorUpdate():
+        case Swipe() | BatchedSwipe():
+            _check_swipe(request)
+            bases.check_chat(base, (f"m:{request.message}",), False)
+        case BatchedFloorUpdate():
             raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
         case Append() | BatchedAppend():
             bases.check_chat(base, ("a",), True)
@@ -240,6 +272,8 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
                 work.patch_chat(operations, "/patch")
             else:
                 work.patch_message(request.message, raw, operations, "/patch")
+        case Swipe() | BatchedSwipe():
+            work.swipe(request)
         case MetadataUpdate() | BatchedMetadataUpdate():
             work.metadata_update(request)
         case StateUpdate() | BatchedStateUpdate():
@@ -317,6 +351,14 @@ def _state_document(stream: Stream, namespace: str) -> StateDocument | None:
             "state-corrupt", f"The file of {namespace!r} is no JSON; it is kept as it is.", pointer="/namespace"
         )
     return document
+
+
+def _check_swipe(request: Swipe | BatchedSwipe) -> None:
+    adding = request.action == "add"
+    if adding != isinstance(request.content, Raw):
+        raise Refused("bad-frame", "content is what add puts there, and nothing else has it.", pointer="/content")
+    if adding == isinstance(request.swipe, int):
+        raise Refused("bad-frame", "swipe is which one to select or delete; add has none.", pointer="/swipe")
 
 
 def _tested(operations: list[Operation]) -> bool:

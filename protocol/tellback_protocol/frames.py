@@ -98,14 +98,21 @@ class Damage(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, tag="opened", tag_field="type"):
-    """`snapshot`: messages here or in the parts; `replay`: integrity frames follow; `current`: nothing was missed."""
+    """`snapshot`: messages here or in the parts; `replay`: integrity frames follow; `current`: nothing was missed.
 
-    chat: str
-    chat_id: str
+    Of a chat: `chat`, `chat_id`, `version`. Of a character or preset: `owner`, `owner_id`, and in a snapshot `states`.
+    """
+
     mode: Literal["snapshot", "replay", "current"]
-    version: Version
     head: Version
     next_op: int
+    chat: str | UnsetType = UNSET
+    chat_id: str | UnsetType = UNSET
+    version: Version | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
+    owner_id: str | UnsetType = UNSET
+    states: dict[str, Version] | UnsetType = UNSET
+    """The version of each state document that there is."""
     id: int | None = None
     count: int | UnsetType = UNSET
     first: int | UnsetType = UNSET
@@ -128,8 +135,9 @@ class SnapshotPart(msgspec.Struct, tag="snapshot-part", tag_field="type"):
 
 
 class Closed(msgspec.Struct, tag="closed", tag_field="type"):
-    chat: str
+    chat: str | UnsetType = UNSET
     id: int | None = None
+    owner: OwnerName | UnsetType = UNSET
 
 
 class NewChat(msgspec.Struct):
@@ -151,20 +159,25 @@ class Ack(msgspec.Struct, tag="ack", tag_field="type"):
     owner: OwnerName | UnsetType = UNSET
     messages: list[str] | UnsetType = UNSET
     namespace: str | UnsetType = UNSET
+    chat_id: str | UnsetType = UNSET
+    """Of a chat that was created."""
     branch: NewChat | UnsetType = UNSET
     """The chat that a branch made."""
+    linked_from: list[str] | UnsetType = UNSET
+    """Chats that link to the one that was deleted."""
     ops: list[Effect] | UnsetType = UNSET
     rebased: bool | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
 
 
 class IntegrityFrame(msgspec.Struct, tag="integrity", tag_field="type"):
-    """One commit, told to every other connection that has the chat open; also what a replay sends."""
+    """One commit, told to every other connection that has the owner open; also what a replay sends."""
 
-    chat: str
     version: Version
     previous: str
     ops: list[Effect]
+    chat: str | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
     by: Author | None = None
 
 
@@ -196,6 +209,10 @@ class Error(msgspec.Struct, tag="error", tag_field="type"):
     pointer: str | UnsetType = UNSET
     expected: int | UnsetType = UNSET
     """The op number that `op-gap` waits for."""
+    to: str | UnsetType = UNSET
+    """The name of what was `renamed`."""
+    chat_id: str | UnsetType = UNSET
+    """Of what was `renamed` or `deleted`."""
     after_ms: int | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
 
@@ -327,17 +344,19 @@ class HistoryPart(msgspec.Struct, tag="history-part", tag_field="type"):
 class Reset(msgspec.Struct, tag="reset", tag_field="type"):
     """What is open was replaced: open it again with `since` null."""
 
-    chat: str
     reason: Literal["outside-edit", "restored", "failed"]
     version: Version
+    chat: str | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
 
 
 class Behind(msgspec.Struct, tag="behind", tag_field="type"):
     """This tab was too slow: it last got `from`, the stream is at `to`. Open again with `since` = `from`."""
 
-    chat: str
     from_: Version = msgspec.field(name="from")
     to: Version
+    chat: str | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
 
 
 class Goaway(msgspec.Struct, tag="goaway", tag_field="type"):

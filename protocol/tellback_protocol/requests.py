@@ -41,6 +41,31 @@ class OwnerName(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     preset: str | UnsetType = UNSET
 
 
+def owner_text(owner: OwnerName) -> str | None:
+    """The one text of an owner: a chat's address, `character:<character>` or `preset:<folder>/<preset>`.
+
+    None when it is not exactly one of the three, or no text could be told apart from another owner's.
+    """
+    named = [part for part in (owner.chat, owner.character, owner.preset) if isinstance(part, str)]
+    if len(named) != 1:
+        return None
+    if isinstance(owner.chat, str):
+        return owner.chat
+    if isinstance(owner.character, str):
+        return None if "/" in owner.character else f"character:{owner.character}"
+    return f"preset:{owner.preset}"
+
+
+def owner_named(text: str) -> OwnerName:
+    """The owner whose text this is."""
+    kind, _colon, rest = text.partition(":")
+    if kind == "preset":
+        return OwnerName(preset=rest)
+    if kind == "character" and "/" not in rest:
+        return OwnerName(character=rest)
+    return OwnerName(chat=text)
+
+
 class Append(msgspec.Struct, tag="append", tag_field="type", gc=False):
     """Messages to put at the end."""
 
@@ -241,12 +266,14 @@ class Malformed(msgspec.Struct, gc=False):
     """A frame that could not be read beyond its owner and op: its refusal is an outcome (BEHAVIOUR O4)."""
 
     chat: str
+    """Empty when `owner` says whose it is."""
     code: str
     message: str
     pointer: str | None
     body: bytes
     id: int | None = None
     op: int | UnsetType = UNSET
+    owner: OwnerName | UnsetType = UNSET
 
 
 class ChatCreate(msgspec.Struct, tag="chat-create", tag_field="type", gc=False):
@@ -346,6 +373,8 @@ LifeWrite = (
 )
 """What makes, moves or ends an owner: a commit that touches more files than one owner's."""
 
+UNREADING = ChatRename | ChatDelete | ChatRestore | OwnerRename | OwnerDelete | OwnerRestore
+"""What leaves the files' contents alone, so that damaged ones can be moved too."""
 DocumentWrite = Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate
 """What changes documents of one owner."""
 Write = DocumentWrite | LifeWrite
