@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tests.support.recording_fs import (
     DIRECTORY,
@@ -45,8 +46,10 @@ Disk = dict[str, bytes | None]
 """Path -> content; None for a directory."""
 
 
-class _Model:
+class StrictDisk:
     """What is durable and what is pending, after some calls of the trace."""
+
+    profile: ClassVar[str] = "strict"
 
     def __init__(self, recording: RecordingFs) -> None:
         self.files: dict[int, bytes] = dict(recording.base)
@@ -60,14 +63,14 @@ class _Model:
                 self.pending.setdefault(file, []).append(call)
             case Synced(file=file):
                 changes = self.pending.pop(file, [])
-                self.files[file] = _changed(self.files.get(file, b""), changes)
+                self.files[file] = changed(self.files.get(file, b""), changes)
             case Made(path=path) | Created(path=path) | Unlinked(path=path):
                 self.pending_names.setdefault(os.path.dirname(path), []).append(call)
             case Renamed(source=path) | Exchanged(first=path) | Linked(source=path):
                 self.pending_names.setdefault(os.path.dirname(path), []).append(call)
             case SyncedDirectory(path=path):
                 for change in self.pending_names.pop(path, []):
-                    _rename_in(self.names, change)
+                    rename_in(self.names, change)
             case Mark():
                 pass
 
@@ -78,27 +81,28 @@ class _Model:
         none_d: dict[str, list[NameChange]] = {}
         all_d = {path: self.pending_names[path] for path in directories}
         none_f: dict[int, bytes] = {}
-        all_f = {file: _changed(self.files.get(file, b""), self.pending[file]) for file in files}
+        all_f = {file: changed(self.files.get(file, b""), self.pending[file]) for file in files}
         for names in (none_d, all_d):
             for data in (none_f, all_f):
-                yield self._disk(names, data)
+                yield self.disk(names, data)
         for path in directories:
             for choice in _name_choices(self.pending_names[path]):
                 for data in (none_f, all_f):
-                    yield self._disk({path: choice}, data)
-                    yield self._disk({**all_d, path: choice}, data)
+                    yield self.disk({path: choice}, data)
+                    yield self.disk({**all_d, path: choice}, data)
         for file in files:
             for content in _contents(self.files.get(file, b""), self.pending[file], chance):
                 for names in (none_d, all_d) if directories else (none_d,):
-                    yield self._disk(names, {file: content})
+                    yield self.disk(names, {file: content})
                     if len(files) > 1:
-                        yield self._disk(names, {**all_f, file: content})
+                        yield self.disk(names, {**all_f, file: content})
 
-    def _disk(self, names: dict[str, list[NameChange]], data: dict[int, bytes]) -> Disk:
+    def disk(self, names: dict[str, list[NameChange]], data: dict[int, bytes]) -> Disk:
+        """What is durable, with these pending changes of names, and these files."""
         entries = dict(self.names)
         for changes in names.values():
             for change in changes:
-                _rename_in(entries, change)
+                rename_in(entries, change)
         disk: Disk = {}
         for path, file in entries.items():
             parent = os.path.dirname(path)
@@ -112,7 +116,7 @@ class _Model:
         return disk
 
 
-def _rename_in(names: dict[str, int], change: NameChange) -> None:
+def rename_in(names: dict[str, int], change: NameChange) -> None:
     """Applies one change of names. A change whose source was omitted has nothing to move."""
     match change:
         case Made(path=path):
@@ -132,7 +136,7 @@ def _rename_in(names: dict[str, int], change: NameChange) -> None:
                 names[first], names[second] = names[second], names[first]
 
 
-def _changed(content: bytes, changes: list[Change]) -> bytes:
+def changed(content: bytes, changes: list[Change]) -> bytes:
     data = bytearray(content)
     for change in changes:
         match change:
@@ -157,31 +161,31 @@ def _name_choices(changes: list[NameChange]) -> Iterator[list[NameChange]]:
 def _contents(content: bytes, changes: list[Change], chance: random.Random) -> Iterator[bytes]:
     """What of the pending changes of one file may be on the disk."""
     for count in range(len(changes)):
-        yield _changed(content, changes[:count])
+        yield changed(content, changes[:count])
     for omitted in range(len(changes)):
-        yield _changed(content, changes[:omitted] + changes[omitted + 1 :])
+        yield changed(content, changes[:omitted] + changes[omitted + 1 :])
     last = changes[-1]
-    before = _changed(content, changes[:-1])
+    before = changed(content, changes[:-1])
     if not isinstance(last, Wrote):
         return
     for border in _borders(last):
-        yield _changed(before, [Wrote(last.file, last.offset, last.data[:border])])
+        yield changed(before, [Wrote(last.file, last.offset, last.data[:border])])
     end = last.offset + len(last.data)
     if end > len(before):
-        yield _changed(before, [Truncated(last.file, end)])
-    sectors = list(_sectors(last))
+        yield changed(before, [Truncated(last.file, end)])
+    sectors = list(sectors_of(last))
     if len(sectors) > 1:
         # The head is missing, the tail is there; then every single one missing; then chance decides.
-        yield _changed(before, list(sectors[1:]))
-        yield _changed(before, [sectors[-1]])
+        yield changed(before, list(sectors[1:]))
+        yield changed(before, [sectors[-1]])
         if len(sectors) <= _SECTORS_FEW:
             for omitted in range(len(sectors)):
-                yield _changed(before, list(sectors[:omitted] + sectors[omitted + 1 :]))
+                yield changed(before, list(sectors[:omitted] + sectors[omitted + 1 :]))
         for _ in range(_SUBSETS):
-            yield _changed(before, [sector for sector in sectors if chance.random() < 0.5])
+            yield changed(before, [sector for sector in sectors if chance.random() < 0.5])
     sector = chance.choice(sectors)
     garbage = Wrote(last.file, sector.offset, chance.randbytes(len(sector.data)))
-    yield _changed(before, [last, garbage])
+    yield changed(before, [last, garbage])
 
 
 def _borders(write: Wrote) -> list[int]:
@@ -198,7 +202,7 @@ def _borders(write: Wrote) -> list[int]:
     return sorted(border for border in chosen if 0 < border < size)
 
 
-def _sectors(write: Wrote) -> Iterator[Wrote]:
+def sectors_of(write: Wrote) -> Iterator[Wrote]:
     """The write, cut at the sector borders of the file."""
     start = 0
     while start < len(write.data):
@@ -208,10 +212,12 @@ def _sectors(write: Wrote) -> Iterator[Wrote]:
         start += count
 
 
-def crash_states(recording: RecordingFs, seed: int = 1) -> Iterator[tuple[int, Disk]]:
+def crash_states(
+    recording: RecordingFs, seed: int = 1, disk_class: type[StrictDisk] = StrictDisk
+) -> Iterator[tuple[int, Disk]]:
     """(number of calls that had happened, disk) for a cut after each call of the trace; each disk once per cut."""
     chance = random.Random(seed)
-    model = _Model(recording)
+    model = disk_class(recording)
     for done in range(len(recording.trace) + 1):
         if done:
             call = recording.trace[done - 1]

@@ -49,9 +49,10 @@ class Truncated(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """A file's data became durable."""
+    """A file's data became durable; with `full`, its metadata too (fsync)."""
 
     file: int
+    full: bool = False
 
 
 class Renamed(NamedTuple):
@@ -130,7 +131,7 @@ class RecordingFile(File):
     def fsync(self) -> None:
         with self._fs.lock:
             self._inner.fsync()
-            self._fs.trace.append(Synced(self._number))
+            self._fs.trace.append(Synced(self._number, full=True))
 
     def truncate(self, size_bytes: int) -> None:
         with self._fs.lock:
