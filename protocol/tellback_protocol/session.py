@@ -130,9 +130,9 @@ class ServerSession:
         self.in_flight_bytes += size_bytes
         return self.full
 
-    def answered(self, size_bytes: int) -> None:
-        """A write has its answer."""
-        self.in_flight -= 1
+    def answered(self, size_bytes: int, count: int = 1) -> None:
+        """`count` writes of together `size_bytes` have their answer."""
+        self.in_flight -= count
         self.in_flight_bytes -= size_bytes
 
     @property
