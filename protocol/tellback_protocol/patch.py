@@ -15,7 +15,7 @@ from typing import Any, Final
 import jsonpatch
 
 from .errors import Refused
-from .values import depth, equal
+from .values import depth, dumps, equal
 
 POINTER_TOKENS_MAX = 64
 POINTER_CHARS_MAX = 4096
@@ -157,7 +157,7 @@ def _apply(value: Any, operations: list[Operation], where: str, copied_nodes_max
                 if copied > copied_nodes_max:
                     raise Refused("patch-too-large", "The copies of this patch exceed its budget.", pointer=at)
             if kind == "copy":
-                value = _add(value, tokens, _deep_copy(original), at, undo)
+                value = _add(value, tokens, deep_copy(original), at, undo)
             elif upwards:
                 value = _move_upwards(value, source, tokens, at, undo)
             else:
@@ -170,6 +170,48 @@ def make_patch(old: Any, new: Any) -> list[Operation]:
     """RFC 6902 operations that lead from `old` to `new`. Cost: the size of both values."""
     operations: list[Operation] = jsonpatch.make_patch(old, new).patch
     return operations
+
+
+def difference(old: Any, new: Any, path: str = "") -> list[Operation]:
+    """As `make_patch`, exact by construction: members one by one, and of a list the middle that differs.
+
+    Cost: the size of both values; the operations hold only what changed.
+    """
+    operations: list[Operation] = []
+    _difference(old, new, path, operations)
+    return operations
+
+
+def _difference(old: Any, new: Any, path: str, operations: list[Operation]) -> None:
+    if old is new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old:
+            if key not in new:
+                operations.append({"op": "remove", "path": path + join_pointer([key])})
+        for key, value in new.items():
+            inner = path + join_pointer([key])
+            if key in old:
+                _difference(old[key], value, inner, operations)
+            else:
+                operations.append({"op": "add", "path": inner, "value": value})
+    elif isinstance(old, list) and isinstance(new, list):
+        shorter = min(len(old), len(new))
+        start = 0
+        while start < shorter and dumps(old[start]) == dumps(new[start]):
+            start += 1
+        end = 0
+        while end < shorter - start and dumps(old[-1 - end]) == dumps(new[-1 - end]):
+            end += 1
+        inside = shorter - end - start
+        for index in range(start, start + inside):
+            _difference(old[index], new[index], f"{path}/{index}", operations)
+        for index in range(len(old) - end - 1, start + inside - 1, -1):
+            operations.append({"op": "remove", "path": f"{path}/{index}"})
+        for index in range(start + inside, len(new) - end):
+            operations.append({"op": "add", "path": f"{path}/{index}", "value": new[index]})
+    elif type(old) is not type(new) or not equal(old, new):
+        operations.append({"op": "replace", "path": path, "value": new})
 
 
 def merge_to_patch(target: Any, merge: Any, path: str = "") -> list[Operation]:
@@ -212,12 +254,12 @@ def count_nodes(value: Any, limit: int) -> int:
     return count
 
 
-def _deep_copy(value: Any) -> Any:
+def deep_copy(value: Any) -> Any:
     """A copy of a JSON value; strings and numbers are shared. Depth is bounded by the payload's limit."""
     if isinstance(value, dict):
-        return {key: _deep_copy(inner) for key, inner in value.items()}
+        return {key: deep_copy(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_deep_copy(inner) for inner in value]
+        return [deep_copy(inner) for inner in value]
     return value
 
 
@@ -285,7 +327,7 @@ def _move(value: Any, source: list[str], tokens: list[str], at: str, undo: list[
 def _move_upwards(value: Any, source: list[str], tokens: list[str], at: str, undo: list[Operation]) -> Any:
     """A move to where something around the value stands: no move leads back into it, so the way back holds a copy."""
     value, moved = _remove(value, source, at)
-    undo.append({"op": "add", "path": join_pointer(source), "value": _deep_copy(moved)})
+    undo.append({"op": "add", "path": join_pointer(source), "value": deep_copy(moved)})
     return _add(value, tokens, moved, at, undo)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Raw, UnsetType
 
+from . import swipes
 from .decision import Fresh
 from .effects import (
     AppendEffect,
@@ -33,11 +34,12 @@ from .patch import (
     Patched,
     apply_patch,
     check_operations,
+    deep_copy,
     join_pointer,
     merge_to_patch,
     parse_pointer,
 )
-from .requests import BatchedMetadataUpdate, BatchedStateUpdate, MetadataUpdate, StateUpdate
+from .requests import BatchedMetadataUpdate, BatchedStateUpdate, BatchedSwipe, MetadataUpdate, StateUpdate, Swipe
 from .stream import Stream
 from .values import dumps, loads, read_payload
 
@@ -175,18 +177,53 @@ class Work:
             raise Refused("patch-failed", "A message stays a JSON object.", pointer=where)
         if value.get("id") != message_id:
             raise Refused("id-immutable", "The id of a message cannot be changed.", pointer=where)
+        undo = patched.undo
+        if kept and isinstance(value.get("swipes"), list):
+            # The values of `operations` may be part of `value`, and are still to be sent.
+            value = deep_copy(value)
+            change = swipes.follow(self.chat.value(message_id), value)
+            if change is not None and change.operations:
+                value = change.value
+                undo = [*change.undo, *undo]
+                raw = raw.rstrip()[:-1] + b"," + dumps(change.operations)[1:]
+                self.plain = False
+        self._set_message(message_id, old, value, raw if kept else None, undo, where)
+
+    def _set_message(
+        self, message_id: str, old: bytes, value: dict[str, Any], raw: bytes | None, undo: list[Operation], where: str
+    ) -> None:
+        """The message is `value` now; `raw` are the operations that make it so, None when nothing changed."""
         line = dumps(value)
         if len(line) > self.limits.document_bytes:
             raise Refused(
                 "patch-too-large", f"A message has at most {self.limits.document_bytes} bytes.", pointer=where
             )
         self.spend(len(line))
-        if not kept:
+        if raw is None:
             return
         self.was.setdefault(message_id, zlib.crc32(old))
         self.known[message_id] = line
-        self.undo.append(PatchEffect(message_id, Raw(dumps(patched.undo))))
+        self.undo.append(PatchEffect(message_id, Raw(dumps(undo))))
         self.add(PatchEffect(message_id, Raw(raw)))
+
+    def swipe(self, request: Swipe | BatchedSwipe) -> None:
+        """Put a swipe behind the others, show one, or take one away."""
+        message_id = request.message
+        old = self.chat.messages.get(message_id)
+        if old is None:
+            raise Refused("message-unknown", f"The chat has no message {message_id[:64]!r}.", pointer="/message")
+        value = self.chat.value(message_id)
+        if request.action == "add":
+            content = read_payload(_raw(request.content), "/content", self.limits.depth)
+            if not isinstance(content, dict):
+                raise Refused("swipe-illegal", "The content of a swipe is a JSON object.", pointer="/content")
+            change = swipes.add(value, content, select=request.select)
+        else:
+            assert isinstance(request.swipe, int), "checked before the base"
+            change = (swipes.select if request.action == "select" else swipes.delete)(value, request.swipe)
+        raw = dumps(change.operations) if change.operations else None
+        self.plain = False
+        self._set_message(message_id, old, change.value, raw, change.undo, "/content")
 
     def patch_metadata(self, raw: bytes, operations: list[Operation], where: str) -> None:
         kept = [operation for operation in operations if operation["op"] != "test"]

@@ -142,6 +142,16 @@ def test_a_replica_installs_the_effects_of_a_commit(vector: Vector) -> None:
 
 @each("decide")
 def test_a_request_means_what_the_vector_says(vector: Vector) -> None:
+    check_steps(vector)
+
+
+@each("swipes")
+def test_swipes_become_what_the_vector_says(vector: Vector) -> None:
+    check_steps(vector)
+
+
+def check_steps(vector: Vector) -> None:
+    """Decide about every step, and let a replica install only what the effects say."""
     stream = vectors.stream_of(vector["document"])
     replica = vectors.stream_of(vector["document"])
     for step in vector["steps"]:
@@ -165,7 +175,7 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
     requests: set[str] = set()
     effects: set[str] = set()
     answers: set[str] = set()
-    for _, vector in vectors.read("decide"):
+    for _, vector in [labelled for folder in ("decide", "swipes") for labelled in vectors.read(folder)]:
         for step in vector["steps"]:
             requests.add(step.get("frame", {}).get("type", ""))
             answers.add(step["answer"]["type"])
@@ -178,7 +188,7 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
 
 
 def test_names_of_vectors_are_sentences_that_occur_once() -> None:
-    for folder in ("frames", "names", "ids", "patch", "apply", "decide"):
+    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes"):
         labels = [label for label, _ in vectors.read(folder)]
         assert len(labels) == len(set(labels))
     assert ids.parse_chat(f"id:{CHAT_ID}").chat_id == CHAT_ID  # type: ignore[union-attr]
