@@ -19,10 +19,12 @@ from .frames import Limits
 from .ids import Version
 from .requests import Append
 from .stream import Outcome, Past, SessionOps, Stream
-from .values import read_payload
+from .values import is_anonymous_object
 
 _TARGETS = ("a",)
-_OPENING_BRACE = 0x7B
+_OBJECT = b'{"'
+"""How an object with members begins when nobody put spaces into it."""
+_LF, _CR = b"\n\r"
 
 
 class PlainAppend(msgspec.Struct, gc=False):
@@ -50,17 +52,17 @@ def append_plain(
     chat = stream.chat
     base = request.base
     op = request.op
+    messages = request.messages
     if (
-        op != ops.last + 1 or (base != "*" and base != chat.version.integrity) or len(request.messages) != 1
-        or request.force or request.on_conflict != "refuse" or stream.damage or not isinstance(base, str)
+        op != ops.last + 1 or type(base) is not str or (base != "*" and base != chat.version.integrity)
+        or len(messages) != 1 or request.force or request.on_conflict != "refuse" or stream.damage
     ):
         return None
-    data = bytes(request.messages[0])
+    data = bytes(messages[0])
     size = len(data)
-    value = read_payload(data, "/messages/0", limits.depth)
     if (
-        type(value) is not dict or not value or "id" in value or data[0] != _OPENING_BRACE
-        or size > limits.document_bytes or b"\n" in data or b"\r" in data
+        size > limits.document_bytes or not data.startswith(_OBJECT) or _LF in data or _CR in data
+        or not is_anonymous_object(data, "/messages/0", limits.depth)
     ):
         return None
     message_id = f"{id_seed & 0xFFFFFFFFFFFFFFFF:016x}"

@@ -129,8 +129,10 @@ class Chat:
                 pass
 
     def append_line(self, message_id: str, line: bytes) -> None:
-        """The hot path's `apply`: one message with its id in `line`, at the end."""
-        self._append(message_id, line)
+        """The hot path's `apply`: one message with its id in `line`, new in this chat, at the end."""
+        self.messages[message_id] = line
+        if self._order is not None:
+            self._order.append(message_id)
 
     def _append(self, message_id: str, line: bytes) -> None:
         if message_id in self.messages:

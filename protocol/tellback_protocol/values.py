@@ -12,6 +12,7 @@ import json
 import re
 from typing import Any
 
+import msgspec
 import orjson
 
 from .errors import Refused
@@ -20,9 +21,11 @@ DEPTH_MAX = 64
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1
 
-# Digits become 0 and opening brackets {, so that one pass serves both screens below.
-_SHAPE = bytes.maketrans(b"123456789[", b"000000000{")
+# Digits become 0, opening brackets {, E and + become e, so that one pass serves all screens below.
+_SHAPE = bytes.maketrans(b"123456789[E+", b"000000000{ee")
 _LONG_DIGITS = b"0" * 19
+_LARGE_EXPONENT = b"e000"
+"""A double ends at 1e308: beyond it is only what has three digits of exponent, or so many others that they are long."""
 
 
 class NestedTooDeeply(ValueError):
@@ -50,6 +53,32 @@ def read_payload(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> Any:
     if _LONG_DIGITS in shape:
         _check_integers(data, pointer)
     return value
+
+
+class _Identified(msgspec.Struct):
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_identified = msgspec.json.Decoder(_Identified).decode
+
+
+def is_anonymous_object(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> bool:
+    """True for a payload that `read_payload` takes, is an object and has no `id`. Half of its time.
+
+    `data` is valid UTF-8, as every text frame is. msgspec checks all of JSON but the size of numbers: what could be
+    a number beyond its limits is read by `read_payload` as well. Raises: as `read_payload`.
+    """
+    try:
+        identified = _decode_identified(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    shape = data.translate(_SHAPE)
+    # What is left when a character is taken out tells its count in a third of the time of `count`, and `find` is
+    # quicker than `in`.
+    brackets = len(data) - len(shape.replace(b"{", b""))
+    if brackets > depth_max or shape.find(_LARGE_EXPONENT) >= 0 or shape.find(_LONG_DIGITS) >= 0:
+        read_payload(data, pointer, depth_max)
+    return identified.id is msgspec.UNSET
 
 
 def has_long_digits(data: bytes) -> bool:

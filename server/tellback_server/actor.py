@@ -41,9 +41,9 @@ from tellback_server import records
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
-from tellback_server.releases import Envelope, Following, Release, Subscription, followed_by, refusal_frame
+from tellback_server.releases import Envelope, Following, Release, Run, Subscription, Told, followed_by, refusal_frame
 from tellback_server.replay import Missed, is_beyond_memory
-from tellback_server.websocket import text_frame
+from tellback_server.websocket import text_frame, text_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,8 +67,9 @@ class Actor:
     """Everything about one chat that is live in this process."""
 
     __slots__ = (
-        "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id", "dirty_since_s",
-        "durable_head", "file", "folding", "idle_since_s", "key", "name", "state", "stream", "subscriptions", "user",
+        "_author", "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id",
+        "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "key", "name", "state", "stream",
+        "subscriptions", "user",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:
@@ -97,8 +98,9 @@ class Actor:
         self._held: dict[Tab, deque[Envelope]] = {}
         """Tabs whose `open` waits for the log, and what they asked behind it; everybody else goes on."""
         self._unreleased = 0
-        self._told: list[tuple[Tab | None, bytes, Version]] = []
-        """Commits of the batch that is being released: author, core, version."""
+        self._told: list[Told] = []
+        """Commits of the batch that is being released, all by `_author`."""
+        self._author: Tab | None = None
         self._last_position = 0
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -157,7 +159,8 @@ class Actor:
         assert file is not None, "ready means loaded"
         clock = hub.clock
         ops = stream.sessions.get(tab.session_id)
-        if ops is None or not self.anchored or not hub.is_open or hub.log.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
+        journal = hub.log
+        if ops is None or not self.anchored or not hub.is_open or journal.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             return False
         try:
             done = append_plain(
@@ -168,9 +171,8 @@ class Actor:
             return False
         if done is None:
             return False
-        version = done.version
         try:
-            position = self._last_position = hub.log.append(records.COMMIT, self.key, version.seq, done.record)
+            position = self._last_position = journal.append(records.COMMIT, self.key, done.version.seq, done.record)
         except LogError:
             self._storage_failed(tab, request, owner_json, size_bytes)
             return True
@@ -178,7 +180,16 @@ class Actor:
         hub.counters.commits += 1
         self._unreleased += 1
         answer = codec.ack(request.id, owner_json, ops.last, hub.durability(done.body))
-        hub.releases.append(Release(position, self, tab, answer, size_bytes, done.core, version))
+        releases = hub.releases
+        run = releases[-1] if releases else None
+        # What the writer has not got yet becomes durable together with this record.
+        if type(run) is Run and run.tab is tab and run.actor is self and run.position > journal.handed:
+            run.position = position
+            run.size_bytes += size_bytes
+            run.acks.append(answer)
+            run.commits.append(done)
+        else:
+            releases.append(Run(position, self, tab, size_bytes, [answer], [done]))
         if self.dirty_since_s is None:
             hub.shelf.became_dirty(self)
         return True
@@ -230,7 +241,7 @@ class Actor:
             self._file.note(decision.effects)
             hub.counters.commits += 1
             frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
-            release = Release(position, self, tab, frame, size_bytes, decision.core, decision.version)
+            release = Release(position, self, tab, frame, size_bytes, decision)
         else:
             position = hub.log.append(records.STORED, self.key, stream.head.seq, decision.record)
             install(stream, session, op, decision, now_ms)
@@ -280,7 +291,7 @@ class Actor:
         if isinstance(opened.reset, str):
             self._hub.counters.reset(opened.reset)
         subscription = Subscription(tab, codec.chat_json(request.chat))
-        release = Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following)
+        release = Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
 
@@ -403,7 +414,7 @@ class Actor:
         self.state = "ready"
         _, frame, following = answer_open(stream, request, tab.session_id, created=True)
         subscription = Subscription(tab, codec.chat_json(request.chat))
-        self._release(Release(self._last_position, self, tab, frame, size_bytes, None, None, subscription, following))
+        self._release(Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following))
         self._hub.shelf.became_dirty(self)
 
     def _append(self, loaded: LoadedStream) -> None:
@@ -471,14 +482,7 @@ class Actor:
             if release.subscribe is not None and tab in self.subscriptions:
                 self.unsubscribe(tab)
             if release.answer is not None:
-                if self._told and self._told[0][0] is not tab and tab in self.subscriptions:
-                    # The order of the stream: what others committed before travels before this answer.
-                    self.broadcast(touched)
-                frame = text_frame(release.answer)
-                # The only answer that is due goes at once; several are joined into one write.
-                if tab.session.in_flight != 1 or not tab.outbox.send_now(frame):
-                    self._queue_answer(tab, frame)
-                    touched.add(tab)
+                self._answer(tab, [release.answer], touched)
             if release.size_bytes:
                 tab.answered(release.size_bytes)
             if release.subscribe is not None:
@@ -487,18 +491,40 @@ class Actor:
                 if release.following is not None:
                     self._follow(tab, release.subscribe, release.following)
                     touched.add(tab)
-        if release.core is None:
-            return False
-        assert release.version is not None, "a commit has a version"
+        return release.commit is not None and self._tell([release.commit], tab, touched)
+
+    def release_run(self, run: Run, touched: set[Tab]) -> bool:
+        """As `release`, for plain appends that became durable together."""
+        acks, tab = run.acks, run.tab
+        self._unreleased -= len(acks)
+        if tab.is_open:
+            self._answer(tab, acks, touched)
+            tab.answered(run.size_bytes, len(acks))
+        return self._tell(run.commits, tab, touched)
+
+    def _answer(self, tab: Tab, answers: list[bytes], touched: set[Tab]) -> None:
+        if self._told and self._author is not tab and tab in self.subscriptions:
+            # The order of the stream: what others committed before travels before this answer.
+            self.broadcast(touched)
+        frames = text_frames(answers)
+        # All the answers that are due go at once; else they are joined with others into one write.
+        if tab.session.in_flight != len(answers) or not tab.outbox.send_now(frames):
+            self._queue_answer(tab, frames)
+            touched.add(tab)
+
+    def _tell(self, commits: list[Told], author: Tab | None, touched: set[Tab]) -> bool:
+        """True when the commits wait for `broadcast`."""
         if not self.subscriptions:
-            self.durable_head = release.version
+            self.durable_head = commits[-1].version
             return False
-        told = self._told
-        if told and told[0][0] is not tab:
+        if self._told and self._author is not author:
             # One author at a time: his own tab gets only acks.
             self.broadcast(touched)
-            told = self._told
-        told.append((tab, release.core, release.version))
+        self._author = author
+        if self._told:
+            self._told += commits
+        else:
+            self._told = commits
         return True
 
     def broadcast(self, touched: set[Tab]) -> None:
@@ -507,9 +533,9 @@ class Actor:
         if not told:
             return
         self._told = []
-        author = told[0][0]
+        author = self._author
         before = self.durable_head
-        self.durable_head = told[-1][2]
+        self.durable_head = told[-1].version
         frames: bytes | None = None
         built_for = b""
         for tab, subscription in list(self.subscriptions.items()):
@@ -518,7 +544,7 @@ class Actor:
             outbox = tab.outbox
             if frames is None or subscription.chat_json != built_for:
                 built_for = subscription.chat_json
-                frames = b"".join([text_frame(codec.integrity(built_for, core)) for _, core, _ in told])
+                frames = text_frames([codec.integrity(built_for, commit.core) for commit in told])
             if outbox.send_now(frames):
                 continue
             touched.add(tab)
@@ -528,13 +554,14 @@ class Actor:
                 self._tell_one_by_one(outbox, subscription, told, before)
 
     def _tell_one_by_one(
-        self, outbox: Outbox, subscription: Subscription, told: list[tuple[Tab | None, bytes, Version]], before: Version
+        self, outbox: Outbox, subscription: Subscription, told: list[Told], before: Version
     ) -> None:
         """To a tab that reads slowly: each frame is counted, and the tab may be demoted at any of them."""
-        for _, core, version in told:
+        for commit in told:
             if not subscription.active:
                 return
-            frame = text_frame(codec.integrity(subscription.chat_json, core))
+            frame = text_frame(codec.integrity(subscription.chat_json, commit.core))
+            version = commit.version
             if subscription.backlog is None:
                 outbox.commit(self, frame, before)
             else:

@@ -25,7 +25,7 @@ from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
 from tellback_server.outbox import COMMIT_BYTES_MAX
-from tellback_server.releases import Envelope, Release
+from tellback_server.releases import Envelope, Release, Run
 from tellback_server.replay import Missed
 from tellback_server.tab import Tab
 
@@ -86,7 +86,7 @@ class Hub:
         """False when the log was told not to sync: answers then say so."""
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}
-        self.releases: deque[Release] = deque()
+        self.releases: deque[Release | Run] = deque()
         """What waits for the disk, in the order of the log."""
         self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
@@ -206,7 +206,11 @@ class Hub:
             release = releases.popleft()
             actor = release.actor
             try:
-                if actor.release(release, touched):
+                waits = (
+                    actor.release_run(release, touched) if isinstance(release, Run)
+                    else actor.release(release, touched)
+                )
+                if waits:
                     telling[actor] = None
             except Exception:
                 # One chat's fault must not keep the answers of all others.

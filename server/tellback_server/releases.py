@@ -8,7 +8,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -46,13 +46,34 @@ class Release(msgspec.Struct, gc=False):
     """A frame for `tab`."""
     size_bytes: int = 0
     """Of the request, when it counts as in flight."""
-    core: bytes | None = None
-    """Of a commit, to be told to everybody else."""
-    version: Version | None = None
-    """Of that commit."""
+    commit: Told | None = None
+    """To be told to everybody else."""
     subscribe: Subscription | None = None
     """Begins when this is released: what was sequenced later is broadcast to it."""
     following: Following | None = None
+
+
+class Run(msgspec.Struct, gc=False):
+    """Plain appends of one tab to one chat, one right behind the other, that become durable together."""
+
+    position: int
+    """Of the last one."""
+    actor: Actor
+    tab: Tab
+    size_bytes: int
+    """Of the requests together."""
+    acks: list[bytes]
+    commits: list[Told]
+
+
+class Told(Protocol):
+    """A commit as everybody else is told of it."""
+
+    @property
+    def core(self) -> bytes: ...
+
+    @property
+    def version(self) -> Version: ...
 
 
 class Subscription:

@@ -80,6 +80,20 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + length.to_bytes(8, "big") + payload
 
 
+def text_frames(payloads: list[bytes]) -> bytes:
+    """The frames of several messages, as one piece."""
+    if len(payloads) == 1:
+        return text_frame(payloads[0])
+    pieces: list[bytes] = []
+    for payload in payloads:
+        length = len(payload)
+        if 126 <= length < 65536:
+            pieces += (b"\x81\x7e", length.to_bytes(2, "big"), payload)
+        else:
+            pieces.append(text_frame(payload))
+    return b"".join(pieces)
+
+
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
     """Who is at the other end, as far as the handshake tells. Texts are the peer's own words: escape before logging."""

@@ -107,13 +107,14 @@ class Log:
         self._durable = self._sequenced
         self._synced_position = self._sequenced
         """The last position the writer made durable. Set in the writer thread, a moment before `durable`."""
-        self._uncommitted_bytes = 0
+        self.uncommitted_bytes = 0
+        """Bytes of records that wait for the disk. For back-pressure."""
         self._gathered: list[bytes] = []
         """Encoded records of this iteration of the loop."""
         self._gathered_bytes = 0
         self._is_kicked = False
-        self._handed_position = self._sequenced
-        """The last position the writer has."""
+        self.handed = self._sequenced
+        """The last position the writer has. What comes after it becomes durable with one batch of its own."""
         self._progress_s = 0.0
         """When a batch became durable, or the writer got something to do; set by either thread."""
         self._is_watching = False
@@ -201,11 +202,6 @@ class Log:
         return Position(self._index.first_position)
 
     @property
-    def uncommitted_bytes(self) -> int:
-        """Bytes of records that wait for the disk. For back-pressure."""
-        return self._uncommitted_bytes
-
-    @property
     def segment_count(self) -> int:
         """Segments on the disk."""
         return len(self._index.segments)
@@ -242,7 +238,7 @@ class Log:
         entry.add(position, seq)
         self._gathered.append(record)
         size = len(record)
-        self._uncommitted_bytes += size
+        self.uncommitted_bytes += size
         self._gathered_bytes += size
         if not self._is_kicked:
             self._is_kicked = True
@@ -250,7 +246,7 @@ class Log:
             self._loop.call_soon(self._kick)
         elif self._gathered_bytes >= BATCH_BYTES_MAX:
             self._hand_over()
-        return Position(position)
+        return position  # type: ignore[return-value]  # A call of NewType costs more than the record's checksum.
 
     async def flush(self) -> None:
         """Waits until everything appended so far is durable; cancelling is harmless. Raises LogPoisoned, LogClosed."""
@@ -279,7 +275,7 @@ class Log:
             if isinstance(self._refusal, LogPoisoned):
                 self._tell_poison()
                 raise self._refusal
-            self._release(self._synced_position, self._uncommitted_bytes)
+            self._release(self._synced_position, self.uncommitted_bytes)
         finally:
             self._lock.release()
 
@@ -291,7 +287,7 @@ class Log:
         if self._gathered:
             gathered, self._gathered = self._gathered, []
             self._gathered_bytes = 0
-            self._handed_position = self._sequenced
+            self.handed = self._sequenced
             self._writer.submit(gathered)
             if not self._is_watching and self._loop is not None:
                 self._is_watching = True
@@ -300,7 +296,7 @@ class Log:
 
     def _watch(self) -> None:
         """While the writer has work: lets it have the interpreter when the loop starves it (see PAUSE_S)."""
-        if self._loop is None or self._refusal is not None or self._synced_position >= self._handed_position:
+        if self._loop is None or self._refusal is not None or self._synced_position >= self.handed:
             self._is_watching = False
             return
         if self._clock.monotonic_s() - self._progress_s > STARVED_S:
@@ -314,7 +310,7 @@ class Log:
         if position <= self._durable or self._is_poison_told:
             return
         self._durable = position
-        self._uncommitted_bytes -= size_bytes
+        self.uncommitted_bytes -= size_bytes
         waiters = self._waiters
         while waiters and waiters[0][0] <= position:
             _wanted, future = waiters.popleft()
