@@ -38,6 +38,7 @@ _COUNTERS: Final = {
     "outside_edits": "Files that another program had changed",
     "checkpoints": "Chat files and sidecars that were brought up to the log",
     "checkpoint_bytes": "Bytes written by checkpoints",
+    "checkpoint_failures": "Checkpoints that failed, on a full disk say, and are tried again",
 }
 
 GAUGES: Final = {
@@ -57,6 +58,7 @@ class Counters:
     __slots__ = (
         "behind",
         "checkpoint_bytes",
+        "checkpoint_failures",
         "checkpoints",
         "commits",
         "conflicts",
@@ -76,6 +78,7 @@ class Counters:
         self.outside_edits = 0
         self.checkpoints = 0
         self.checkpoint_bytes = 0
+        self.checkpoint_failures = 0
         self.refusals: dict[str, int] = {}
         """By error code."""
         self.resets: dict[str, int] = {}

@@ -68,6 +68,10 @@ class ForkedServer:
         """SIGTERM; the exit code."""
         return await self._end(signal.SIGTERM)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Any other signal."""
+        os.kill(self._pid, number)
+
     async def _end(self, number: signal.Signals) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)

@@ -145,9 +145,13 @@ class Writer:
         soft_limit = min(BATCH_BYTES_MAX, self._segment_bytes - SEGMENT_HEADER_BYTES - BATCH_HEADER_BYTES)
         while True:
             try:
-                item = get(timeout=None if self._is_sealed else SEAL_AFTER_S)
+                item = get(timeout=self._patience_s)
             except Empty:
-                self._seal()
+                if not self._is_sealed:
+                    self._seal()
+                if self.spare_error is not None:
+                    # Writes are refused meanwhile, so no batch would ever ask for it again.
+                    self._prepare_spare()
                 continue
             # What waits now, and not what comes while it is gathered: a busy loop thread could feed that for ever.
             waiting = self._queue.qsize()
@@ -165,6 +169,14 @@ class Writer:
                 self._commit(records)
             if isinstance(item, _Stop):
                 return
+
+    @property
+    def _patience_s(self) -> float | None:
+        """How long to wait for the next batch; None when there is nothing else to do."""
+        if not self._is_sealed:
+            return SEAL_AFTER_S
+        is_making = self._spare_thread is not None and self._spare_thread.is_alive()
+        return _SPARE_RETRY_S if is_making or self.spare_error is not None else None
 
     def _commit(self, records: list[bytes]) -> None:
         """One batch. When it returns, the batch is durable and told."""
