@@ -15,8 +15,8 @@ from tellback_server.metrics import GAUGES, Counters, quantile_of, render
 NAMES = {
     "tellback_build_info", "tellback_frames_received_total", "tellback_commits_total", "tellback_conflicts_total",
     "tellback_duplicates_total", "tellback_behind_total", "tellback_outside_edits_total", "tellback_checkpoints_total",
-    "tellback_checkpoint_bytes_total", "tellback_checkpoint_failures_total", "tellback_refusals_total", "tellback_resets_total",
-    "tellback_log_records_total", "tellback_log_batches_total", "tellback_log_bytes_total",
+    "tellback_checkpoint_bytes_total", "tellback_checkpoint_failures_total", "tellback_refusals_total",
+    "tellback_resets_total", "tellback_log_records_total", "tellback_log_batches_total", "tellback_log_bytes_total",
     "tellback_log_sync_seconds", "tellback_log_sync_seconds_count",
 }  # fmt: skip
 
