@@ -25,7 +25,7 @@ from tellback_protocol.ids import session_problem
 
 from .chat import Chat
 from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
-from .errors import ClientClosed, ConnectionLost, TellbackError
+from .errors import ClientClosed, ConnectionLost, NotFoundError, TellbackError
 from .events import ConnectionChanged, EventQueue
 from .link import Link
 from .outbox import Journal
@@ -265,8 +265,11 @@ class Client:
             self.stepped()
             try:
                 await future
-            except TellbackError:
+            except TellbackError as error:
                 link.forget(subscription)
+                if isinstance(error, NotFoundError) and create and not subscription.create:
+                    # Somebody else here asked first, and did not want it made.
+                    return await self.open(name, create=True)
                 raise
             subscription = link.subscribe(name)
         chat = self._chat(subscription)

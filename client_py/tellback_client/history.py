@@ -8,73 +8,159 @@
 Rules of this module:
 - A session is the chat `character:history/<session id>`; it is made by the first message, never by reading.
 - A session without messages is empty; a server that cannot be reached, or a chat that cannot be read, is an error.
-- `save_message` returns when the message is durable.
+- `save_message` returns when the message is durable, exactly once, however often the connection was lost meanwhile;
+  it waits for the server as long as its caller does.
+- `get_history` sees every message whose `save_message` returned before, whichever process saved it: it asks the server
+  where the history ends before it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+from msgspec import UnsetType
+
 from .chat import Chat
-from .client import Client, connect
-from .errors import ConflictError, NotFoundError
+from .client import CONNECT_TIMEOUT_S, Client, connect
+from .errors import ConflictError, ConnectionLost, RefusedError
 from .intents import Message
 
-CLEAR_ATTEMPTS_MAX = 8
+CLEAR_PASSES_MAX = 8
+SESSIONS_OPEN_MAX = 64
+"""Sessions that stay open between calls; well below what a server allows one connection."""
+_ABSENT = ("not-found", "deleted")
 
 
 class HistoryProvider:
-    """The history of any number of sessions on one server. Connects with the first call; takes what `connect` takes."""
+    """The history of any number of sessions on one server. Connects with the first call; takes what `connect` takes.
+
+    `connect_timeout_s` is also how long reading waits for the server.
+    """
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url
         self._options = options
+        self._timeout_s: float = options.get("connect_timeout_s", CONNECT_TIMEOUT_S) or CONNECT_TIMEOUT_S
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
+        self._open: dict[str, Chat] = {}
+        """By session id, the one used last at the end."""
+        self._used: dict[str, int] = {}
+        """Calls that are under way, by session id."""
 
     async def get_history(self, session_id: str, limit: int | None = None) -> list[Message]:
-        """The last `limit` messages of a session in order, all of them when it is None; none when it has none."""
-        if limit is not None and limit < 0:
-            raise ValueError("limit is not negative")
+        """The last `limit` messages of a session in order, all of them when it is None; none when it has none.
+
+        Raises: ConnectionLost when the server does not answer in time; RefusedError, ValueError.
+        """
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise ValueError("limit is an integer that is not negative, or None")
         try:
-            chat = await self._chat(session_id, create=False)
-        except NotFoundError:
-            return []
-        messages = chat.messages
-        return messages[:] if limit is None else messages[max(0, len(messages) - limit) :]
+            async with asyncio.timeout(self._timeout_s), self._session(session_id, create=False) as chat:
+                await _caught_up(chat)
+                messages = chat.messages
+                return messages[:] if limit is None else messages[max(0, len(messages) - limit) :]
+        except TimeoutError:
+            raise ConnectionLost(f"{self._url} did not answer within {self._timeout_s:g} s") from None
+        except RefusedError as error:
+            if error.code in _ABSENT:
+                return []
+            raise
 
     async def save_message(self, session_id: str, message: Mapping[str, Any]) -> str:
-        """Put a message at the end of a session. Returns its id."""
-        chat = await self._chat(session_id, create=True)
-        return (await chat.append(message)).message_ids[0]
+        """Put a message at the end of a session. Returns its id. Raises: RefusedError, TypeError."""
+        if not isinstance(message, Mapping):
+            raise TypeError("a message is an object")
+        async with self._session(session_id, create=True) as chat:
+            return (await chat.append(message)).message_ids[0]
 
     async def clear_history(self, session_id: str) -> None:
-        """Take all messages of a session out, those included that others add or change meanwhile."""
+        """Take all messages of a session out: all that were saved before, and those that others add meanwhile.
+
+        Raises: RefusedError; ConflictError when others write faster than they can be cleared.
+        """
         try:
-            chat = await self._chat(session_id, create=False)
-        except NotFoundError:
-            return
-        for attempt in range(1, CLEAR_ATTEMPTS_MAX + 1):
-            try:
-                await chat.delete(chat.messages.ids())
-                return
-            except ConflictError as error:
-                error.conflict.take_theirs()
-                if attempt == CLEAR_ATTEMPTS_MAX:
-                    raise
+            async with self._session(session_id, create=False) as chat:
+                for left in reversed(range(CLEAR_PASSES_MAX)):
+                    try:
+                        # An answer brings everything that was stored before it, so nothing saved earlier is overlooked.
+                        await _caught_up(chat)
+                        ids = chat.messages.ids()
+                        if not ids:
+                            return
+                        await chat.delete(ids)
+                    except ConflictError as error:
+                        error.conflict.take_theirs()
+                        if not left:
+                            raise
+        except RefusedError as error:
+            if error.code not in _ABSENT:
+                raise
 
     async def disconnect(self) -> None:
         """Wait for the last answers and end. The next call connects again."""
         client, self._client = self._client, None
+        self._open.clear()
         if client is not None:
             await client.aclose()
 
-    async def _chat(self, session_id: str, *, create: bool) -> Chat:
+    @asynccontextmanager
+    async def _session(self, session_id: str, *, create: bool) -> AsyncIterator[Chat]:
+        """The session's chat for one call."""
+        if not isinstance(session_id, str):
+            raise TypeError("a session id is a string")
+        self._used[session_id] = self._used.get(session_id, 0) + 1
+        try:
+            client = await self._connected()
+            chat = self._open.pop(session_id, None)
+            if chat is None or chat.subscription.error is not None:
+                chat = await client.open(f"character:history/{session_id}", create=create)
+            self._open[session_id] = chat
+            yield chat
+        finally:
+            self._used[session_id] -= 1
+            if not self._used[session_id]:
+                del self._used[session_id]
+            await self._close_idle()
+
+    async def _connected(self) -> Client:
         async with self._connecting:
             if self._client is None:
                 client = connect(self._url, **self._options)
                 await client.start()
                 self._client = client
-        return await self._client.open(f"character:history/{session_id}", create=create)
+            return self._client
+
+    async def _close_idle(self) -> None:
+        """Keep the number of open chats in bounds, the ones used longest ago first."""
+        over = len(self._open) - SESSIONS_OPEN_MAX
+        idle = [name for name, chat in self._open.items() if name not in self._used and not chat.pending]
+        for name in idle[: max(0, over)]:
+            chat = self._open.pop(name)
+            if self._client is not None and chat.subscription.error is None:
+                await self._client.close_chat(chat)
+
+
+async def _caught_up(chat: Chat) -> None:
+    """Wait until the chat here holds every commit that was stored when this was called."""
+    while True:
+        page = await chat.history(after=chat.head.seq, limit=1)
+        if isinstance(page.commits, UnsetType) or not page.commits:
+            return
+        await _reached(chat, page.commits[-1].version.seq)
+
+
+async def _reached(chat: Chat, seq: int) -> None:
+    installed = asyncio.Event()
+    stop = chat.observe(lambda _event: installed.set())
+    try:
+        while chat.subscription.error is None and chat.head.seq < seq:
+            installed.clear()
+            await installed.wait()
+    finally:
+        stop()
+    if chat.subscription.error is not None:
+        raise chat.subscription.error

@@ -3,7 +3,7 @@
 Rules of this module:
 - Without a message named, the last one of the chat is meant.
 - Left of the first swipe is the last one. Right of the last one is nothing: a front end would generate there, so
-  `right` refuses by returning False; only the greeting, the first and only message of a chat, begins again at the first.
+  `right` refuses by returning False; only the greeting, the first and only message of a chat, begins again.
 - Buttons are a front end's: `show`, `hide` and `refresh` keep the wish that it reads from `visible`.
 """
 

@@ -14,6 +14,7 @@ from tellback_client import ConflictError, RefusedError, ServerProcess
 from tellback_client.context import EventTypes, ReadOnlyViewError
 from tests.support.contexts import heard_by, settled, two_contexts, until
 
+
 async def test_added_messages_are_told_to_both_tabs_with_their_indexes(tellback_server: ServerProcess) -> None:
     async with two_contexts(tellback_server) as (mine, theirs):
         told, heard = heard_by(mine), heard_by(theirs)
