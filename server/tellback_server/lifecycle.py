@@ -1,0 +1,481 @@
+"""Lifecycle: carries out what makes, moves or ends an owner, one life write of a user at a time.
+
+    the actor stands still; requests wait in its mailbox
+    everything pending is folded into its files; an outside edit is adopted first, and then the request comes again
+    facts are gathered (planning), `decide` decides, and what follows is one step without an await:
+        OPERATION and COMMIT are appended, the decision is installed, the new name is taken
+    durable; then the files are moved (operations), the base under the new name and DONE are appended, the answer leaves
+
+Rules of this module (BEHAVIOUR J):
+- Nothing is told before the files are moved; a crash before that is finished at the next start (J3).
+- Both names never have a live actor (J4).
+- A disk that refuses a move is asked again and again; the chat stands still meanwhile, and the next start goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import structlog
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.decide import Committed, Facts, Fresh, decide, fingerprint
+from tellback_protocol.errors import Refused
+from tellback_protocol.ids import ChatById, GroupChat, Version, file_integrity
+from tellback_protocol.life import branch_twig
+from tellback_protocol.requests import (
+    ChatBranch,
+    ChatCreate,
+    ChatDelete,
+    ChatRename,
+    ChatRestore,
+    LifeWrite,
+    Malformed,
+    Request,
+    Write,
+)
+from tellback_protocol.stream import Stream
+from tellback_server import planning
+from tellback_server.actor import Actor
+from tellback_server.departed import load_departed, save_departed
+from tellback_server.failpoint import failpoint
+from tellback_server.hub import Hub
+from tellback_server.loading import LoadedStream, create_chat
+from tellback_server.log import LogError
+from tellback_server.operations import Done, Operation, carry_out, unfinished
+from tellback_server.planning import Plan, place_of
+from tellback_server.records import CHECKPOINT, DONE, encode, owner_key
+from tellback_server.registrar import Registered, Registrar
+from tellback_server.releases import Envelope
+from tellback_server.store.files import FileStore, twin_key
+from tellback_server.store.groups import GroupEdit, group_path
+from tellback_server.store.held import OutsideEdit
+from tellback_server.survey import taken
+from tellback_server.tab import Tab
+
+log = structlog.get_logger()
+Result = TypeVar("Result")
+
+RETRY_S = 1.0
+"""Between tries to move files that the disk refused."""
+TRIES_TOLD = 3
+"""After so many the client hears that its op is not done; it will be."""
+POLL_S = 0.005
+REST_S = 60.0
+"""How long the actor of a deleted chat stays for resent ops."""
+
+
+class Lifecycle:
+    """See the module. Owned by the keeper."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        files: FileStore,
+        *,
+        settle: Callable[[Actor, Envelope], Awaitable[bool]],
+        named: Callable[[str, str, str], None],
+        forgotten: Callable[[str, str, str], None],
+        identified: Callable[[Actor], None],
+    ) -> None:
+        self._hub = hub
+        self._files = files
+        self.registrar = Registrar(files)
+        self._settle = settle
+        self._named = named
+        self._forgotten = forgotten
+        self._identified = identified
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def recover(self, users: list[str], now_ms: int) -> list[Operation]:
+        """Finish what a crash cut off and read the names. Blocks; before serving. The operations need `record`."""
+        cut_off = unfinished(self._hub.log.scan())
+        for operation in cut_off:
+            log.warning("operation-redone", what=operation.what, name=operation.name, seq=operation.seq)
+            carry_out(self._files, operation)
+        self.registrar.load(users, now_ms)
+        return cut_off
+
+    def record(self, operation: Operation) -> None:
+        """Append what says that an operation is done. Loop thread."""
+        key = owner_key(operation.user, operation.chat_id)
+        for base in operation.bases:
+            self._hub.log.append(CHECKPOINT, owner_key(base.user, base.chat_id), base.head.seq, encode(base))
+        done = Done(operation.integrity, operation.what == "delete")
+        self._hub.log.append(DONE, key, operation.seq, encode(done))
+
+    def lock(self, user: str) -> asyncio.Lock:
+        """Held by whoever makes, moves or ends one of the user's owners."""
+        return self._locks.setdefault(user, asyncio.Lock())
+
+    # -- what actors ask ---------------------------------------------------------------------------------------------
+
+    def begin(self, actor: Actor, letter: Envelope) -> None:
+        """The next op of a session on a live or deleted owner is a life write."""
+        actor.state = "busy"
+        self._hub.spawn(self._live(actor, letter))
+
+    def create(self, actor: Actor, letter: Envelope) -> None:
+        """`chat-create` of a chat that is not there."""
+        actor.state = "loading"
+        self._hub.spawn(self._create(actor, letter))
+
+    def former(self, user: str, name: str) -> Registered | None:
+        """Whose name that was."""
+        return self.registrar.former(user, name, self._hub.clock.now_ms())
+
+    def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
+        """A request that names an owner by the name it had: the outcome that its op has, else where it went."""
+        if isinstance(letter.request, Write):
+            self._hub.spawn(self._answer_former(letter, former))
+        else:
+            letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
+
+    async def _answer_former(self, letter: Envelope, former: Registered) -> None:
+        if not await self._answered_before(letter, former):
+            letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
+
+    async def _answered_before(self, letter: Envelope, former: Registered) -> bool:
+        """Give the outcome that this op had, when the owner has it under its name of today."""
+        if not isinstance(letter.request, Write) or not isinstance(letter.request.op, int):
+            return False
+        actor = await self._hub.actor_by_id(former.user, former.chat_id)
+        while actor is not None and actor.state in ("loading", "busy"):
+            await asyncio.sleep(POLL_S)
+        stream = None if actor is None else actor.stream
+        ops = None if stream is None else stream.sessions.get(letter.tab.session_id)
+        outcome = None if ops is None else ops.outcomes.get(letter.request.op)
+        if actor is None or outcome is None or outcome.fingerprint != fingerprint(letter.request):
+            return False
+        actor.answer_again(letter, outcome)
+        return True
+
+    def departed(self, user: str, chat_id: str) -> Actor | None:
+        """An actor for a chat in the trash, loading; None when there is no such chat."""
+        registered = self.registrar.of(user, chat_id)
+        if registered is None or registered.gone is None:
+            return None
+        actor = Actor(self._hub, user, registered.name)
+        actor.chat_id = chat_id
+        actor.key = owner_key(user, chat_id)
+        self._hub.identified(actor)
+        self._hub.spawn(self._load_departed(actor, registered))
+        return actor
+
+    async def _load_departed(self, actor: Actor, registered: Registered) -> None:
+        now_ms = self._hub.clock.now_ms()
+        try:
+            stream = await self._run(lambda: load_departed(self._files, self._hub.log, registered, now_ms))
+        except Exception as error:
+            log.error("departed-not-loaded", chat=actor.name, exc_info=error)
+            actor.failed(Refused("unreadable", "What is known of the deleted chat cannot be read now."))
+            self._hub.end(actor)
+            return
+        actor.departed(stream)
+        self._rest(actor)
+
+    def _rest(self, actor: Actor) -> None:
+        self._hub.loop.call_later(REST_S, self._let_go, actor)
+
+    def _let_go(self, actor: Actor) -> None:
+        if actor.state != "gone":
+            return
+        if actor.quiet:
+            self._hub.end(actor)
+        else:
+            self._rest(actor)
+
+    # -- one life write ----------------------------------------------------------------------------------------------
+
+    async def _live(self, actor: Actor, letter: Envelope) -> None:
+        state = "gone" if actor.stream is not None and actor.stream.deleted else "ready"
+        try:
+            async with self.lock(actor.user):
+                await self._carry(actor, letter)
+        except Refused as refusal:
+            self._hub.counters.refused(refusal.code)
+            actor.life_refused(letter, refusal)
+        except LogError:
+            actor.log_failed(letter)
+            return
+        except Exception as error:
+            log.error("life-write-failed", chat=actor.name, exc_info=error)
+            code = "unreadable" if isinstance(error, OSError) else "internal"
+            actor.life_refused(letter, Refused(code, "The files could not be looked at; nothing was changed."))
+        if actor.state == "busy":
+            actor.state = state  # type: ignore[assignment]  # One of the two above.
+            actor.drain()
+
+    async def _carry(self, actor: Actor, letter: Envelope) -> None:
+        hub, request, stream = self._hub, letter.request, actor.stream
+        assert stream is not None, "a live owner, or a deleted one"
+        hub.admit()
+        if not stream.deleted and not await self._settle(actor, letter):
+            return
+        stream = actor.stream
+        assert stream is not None, "a live owner, or a deleted one"
+        now_ms = hub.clock.now_ms()
+        plan = await self._plan(actor, stream, request, now_ms)
+        hub.admit()
+        fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
+        assert isinstance(request, LifeWrite), "nothing else comes here"
+        decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, plan.facts)
+        if not isinstance(decision, Committed):
+            actor.life_decided(letter, decision, now_ms, b"")
+            if stream.deleted:
+                await self._save_departed(actor)
+            return
+        operation = await self._operation(actor, stream, request, plan, decision.version, now_ms)
+        # From here to the flush there is no await: others see all of it or nothing.
+        release = actor.life_decided(letter, decision, now_ms, encode(operation))
+        if operation.what in ("rename", "restore"):
+            hub.reserve(actor, plan.facts.to)
+        await hub.log.flush()
+        failpoint("operation.after_log")
+        if not await self._execute(letter, operation):
+            return
+        self.record(operation)
+        for registered in operation.registered:
+            self.registrar.put(registered)
+        failpoint("operation.after_done")
+        match operation.what:
+            case "rename":
+                self._renamed(actor, operation.name, plan.facts.to, decision.version)
+            case "delete":
+                self._forgotten(actor.user, actor.chat_id, actor.name)
+                hub.unname(actor)
+            case "branch":
+                self._named(actor.user, plan.facts.chat_id, plan.facts.to)
+            case "restore":
+                self._forgotten(actor.user, actor.chat_id, operation.name)
+                self._named(actor.user, actor.chat_id, plan.facts.to)
+        if release is not None:
+            hub.release(release)
+        if operation.what == "delete":
+            await self._gone(actor, operation)
+        elif operation.what == "restore":
+            # The next request reads the files.
+            hub.end(actor)
+            await actor.hand_on()
+
+    async def _execute(self, letter: Envelope, operation: Operation) -> bool:
+        """Move the files; False when the server stops before the disk takes it, and the next start goes on."""
+        tries = 0
+        while True:
+            try:
+                await self._run(lambda: carry_out(self._files, operation))
+                return True
+            except (OSError, OutsideEdit) as error:
+                tries += 1
+                log.error("operation-failed", what=operation.what, name=operation.name, tries=tries, error=str(error))
+                if tries == TRIES_TOLD and letter.tab.is_open:
+                    refusal = Refused("storage-failed", "The files could not be moved yet; send this op again later.")
+                    letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, refusal)
+            if not self._hub.is_admitting:
+                return False
+            await asyncio.sleep(RETRY_S)
+
+    def _renamed(self, actor: Actor, old: str, to: str, version: Version) -> None:
+        assert actor.file is not None, "a live chat has files"
+        self._forgotten(actor.user, actor.chat_id, old)
+        self._named(actor.user, actor.chat_id, to)
+        self._hub.renamed(actor, old, to)
+        actor.file.place = place_of(to)
+        actor.file.head = version
+
+    async def _gone(self, actor: Actor, operation: Operation) -> None:
+        """Everybody was told; nobody hears more of it."""
+        await self._hub.log.flush()
+        actor.leave()
+        await self._save_departed(actor)
+        self._rest(actor)
+
+    async def _save_departed(self, actor: Actor) -> None:
+        """Its outcomes, so that the log may forget them."""
+        stream, registered = actor.stream, self.registrar.of(actor.user, actor.chat_id)
+        if stream is None or registered is None or registered.gone is None:
+            return
+        base, now_ms = registered.gone.base, self._hub.clock.now_ms()
+        await self._hub.log.flush()
+        try:
+            await self._run(save_departed(self._files, stream, base, now_ms))
+        except OSError as error:
+            log.error("sessions-not-saved", chat=actor.name, error=str(error))
+
+    # -- plans -------------------------------------------------------------------------------------------------------
+
+    async def _plan(self, actor: Actor, stream: Stream, request: Request | Malformed, now_ms: int) -> Plan:
+        files, registrar, user, name = self._files, self.registrar, actor.user, stream.name
+        match request:
+            case ChatRename():
+                plan = await self._run(
+                    lambda: planning.plan_rename(files, registrar, user, name, request, now_ms)
+                )
+            case ChatDelete():
+                plan = await self._run(
+                    lambda: planning.plan_delete(files, registrar, user, name, request, stream)
+                )
+            case ChatRestore():
+                plan = await self._run(
+                    lambda: planning.plan_restore(files, registrar, user, actor.chat_id, request, now_ms)
+                )
+            case ChatBranch():
+                live = {other.name for other in self._hub.actors if other.user == user and other.stream is not None}
+                chat_id, integrity = self._hub.clock.uuid4(), self._hub.clock.integrity()
+                plan = await self._run(lambda: planning.plan_branch(
+                    files, registrar, user, name, request, live, chat_id, integrity, now_ms
+                ))
+            case ChatCreate():
+                return Plan(facts=Facts(refused=("exists", "The name is taken.")))
+            case _:
+                raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
+        return await self._with_live(actor, plan)
+
+    async def _with_live(self, actor: Actor, plan: Plan) -> Plan:
+        """A name that a live chat has, whose file is not made yet, is not free either."""
+        if plan.facts.to and plan.facts.refused is None and await self._is_live(actor, plan.facts.to):
+            facts = Facts(to=plan.facts.to, refused=("exists", "The name is taken."))
+            return Plan(facts=facts, own=plan.own, entry=plan.entry)
+        return plan
+
+    async def _is_live(self, actor: Actor, name: str) -> bool:
+        key = twin_key(name)
+        while True:
+            others = [
+                other for other in self._hub.actors
+                if other is not actor and other.user == actor.user and twin_key(other.name) == key
+            ]
+            if any(other.state in ("ready", "busy") for other in others):
+                return True
+            if not others:
+                return False
+            # Somebody asks for a chat of that name: soon it is there or it is not.
+            await asyncio.sleep(POLL_S)
+
+    async def _operation(
+        self, actor: Actor, stream: Stream, request: LifeWrite, plan: Plan, version: Version, now_ms: int
+    ) -> Operation:
+        registrar = self.registrar
+        if isinstance(request, ChatRestore):
+            return planning.restore_operation(plan, registrar, stream, version, now_ms)
+        held = actor.file
+        assert held is not None, "a live chat has files"
+        if isinstance(request, ChatRename):
+            return planning.rename_operation(plan, registrar, stream, held, version, now_ms)
+        if isinstance(request, ChatDelete):
+            return planning.delete_operation(plan, registrar, stream, held, version, now_ms)
+        assert isinstance(request, ChatBranch), "the others are refused"
+        twig = branch_twig(stream.chat, request, place_of(stream.name).chat)
+        return await self._run(
+            lambda: planning.stage_branch(self._files, plan, stream, held, twig, version, now_ms)
+        )
+
+    # -- creating ----------------------------------------------------------------------------------------------------
+
+    async def _create(self, actor: Actor, letter: Envelope) -> None:
+        tab, request = letter.tab, letter.request
+        assert isinstance(request, ChatCreate), "nothing else comes here"
+        try:
+            former = self.former(actor.user, actor.name)
+            if former is not None and await self._answered_before(letter, former):
+                actor.not_made()
+                return
+            async with self.lock(actor.user):
+                await self._make(actor, letter, request)
+        except Refused as refusal:
+            self._hub.counters.refused(refusal.code)
+            tab.answer_refusal(request, letter.owner_json, letter.size_bytes, refusal)
+            actor.not_made()
+        except LogError:
+            actor.log_failed(letter)
+        except Exception as error:
+            log.error("create-failed", chat=actor.name, exc_info=error)
+            code = "unreadable" if isinstance(error, OSError) else "internal"
+            tab.answer_refusal(
+                request, letter.owner_json, letter.size_bytes, Refused(code, "The chat could not be made.")
+            )
+            actor.not_made()
+
+    async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:
+        hub, user, place, clock = self._hub, actor.user, place_of(actor.name), self._hub.clock
+        hub.admit()
+        refused, edits, has_folder = await self._run(lambda: self._room_for(user, actor.name, request))
+        if refused is None and await self._is_live(actor, actor.name):
+            refused = "exists", "The name is taken."
+        now_ms = clock.now_ms()
+        loaded = blank_chat(user, actor.name, clock.uuid4(), now_ms)
+        facts = Facts(to=actor.name if has_folder else "", refused=refused, chat_id=loaded.stream.chat_id)
+        fresh = Fresh(clock.integrity(), clock.random_bits(64), now_ms)
+        hub.admit()
+        decision = decide(loaded.stream, request, letter.tab.session_id, fresh, hub.limits, facts)
+        assert isinstance(decision, Committed), "what is not made is refused without a trace"
+        operation = Operation(
+            what="create", user=user, chat_id=loaded.stream.chat_id, name=actor.name,
+            integrity=decision.version.integrity, seq=decision.version.seq, groups=edits,
+        )
+        actor.made(loaded)
+        release = actor.life_decided(letter, decision, now_ms, encode(operation) if edits else b"", loaded)
+        self._identified(actor)
+        hub.forget_name(user, str(place))
+        await hub.log.flush()
+        if edits:
+            failpoint("operation.after_log")
+            if not await self._execute(letter, operation):
+                return
+            self.record(operation)
+        if release is not None:
+            hub.release(release)
+        actor.state = "ready"
+        hub.shelf.became_dirty(actor)
+        actor.drain()
+
+    def _room_for(
+        self, user: str, name: str, request: ChatCreate
+    ) -> tuple[tuple[str, str] | None, list[GroupEdit], bool]:
+        """Why it cannot be made, the edits of group files, and whether the character is there already."""
+        files, place = self._files, place_of(name)
+        now_ms = self._hub.clock.now_ms()
+        sentence = taken(files, user, place)
+        refused = None if sentence is None else ("exists", sentence)
+        if refused is None:
+            refused = planning.held_back(self.registrar, files, user, name, now_ms)
+        edits: list[GroupEdit] = []
+        if isinstance(place, GroupChat):
+            if isinstance(request.group, str):
+                path = group_path(files, user, request.group)
+                if path is None:
+                    refused = refused or ("not-found", "There is no such group.")
+                else:
+                    edits.append(GroupEdit(path=path, action="add", chat=place.chat))
+            return refused, edits, True
+        return refused, edits, any(
+            files.fs.stat(files.checked_path(user, path)) is not None
+            for path in (f"chats/{place.character}", f"characters/{place.character}.png")
+        )
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        return await self._hub.loop.run_in_executor(self._hub.executor, work)
+
+
+def blank_chat(user: str, name: str, chat_id: str, now_ms: int) -> LoadedStream:
+    """A chat before its first commit."""
+    before = Version(1, 0, file_integrity(1, 0, name, b""))
+    created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    loaded, _header = create_chat(user, place_of(name), chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
+    return loaded
+
+
+def moved(former: Registered) -> Refused:
+    """What an old name answers."""
+    if former.gone is not None:
+        return Refused(
+            "deleted", f"It is in the trash; restore id:{former.chat_id}.", details={"chat_id": former.chat_id}
+        )
+    return Refused(
+        "renamed", "It has another name now.", details={"to": former.name, "chat_id": former.chat_id}
+    )

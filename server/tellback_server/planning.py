@@ -1,0 +1,340 @@
+"""Planning: the facts that a life write is decided by, and the operation that carries its commit out.
+
+    plan = plan_rename(files, registrar, ...)      in a thread, before the decision: only reads
+    decide(..., plan.facts)
+    operation = plan.operation(...)                afterwards, when the version is known
+
+Rules of this module (BEHAVIOUR J):
+- What cannot be done is a fact, not an exception: `decide` alone refuses.
+- A plan names every file with its inode; carrying it out moves those and no others.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+
+from tellback_protocol.ids import ChatName, Version, new_name_problem, parse_chat
+from tellback_protocol.life import Facts, Twig, branch_stem, branched_name, sibling
+from tellback_protocol.requests import ChatBranch, ChatDelete, ChatRename, ChatRestore
+from tellback_protocol.stream import Stream
+from tellback_protocol.values import dumps, loads
+from tellback_server.operations import Move, Operation, Written
+from tellback_server.records import Checkpointed, StateMark
+from tellback_server.registrar import FormerName, Gone, Registered, Registrar
+from tellback_server.store.files import CHAT_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
+from tellback_server.store.groups import GroupEdit
+from tellback_server.store.held import FileState
+from tellback_server.store.jsonl import render
+from tellback_server.survey import ChatFiles, chat_files, folder_of, linked_from, taken
+from tellback_server.trash import Entry, Trash
+
+__all__ = [
+    "Plan", "delete_operation", "place_of", "plan_branch", "plan_delete", "plan_rename", "plan_restore",
+    "rename_operation", "restore_operation", "stage_branch",
+]
+
+NUMBERS_MAX = 100_000
+"""Branches of one chat that are counted before giving up."""
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """What was found out, for the decision and for what follows it."""
+
+    facts: Facts
+    own: ChatFiles | None = None
+    entry: Entry | None = None
+    """What comes out of the trash."""
+    sync_fields: dict[str, object] = {}
+    lines: int = 0
+
+
+def place_of(name: str) -> ChatName:
+    """The place that a stored name means."""
+    place = parse_chat(name)
+    assert not isinstance(place, str), "a stored name is an address"
+    assert hasattr(place, "chat"), "and not an id"
+    return place  # type: ignore[return-value]  # ChatById has no `chat`.
+
+
+def held_back(registrar: Registrar, files: FileStore, user: str, name: str, now_ms: int) -> tuple[str, str] | None:
+    """Why a name whose chat is in the trash is not free: another chat links to it (J7)."""
+    former = registrar.former(user, name, now_ms)
+    if former is None or former.gone is None or not former.gone.linked_from:
+        return None
+    folder = files.checked_path(user, f"trash/{former.gone.deleted_ms}-{former.chat_id}")
+    if files.fs.stat(folder) is None:
+        return None
+    links = ", ".join(former.gone.linked_from[:3])
+    return "deleted", f"The chat of this name is in the trash and {links} links to it: restore id:{former.chat_id}."
+
+
+def _refused(
+    files: FileStore, registrar: Registrar, user: str, target: str, now_ms: int, own: ChatFiles | None
+) -> tuple[str, str] | None:
+    sentence = taken(files, user, place_of(target), own)
+    if sentence is not None:
+        return "exists", sentence
+    return held_back(registrar, files, user, target, now_ms)
+
+
+# -- rename ----------------------------------------------------------------------------------------------------------
+
+
+def plan_rename(
+    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatRename, now_ms: int
+) -> Plan:
+    own = chat_files(files, user, place_of(name))
+    if new_name_problem(request.to) is not None:
+        return Plan(facts=Facts(), own=own)
+    target = sibling(name, request.to)
+    return Plan(facts=Facts(to=target, refused=_refused(files, registrar, user, target, now_ms, own)), own=own)
+
+
+def rename_operation(
+    plan: Plan, registrar: Registrar, stream: Stream, held: FileState, version: Version, now_ms: int
+) -> Operation:
+    own, user, to = plan.own, stream.user, plan.facts.to
+    assert own is not None, "a rename has a chat"
+    chat = place_of(to).chat
+    known = registrar.of(user, stream.chat_id)
+    former = [] if known is None else [former for former in known.former if former.name not in (to, stream.name)]
+    written, unlinked = _synced(own, chat, stream, held, version, to, now_ms)
+    return Operation(
+        what="rename", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
+        seq=version.seq,
+        moves=[
+            Move(f"{own.folder}/{name}", f"{own.folder}/{own.renamed(name, chat)}", stat.inode)
+            for name, stat in own.files.items()
+        ],
+        written=written,
+        unlinked=unlinked,
+        groups=[GroupEdit(path=path, action="replace", chat=own.chat, to=chat) for path in own.groups],
+        registered=[Registered(
+            user=user, chat_id=stream.chat_id, name=to, former=[*former, FormerName(stream.name, now_ms)],
+        )],
+        bases=[_base(stream, held, version, to)],
+    )
+
+
+def _base(stream: Stream, held: FileState, version: Version, name: str) -> Checkpointed:
+    return Checkpointed(
+        user=stream.user, name=name, chat_id=stream.chat_id, file=held.identity, version=held.version, head=version,
+        states=dict(held.states),
+    )
+
+
+def _synced(
+    own: ChatFiles, chat: str, stream: Stream, held: FileState, version: Version, to: str, now_ms: int
+) -> tuple[list[Written], list[Move]]:
+    """chat_sync under the new name, and what goes of the old one."""
+    assert held.identity is not None, "everything is in the files"
+    mark = SyncMark(
+        stream.chat_id, to, held.version, version,
+        Watermark(held.identity.size_bytes, held.lines, held.identity.crc32), dict(held.states),
+    )
+    written = _sync_file(f"{own.folder}/{own.renamed(own.sync_name, chat)}", own.sync and own.sync.fields, mark, now_ms)
+    unlinked = [] if own.sync_stat is None else [Move(f"{own.folder}/{own.sync_name}", "", own.sync_stat.inode)]
+    return [written], unlinked
+
+
+def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_ms: int) -> Written:
+    content = {
+        **(fields or {}), "integrity": mark.version.integrity, "updated_at": now_ms,
+        "tellback": msgspec.to_builtins(mark),
+    }
+    return Written(path, dumps(content).decode("utf-8", "surrogatepass"))
+
+
+# -- delete and restore ----------------------------------------------------------------------------------------------
+
+
+def plan_delete(
+    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatDelete, stream: Stream
+) -> Plan:
+    del registrar, request
+    place = place_of(name)
+    metadata = loads(stream.chat.metadata)
+    main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
+    return Plan(
+        facts=Facts(linked_from=linked_from(files, user, place, main_chat)), own=chat_files(files, user, place)
+    )
+
+
+def delete_operation(
+    plan: Plan, registrar: Registrar, stream: Stream, held: FileState, version: Version, now_ms: int
+) -> Operation:
+    own, user = plan.own, stream.user
+    assert own is not None, "a deletion has a chat"
+    known = registrar.of(user, stream.chat_id)
+    names = [*own.files, *([own.sync_name] if own.sync_stat is not None else [])]
+    gone = Gone(
+        deleted_ms=now_ms, base=_base(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
+        groups=own.groups,
+    )
+    return Operation(
+        what="delete", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
+        seq=version.seq,
+        trash=Entry(
+            id=stream.chat_id, name=stream.name, deleted_ms=now_ms, reason="deleted",
+            files=[f"{own.folder}/{name}" for name in names], head=version,
+        ),
+        groups=[GroupEdit(path=path, action="remove", chat=own.chat) for path in own.groups],
+        registered=[Registered(
+            user=user, chat_id=stream.chat_id, name=stream.name, former=[] if known is None else known.former,
+            gone=gone,
+        )],
+    )
+
+
+def plan_restore(
+    files: FileStore, registrar: Registrar, user: str, chat_id: str, request: ChatRestore, now_ms: int
+) -> Plan:
+    registered = registrar.of(user, chat_id)
+    if registered is None or registered.gone is None:
+        return Plan(facts=Facts())
+    name = registered.name
+    if isinstance(request.to, str):
+        if new_name_problem(request.to) is not None:
+            return Plan(facts=Facts())
+        name = sibling(name, request.to)
+    trash = Trash(files)
+    entry = trash.find(user, chat_id)
+    if entry is None:
+        return Plan(facts=Facts(to=name, refused=("not-found", "The trash does not hold it any more.")))
+    fields: dict[str, object] = {}
+    lines = 0
+    for path in entry.files:
+        if path.endswith(f".{SYNC_NAMESPACE}.json"):
+            try:
+                found = loads(files.fs.read(trash.path(user, entry, path)))
+                lines = int(found["tellback"]["watermark"]["lines"])
+                fields = found
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+    former = registrar.former(user, name, now_ms)
+    refused = None
+    sentence = taken(files, user, place_of(name))
+    if sentence is not None:
+        refused = "exists", sentence
+    elif former is not None and former.chat_id != chat_id:
+        refused = held_back(registrar, files, user, name, now_ms)
+    return Plan(facts=Facts(to=name, refused=refused), entry=entry, sync_fields=fields, lines=lines)
+
+
+def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version: Version, now_ms: int) -> Operation:
+    user, to, entry = stream.user, plan.facts.to, plan.entry
+    registered = registrar.of(user, stream.chat_id)
+    assert entry is not None, "it was found"
+    assert registered is not None, "a deletion is registered"
+    assert registered.gone is not None, "a deletion is registered"
+    old, place = place_of(registered.name), place_of(to)
+    folder = folder_of(place)
+    out: dict[str, str] = {}
+    for path in entry.files:
+        within, _slash, name = path.rpartition("/")
+        if within == folder_of(old) and name.startswith(old.chat):
+            out[path] = f"{folder}/{place.chat}{name[len(old.chat):]}"
+    base = registered.gone.base
+    base = msgspec.structs.replace(base, name=to, head=version)
+    written: list[Written] = []
+    if base.file is not None:
+        mark = SyncMark(
+            stream.chat_id, to, base.version, version, Watermark(base.file.size_bytes, plan.lines, base.file.crc32),
+            base.states,
+        )
+        path = f"{folder}/{place.chat}.luker-state.{SYNC_NAMESPACE}.json"
+        written.append(_sync_file(path, plan.sync_fields, mark, now_ms))
+    former = [former for former in registered.former if former.name != to]
+    if registered.name != to:
+        former.append(FormerName(registered.name, now_ms))
+    return Operation(
+        what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
+        seq=version.seq, folders=[folder], trash=entry, out=out, written=written,
+        groups=[GroupEdit(path=path, action="add", chat=place.chat) for path in registered.gone.groups],
+        registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former)],
+        bases=[base],
+    )
+
+
+# -- branch ----------------------------------------------------------------------------------------------------------
+
+
+def plan_branch(
+    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatBranch, live: set[str], chat_id: str,
+    integrity: str, now_ms: int,
+) -> Plan:
+    """`live` are names of chats that have no file yet."""
+    own = chat_files(files, user, place_of(name))
+    refused: tuple[str, str] | None = None
+    if isinstance(request.to, str):
+        if new_name_problem(request.to) is not None:
+            return Plan(facts=Facts(), own=own)
+        to = sibling(name, request.to)
+        refused = _refused(files, registrar, user, to, now_ms, None)
+    elif not branch_stem(name):
+        to, refused = name, ("name-illegal", "No name can be made from the chat's name; give one.")
+    else:
+        for number in range(1, NUMBERS_MAX):
+            to = branched_name(name, request.kind, number)
+            if new_name_problem(place_of(to).chat) is not None:
+                # An old name that nobody could give today: its branches need a name of their own.
+                refused = "name-illegal", "A name made from the chat's name would not be legal; give one."
+                break
+            former = registrar.former(user, to, now_ms)
+            if to not in live and (former is None or former.gone is None) and taken(files, user, place_of(to)) is None:
+                break
+        else:
+            refused = "exists", "There are too many branches of this chat."
+    return Plan(facts=Facts(to=to, refused=refused, chat_id=chat_id, integrity=integrity), own=own)
+
+
+def stage_branch(
+    files: FileStore, plan: Plan, stream: Stream, held: FileState, twig: Twig, version: Version, now_ms: int
+) -> Operation:
+    """Write the new chat's files under temporary names, each synced and verified. Blocks."""
+    own, user, facts = plan.own, stream.user, plan.facts
+    assert own is not None, "a branch has a source"
+    place = place_of(facts.to)
+    born = Version(1, 1, facts.integrity)
+    rendered = render(held.image, twig.messages, twig.bare, twig.metadata, facts.chat_id, now_ms)
+    moves: list[Move] = []
+    marks: dict[str, StateMark] = {}
+
+    def stage(name: str, data: bytes) -> None:
+        target = f"{own.folder}/{name}"
+        temporary = files.fs.temporary_path(files.checked_path(user, target))
+        stat = files.fs.write_atomically(temporary, data)
+        moves.append(Move(f"{own.folder}/{temporary.rpartition('/')[2]}", target, stat.inode))
+
+    for name in own.files:
+        if name.endswith(CHAT_ENDING):
+            continue
+        namespace = name[len(own.chat) + len(".luker-state.") : -len(".json")]
+        if namespace.startswith("tellback_"):
+            continue
+        data = branched_state(namespace, files.read(files.checked_path(user, f"{own.folder}/{name}")).data, twig)
+        if namespace in held.states:
+            marks[namespace] = StateMark(born, len(data), zlib.crc32(data))
+        stage(own.renamed(name, place.chat), data)
+    crc32 = zlib.crc32(rendered.data)
+    mark = SyncMark(
+        facts.chat_id, facts.to, born, born, Watermark(len(rendered.data), len(twig.messages), crc32), marks
+    )
+    sync = _sync_file("", None, mark, now_ms)
+    stage(own.renamed(own.sync_name, place.chat), sync.data.encode("utf-8", "surrogatepass"))
+    # Last, so that nobody finds the chat before its state.
+    stage(place.chat + CHAT_ENDING, rendered.data)
+    return Operation(
+        what="branch", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
+        seq=version.seq, moves=moves,
+        groups=[GroupEdit(path=path, action="add", chat=place.chat) for path in own.groups],
+    )
+
+
+def branched_state(namespace: str, data: bytes, twig: Twig) -> bytes:
+    """A state document of the new chat."""
+    del namespace, twig
+    return data
+

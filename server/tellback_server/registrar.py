@@ -1,0 +1,186 @@
+"""The registrar: which names owners had before, and which owners are in the trash.
+
+    Registrar(files).load(users)                in a thread, before serving
+    registrar.former(user, name, now_ms)        whose name that was, for 30 days
+    registrar.of(user, chat_id)                 what is known of an owner that was renamed or deleted
+    write_registered(files, registered)         in a thread; durable on return; then `registrar.put(registered)`
+
+    <data>/.tellback/names/<user>/<chat_id>.json    one Registered; only for owners that were renamed or deleted
+
+Rules of this module (BEHAVIOUR J5, J6):
+- One small file an owner: what a rename costs does not grow with the renames before it.
+- A name's first chat_id is derived from the name (F1). Once that owner went away with it, the next file of this name
+  gets another id, the same after every restart: `new_id`.
+- An entry that says nothing any more (30 days old, its owner gone, its id not derived from a name) is removed at the
+  start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from tellback_protocol.ids import derived_uuid, provisional_chat_id
+from tellback_server.fs import FileMissing, FsError
+from tellback_server.records import Checkpointed
+from tellback_server.store.files import FileStore
+
+__all__ = ["ANSWERED_MS", "FormerName", "Gone", "Registered", "Registrar", "new_id", "write_registered"]
+
+ANSWERED_MS: Final = 30 * 24 * 3600 * 1000
+"""How long an old name answers `renamed` or `deleted`."""
+
+
+class FormerName(msgspec.Struct, frozen=True, gc=False):
+    name: str
+    left_ms: int
+
+
+class Gone(msgspec.Struct, frozen=True, kw_only=True):
+    """A deletion, as far as the trash does not tell it."""
+
+    deleted_ms: int
+    base: Checkpointed
+    """What the files held, at the version of the deletion."""
+    linked_from: list[str] = []
+    """Chats that linked to it."""
+    groups: list[str] = []
+    """Paths of the group files that it was taken out of."""
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """An owner that was renamed or deleted. Persisted: keep stable."""
+
+    user: str
+    chat_id: str
+    name: str
+    """Its name now, or the one it had when it was deleted."""
+    former: list[FormerName] = []
+    """Names that it had before, the oldest first."""
+    gone: Gone | None = None
+
+
+_decode = msgspec.json.Decoder(Registered).decode
+
+
+def _folder(files: FileStore, user: str) -> str:
+    return os.path.join(files.server_root, "names", user)
+
+
+def write_registered(files: FileStore, registered: Registered) -> None:
+    """Durable on return. Raises OSError."""
+    folder = _folder(files, registered.user)
+    files.fs.make_directories(folder)
+    path = os.path.join(folder, f"{registered.chat_id}.json")
+    data = msgspec.json.encode(registered)
+    with files.operation("write-name", path, size_bytes=len(data)):
+        files.fs.write_atomically(path, data)
+
+
+def new_id(user: str, name: str, used: set[str]) -> str:
+    """The id of a file of this name that was never written by us, when owners with `used` ids had the name before."""
+    chat_id = provisional_chat_id(user, name)
+    again = 0
+    while chat_id in used:
+        again += 1
+        chat_id = derived_uuid("chat", user, name, again)
+    return chat_id
+
+
+class Registrar:
+    """All users' entries, in memory. Used by one thread at a time for changes; read from any."""
+
+    def __init__(self, files: FileStore) -> None:
+        self._files = files
+        self._by_id: dict[tuple[str, str], Registered] = {}
+        self._by_name: dict[tuple[str, str], list[str]] = {}
+        """Ids of owners that had a name, the latest last."""
+        files.new_id = self.new_id
+
+    def load(self, users: Iterable[str], now_ms: int) -> None:
+        """Read every entry. Blocks; before serving."""
+        fs = self._files.fs
+        for user in users:
+            folder = _folder(self._files, user)
+            try:
+                names = fs.listdir(folder)
+            except FileMissing:
+                continue
+            found: list[Registered] = []
+            for name in names:
+                path = os.path.join(folder, name)
+                if not name.endswith(".json"):
+                    continue
+                try:
+                    registered = _decode(fs.read(path))
+                except (FsError, msgspec.MsgspecError):
+                    continue
+                if _says_nothing(registered, now_ms):
+                    with contextlib.suppress(OSError):
+                        fs.unlink(path)
+                else:
+                    found.append(registered)
+            for registered in sorted(found, key=_left_ms):
+                self.put(registered)
+
+    def put(self, registered: Registered) -> None:
+        """Know an entry, in place of what was known of its owner."""
+        user, chat_id = registered.user, registered.chat_id
+        self._by_id[user, chat_id] = registered
+        had = [former.name for former in registered.former]
+        if registered.gone is not None:
+            had.append(registered.name)
+        for name in had:
+            ids = self._by_name.setdefault((user, name), [])
+            if chat_id in ids:
+                ids.remove(chat_id)
+            ids.append(chat_id)
+
+    def of(self, user: str, chat_id: str) -> Registered | None:
+        """What is known of an owner; None when it always had its name."""
+        return self._by_id.get((user, chat_id))
+
+    def former(self, user: str, name: str, now_ms: int) -> Registered | None:
+        """Who had this name last and has it no more, for 30 days."""
+        for chat_id in reversed(self._by_name.get((user, name), ())):
+            registered = self._by_id[user, chat_id]
+            if registered.gone is not None:
+                if registered.name == name and now_ms - registered.gone.deleted_ms < ANSWERED_MS:
+                    return registered
+            elif registered.name == name:
+                # It has it again.
+                continue
+            for former in registered.former:
+                if former.name == name and now_ms - former.left_ms < ANSWERED_MS:
+                    return registered
+        return None
+
+    def new_id(self, user: str, name: str) -> str:
+        """See the function."""
+        ids = self._by_name.get((user, name))
+        if ids is None:
+            return provisional_chat_id(user, name)
+        used = {
+            chat_id for chat_id in ids
+            if self._by_id[user, chat_id].gone is not None or self._by_id[user, chat_id].name != name
+        }
+        return new_id(user, name, used)
+
+
+def _left_ms(registered: Registered) -> int:
+    if registered.gone is not None:
+        return registered.gone.deleted_ms
+    return registered.former[-1].left_ms if registered.former else 0
+
+
+def _says_nothing(registered: Registered, now_ms: int) -> bool:
+    if now_ms - _left_ms(registered) < ANSWERED_MS or registered.gone is not None:
+        return False
+    names = {registered.name, *(former.name for former in registered.former)}
+    # Long chains are not looked at: an id that was derived again after a rename stays known.
+    derived = {provisional_chat_id(registered.user, name) for name in names}
+    return registered.chat_id not in derived and registered.chat_id[14] == "4"

@@ -1,0 +1,140 @@
+"""Group files: `groups/<id>.json`, which tell whose chats the group chats are.
+
+Rules of this module:
+- An edit says what it wants (a chat in, out, under another name) and is carried out on whatever the file holds then, so
+  another program's edit of the moment before is kept, and a second time changes nothing.
+- Every other field stays, and so does the file's indentation.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Literal
+
+import msgspec
+
+from tellback_protocol.ids import existing_name_problem
+from tellback_protocol.values import loads
+from tellback_server.fs import FileMissing, FsError
+from tellback_server.store.files import FileStore
+from tellback_server.store.held import OutsideEdit
+from tellback_server.store.touch import replace_state
+
+__all__ = ["GroupEdit", "edit_group", "edited", "group_path", "groups_with"]
+
+FOLDER: Final = "groups"
+TRIES_MAX: Final = 8
+"""How often an edit starts anew because another program was faster."""
+
+
+class GroupEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What to do to one group's file. Persisted in the log: keep stable."""
+
+    path: str
+    """Below the user's root."""
+    action: Literal["add", "replace", "remove"]
+    chat: str
+    """The chat's name alone."""
+    to: str = ""
+    """Its new name, for `replace`."""
+
+
+def group_path(files: FileStore, user: str, group: str) -> str | None:
+    """The path of a group's file below the user's root, by its id; None when there is none that can be read."""
+    if existing_name_problem(group) is not None:
+        return None
+    path = f"{FOLDER}/{group}.json"
+    return path if _read(files, user, path) is not None else None
+
+
+def groups_with(files: FileStore, user: str, chat: str) -> list[str]:
+    """Paths of the groups that a group chat belongs to. Cost: every group's file."""
+    folder = files.checked_path(user, FOLDER)
+    try:
+        names = files.fs.listdir(folder)
+    except FileMissing:
+        return []
+    found: list[str] = []
+    for name in names:
+        path = f"{FOLDER}/{name}"
+        group = _read(files, user, path) if name.endswith(".json") and existing_name_problem(name) is None else None
+        if group is not None and (chat in _chats(group) or group.get("chat_id") == chat):
+            found.append(path)
+    return found
+
+
+def _read(files: FileStore, user: str, path: str) -> dict[str, Any] | None:
+    try:
+        group = loads(files.read(files.checked_path(user, path)).data)
+    except (FsError, ValueError):
+        return None
+    return group if isinstance(group, dict) else None
+
+
+def _chats(group: dict[str, Any]) -> list[Any]:
+    chats = group.get("chats")
+    return chats if isinstance(chats, list) else []
+
+
+def edited(data: bytes, edit: GroupEdit) -> bytes | None:
+    """The file with the edit in it; None when there is nothing to do or the file is no group."""
+    try:
+        group = loads(data)
+    except ValueError:
+        return None
+    if not isinstance(group, dict):
+        return None
+    chats = list(_chats(group))
+    before = json.dumps(group)
+    match edit.action:
+        case "add":
+            if edit.chat not in chats:
+                group["chats"] = [*chats, edit.chat]
+        case "remove":
+            rest = [chat for chat in chats if chat != edit.chat]
+            if rest != chats:
+                group["chats"] = rest
+            if group.get("chat_id") == edit.chat and rest:
+                # As SillyTavern does: the last one that is left is shown next.
+                group["chat_id"] = rest[-1]
+        case "replace":
+            if edit.chat in chats:
+                group["chats"] = [edit.to if chat == edit.chat else chat for chat in chats]
+            if group.get("chat_id") == edit.chat:
+                group["chat_id"] = edit.to
+            past = group.get("past_metadata")
+            if isinstance(past, dict) and edit.chat in past and edit.to not in past:
+                group["past_metadata"] = {edit.to if key == edit.chat else key: value for key, value in past.items()}
+    if json.dumps(group) == before:
+        return None
+    return json.dumps(group, ensure_ascii=False, indent=_indent(data), separators=_separators(data)).encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+def _indent(data: bytes) -> int | None:
+    lines = data.split(b"\n", 2)
+    return None if len(lines) < 2 else len(lines[1]) - len(lines[1].lstrip(b" ")) or None
+
+
+def _separators(data: bytes) -> tuple[str, str]:
+    return (",", ": ") if b"\n" in data else (",", ":")
+
+
+def edit_group(files: FileStore, user: str, edit: GroupEdit) -> None:
+    """Carry an edit out; a group that is gone needs none. Durable on return. Raises FsError, OSError, OutsideEdit."""
+    path = files.checked_path(user, edit.path)
+    for attempt in range(TRIES_MAX):
+        try:
+            standing = files.read(path)
+        except FileMissing:
+            return
+        data = edited(standing.data, edit)
+        if data is None:
+            return
+        try:
+            replace_state(files, path, data, standing.identity, "groups")
+            return
+        except OutsideEdit:
+            if attempt == TRIES_MAX - 1:
+                raise
