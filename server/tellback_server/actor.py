@@ -301,10 +301,13 @@ class Actor:
         Nobody else waits: what is committed meanwhile is in the answer, and what comes later is told behind it.
         """
         tab = letter.tab
+        missed: Missed | None = None
         try:
             missed = await self._hub.shelf.missed(self, request)
-        finally:
-            held = self._held.pop(tab)
+        except Exception:
+            # Whatever the log holds, the snapshot needs nothing of it; and who waits here must get an answer.
+            log.exception("look-back-failed", chat=self.name)
+        held = self._held.pop(tab)
         if self.state == "ready":
             self._answer_open(tab, request, letter.size_bytes, missed)
             for later in held:
