@@ -21,7 +21,7 @@ from typing import TypeVar
 import structlog
 
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import Place, StateOwner, Version, file_integrity, parse_place
+from tellback_protocol.ids import ChatName, Version, file_integrity, parse_chat
 from tellback_protocol.requests import History, Open
 from tellback_server.actor import Actor
 from tellback_server.checkpoint import CheckpointFailed, CheckpointJob, checkpoint
@@ -278,7 +278,7 @@ class Keeper:
 
     async def _fold_leftovers(self, unfolded: list[tuple[str, str]]) -> None:
         for user, name in unfolded:
-            address = parse_place(name)
+            address = parse_chat(name)
             if not isinstance(address, str):
                 self._hub.actor(user, address)
                 await asyncio.sleep(0)
@@ -358,8 +358,7 @@ class Keeper:
         if isinstance(loaded, ChatMissing):
             log.warning("chat-deleted-outside", chat=actor.name, pending=loaded.pending)
             actor.lost()
-            pointer = "/chat" if actor.is_chat else "/owner"
-            actor.failed(Refused("not-found", "Another program deleted it.", pointer=pointer))
+            actor.failed(Refused("not-found", "Another program deleted the chat.", pointer="/chat"))
             self._hub.end(actor)
             return
         self._count_adoption(actor, loaded)
@@ -463,7 +462,8 @@ def _refusal_of(actor: Actor, error: Exception) -> Refused:
     return Refused("internal", "The chat could not be loaded; the server's log says why.")
 
 
-def _place(actor: Actor) -> Place:
-    place = parse_place(actor.name)
+def _place(actor: Actor) -> ChatName:
+    place = parse_chat(actor.name)
     assert not isinstance(place, str), "an actor has a name"
-    return place
+    assert hasattr(place, "chat"), "and not an id"
+    return place  # type: ignore[return-value]  # ChatById has no `chat`.
