@@ -40,12 +40,13 @@ from tellback_protocol.requests import (
     StateDelete,
     StateUpdate,
     Swipe,
+    owner_named,
 )
 from tellback_protocol.stream import Stream, overlap, targets_of
 from tellback_protocol.values import dumps, equal, loads
 
 from .errors import refused
-from .replica import owner_of, show
+from .replica import show
 
 Json = Any
 Message = dict[str, Any]
@@ -304,28 +305,28 @@ class RecordedIntent:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_write(chat: str, parts: Sequence[Batched]) -> DocumentWrite:
-    """The frame for some requests: their own when there is one, a batch otherwise."""
+def to_write(owner: str, parts: Sequence[Batched]) -> DocumentWrite:
+    """The frame for some requests to an owner (its one text): their own when there is one, a batch otherwise."""
     if len(parts) != 1:
-        return Batch(chat, list(parts))
+        return Batch(owner, list(parts))
     (part,) = parts
     match part:
         case BatchedAppend():
-            return Append(chat, part.messages)
+            return Append(owner, part.messages)
         case BatchedPatch():
-            return Patch(chat, part.patch, part.message)
+            return Patch(owner, part.patch, part.message)
         case BatchedDelete():
-            return Delete(chat, part.messages)
+            return Delete(owner, part.messages)
         case BatchedMetadataUpdate():
-            return MetadataUpdate(chat, part.set, part.merge, part.patch)
+            return MetadataUpdate(owner, part.set, part.merge, part.patch)
         case BatchedStateUpdate():
-            return StateUpdate(owner_of(chat), part.namespace, part.set, part.merge, part.patch)
+            return StateUpdate(owner_named(owner), part.namespace, part.set, part.merge, part.patch)
         case BatchedStateDelete():
-            return StateDelete(owner_of(chat), part.namespace)
+            return StateDelete(owner_named(owner), part.namespace)
         case BatchedSwipe():
-            return Swipe(chat, part.message, part.action, part.swipe, part.content, part.select)
+            return Swipe(owner, part.message, part.action, part.swipe, part.content, part.select)
         case BatchedFloorUpdate():
-            return FloorUpdate(chat, part.namespace, part.patch, part.at)
+            return FloorUpdate(owner, part.namespace, part.patch, part.at)
 
 
 def to_parts(write: DocumentWrite) -> list[Batched]:

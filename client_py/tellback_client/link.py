@@ -48,12 +48,12 @@ from tellback_protocol.frames import (
     StateFrame,
     Welcome,
 )
-from tellback_protocol.requests import Close, History, StateGet
+from tellback_protocol.requests import History, StateGet, owner_named
 
 from .errors import ProtocolViolation, TellbackError, refused
 from .heartbeat import Backoff, Heartbeat
 from .outbox import Entry, PendingWrite, Record
-from .replica import owner_of
+from .replica import text_of
 from .subscription import Subscription
 
 SERVER_FRAMES = frozenset((
@@ -242,7 +242,7 @@ class Link:
         request_id = self.new_request_id()
         self._closes[request_id] = waiter
         # Ahead of all opens: the same chat may be opened again at once.
-        self._control.append(encode(Close(subscription.address, id=request_id)))
+        self._control.append(encode(subscription.close_frame(request_id)))
 
     def ask(self, request_id: int, data: bytes, waiter: Waiter) -> None:
         """Send a question; `waiter` gets the answering frame or an error."""
@@ -250,6 +250,17 @@ class Link:
             waiter(self.error)
         else:
             self._reads[request_id] = Read(request_id, data, waiter)
+
+    def states(self, subscription: Subscription, waiter: Waiter) -> None:
+        """Ask for all state documents; `waiter` is called when the replica has them."""
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, StateFrame):
+                subscription.states_received(answer)
+            waiter(answer)
+
+        request_id = self.new_request_id()
+        self.ask(request_id, encode(StateGet(owner_named(subscription.address), id=request_id)), answered)
 
     def history(self, chat: str, waiter: Waiter, **fields: int) -> None:
         """Ask for a page of commits, or for the chat as it was."""
@@ -267,10 +278,10 @@ class Link:
         """Take over the writes of an earlier process; their chats are opened to send them (R45)."""
         by_chat: dict[str, list[Entry]] = {}
         for entry in entries:
-            by_chat.setdefault(entry.chat_id, []).append(entry)
+            by_chat.setdefault(entry.address, []).append(entry)
             self._request_id = max(self._request_id, entry.request_id)
-        for chat_id, of_chat in by_chat.items():
-            self.subscribe(f"id:{chat_id}").restore(of_chat)
+        for address, of_chat in by_chat.items():
+            self.subscribe(address).restore(of_chat)
 
     # -- collecting --------------------------------------------------------------------------------------------------
 
@@ -288,7 +299,7 @@ class Link:
                 request_id = self.new_request_id()
                 subscription.asked_states.update(wanted)
                 self._state_gets[request_id] = (subscription, wanted)
-                frames.append(encode(StateGet(owner_of(subscription.address), wanted, request_id)))
+                frames.append(encode(StateGet(owner_named(subscription.address), wanted, request_id)))
         for read in self._reads.values():
             if not read.sent:
                 read.sent = True
@@ -348,7 +359,7 @@ class Link:
     def _receive(self, frame: ServerFrame) -> None:
         match frame:
             case IntegrityFrame():
-                self._of(frame.chat, lambda subscription: subscription.commit(frame))
+                self._of(frame, lambda subscription: subscription.commit(frame))
             case Ack() | Conflict():
                 self.useful = True
                 found = self._write(frame)
@@ -360,15 +371,17 @@ class Link:
                 self.useful = True
                 self._opened(frame)
             case SnapshotPart():
-                self._of(frame.chat, lambda subscription: subscription.part(frame))
+                self._of(frame, lambda subscription: subscription.part(frame))
             case StateFrame():
                 asked = self._state_gets.pop(frame.id if frame.id is not None else -1, None)
                 if asked is not None:
                     asked[0].states_received(frame)
+                else:
+                    self._answer(frame.id, frame)
             case Reset():
-                self._of(frame.chat, lambda subscription: subscription.reset(frame))
+                self._of(frame, lambda subscription: subscription.reset(frame))
             case Behind():
-                self._of(frame.chat, lambda subscription: subscription.resync())
+                self._of(frame, lambda subscription: subscription.resync())
             case Welcome():
                 self._welcome(frame)
             case Goaway():
@@ -383,9 +396,11 @@ class Link:
             case Pong():
                 pass
 
-    def _of(self, chat: str, act: Callable[[Subscription], None]) -> None:
-        """A frame about a chat that was closed meanwhile is late, not wrong."""
-        subscription = self._aliases.get(chat)
+    def _of(
+        self, frame: IntegrityFrame | SnapshotPart | Reset | Behind, act: Callable[[Subscription], None]
+    ) -> None:
+        """A frame about an owner that was closed meanwhile is late, not wrong."""
+        subscription = self._aliases.get(text_of(frame))
         if subscription is not None:
             act(subscription)
 
@@ -428,8 +443,9 @@ class Link:
                 name: earlier if known is subscription else known for name, known in self._aliases.items()
             }
             subscription = earlier
-        for name in (f"id:{frame.chat_id}", frame.chat):
-            self._aliases[name] = subscription
+        self._aliases[text_of(frame)] = subscription
+        if subscription.is_chat:
+            self._aliases[f"id:{frame.chat_id}"] = subscription
         subscription.opened(frame)
 
     def _write(self, frame: Ack | Conflict | Error) -> tuple[Subscription, PendingWrite] | None:

@@ -90,9 +90,15 @@ class Entry(msgspec.Struct):
 
     request_id: int
     chat_id: str
+    """The chat's id; of a character or preset its text."""
     data: bytes
     write: DocumentWrite
     conflicted: bool = False
+
+    @property
+    def address(self) -> str:
+        """The owner's one text: a chat by its id, a character or preset by its name."""
+        return self.chat_id if ":" in self.chat_id else f"id:{self.chat_id}"
 
 
 class Journal:

@@ -29,7 +29,7 @@ from tellback_protocol.effects import (
     StateEffect,
 )
 from tellback_protocol.errors import Refused
-from tellback_protocol.frames import Ack, Limits, StateValue
+from tellback_protocol.frames import Ack, Behind, IntegrityFrame, Limits, Opened, Reset, SnapshotPart, StateValue
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import (
     Append,
@@ -41,6 +41,7 @@ from tellback_protocol.requests import (
     Patch,
     StateDelete,
     StateUpdate,
+    owner_text,
 )
 from tellback_protocol.stream import StateDocument, Stream
 from tellback_protocol.values import dumps, loads
@@ -55,10 +56,12 @@ _LIMITS = Limits(frame_bytes=1 << 62, document_bytes=1 << 62, depth=1 << 30, pat
 class Replica:
     """The confirmed chat with the state documents that were asked for, at `head`."""
 
-    __slots__ = ("stream",)
+    __slots__ = ("stream", "versions")
 
     def __init__(self, name: str, chat_id: str, chat: Chat, head: Version) -> None:
         self.stream = Stream("", name, chat_id, chat, head)
+        self.versions: dict[str, Version] = {}
+        """Versions of state documents, as far as they were told; of a character or preset all that there are."""
 
     @property
     def head(self) -> Version:
@@ -88,6 +91,10 @@ class Replica:
         """Install the next commit. Cost: what it changes."""
         for effect in effects:
             if isinstance(effect, StateEffect):
+                if effect.deleted is True:
+                    self.versions.pop(effect.namespace, None)
+                else:
+                    self.versions[effect.namespace] = effect.version
                 self._install_state(effect)
             elif isinstance(effect, ChatEffect):
                 self.stream.chat.apply(effect)
@@ -203,9 +210,12 @@ def _without_tests(patch: Raw) -> Raw | None:
     return Raw(dumps(kept)) if kept else None
 
 
-def owner_of(chat: str) -> OwnerName:
-    """The owner member of a chat's state frames."""
-    return OwnerName(chat=chat)
+def text_of(frame: Opened | IntegrityFrame | SnapshotPart | Reset | Behind) -> str:
+    """The one text of the owner that a frame is about; empty when it names none."""
+    if isinstance(frame.chat, str):
+        return frame.chat
+    owner = None if isinstance(frame, SnapshotPart) else frame.owner
+    return (owner_text(owner) or "") if isinstance(owner, OwnerName) else ""
 
 
 class Messages(Sequence[dict[str, Any]]):

@@ -35,7 +35,7 @@ from tellback_protocol.frames import (
     Conflict as ConflictFrame,
 )
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Open
+from tellback_protocol.requests import Close, Open, owner_named
 
 from .errors import RefusedError, TellbackError, refused
 from .events import Committed, Gone, Replaced
@@ -56,9 +56,7 @@ class Subscription(Writes):
     def __init__(
         self, name: str, session: str, new_request_id: Callable[[], int], backoff: Backoff, *, create: bool = False
     ) -> None:
-        super().__init__(session, new_request_id, backoff)
-        self.name = name
-        """As the user gave it."""
+        super().__init__(name, session, new_request_id, backoff)
         self.create = create
         self.phase: Phase = "closed"
         self.open_at_s = 0.0
@@ -78,7 +76,7 @@ class Subscription(Writes):
     @property
     def address(self) -> str:
         """How frames name the chat."""
-        return self.name if self.chat_id is None or self._by_name else f"id:{self.chat_id}"
+        return self.name if self.chat_id is None or self._by_name else self.owner
 
     def restore(self, entries: list[Entry]) -> None:
         """Take over what an earlier process left behind. Called before the first `opened`."""
@@ -113,9 +111,17 @@ class Subscription(Writes):
         """The request to open the chat from where the replica stands."""
         self.phase = "opening"
         since = None if self.replica is None or self._reset_reason is not None else self.replica.head
+        if not self.is_chat:
+            return Open(owner=owner_named(self.name), since=since, id=request_id)
         return Open(
             chat=self.address, since=since, id=request_id, create=self.create and self.replica is None
         )
+
+    def close_frame(self, request_id: int) -> Close:
+        """The request to end the subscription."""
+        if not self.is_chat:
+            return Close(owner=owner_named(self.name), id=request_id)
+        return Close(self.address, id=request_id)
 
     def disconnected(self) -> None:
         """The connection is gone; everything without an answer will be asked again."""
@@ -186,10 +192,10 @@ class Subscription(Writes):
         self._target = frame.head
         self._waiting.clear()
         self._snapshot = None
-        if self.replica is not None and self.chat_id not in (None, frame.chat_id):
+        if self.replica is not None and self.chat_id not in (None, _id_in(frame)):
             # The name leads to another chat now; its history is not ours.
             self._reset_reason = "epoch"
-        self.chat_id = self.chat_id or frame.chat_id
+        self.chat_id = self.chat_id or _id_in(frame)
         if frame.mode == "snapshot":
             self._begin_snapshot(frame)
             return
@@ -206,7 +212,7 @@ class Subscription(Writes):
         lines = [bytes(raw) for raw in frame.messages] if not isinstance(frame.messages, UnsetType) else []
         mine: Chat | None = None
         reset = frame.reset if not isinstance(frame.reset, UnsetType) else self._reset_reason
-        if self.replica is not None and (self._is_other_history(frame.head) or frame.chat_id != self.chat_id):
+        if self.replica is not None and (self._is_other_history(frame.head) or _id_in(frame) != self.chat_id):
             reset = reset or "epoch"
             mine = self.view().chat
         if isinstance(frame.parts, int) and frame.parts > 0:
@@ -239,7 +245,11 @@ class Subscription(Writes):
         messages = {message_id_of(line): line for line in lines}
         before = self.replica
         assert self.chat_id is not None, "opened gave it"
-        self.replica = Replica(self.name, self.chat_id, Chat(frame.version, metadata, messages), frame.head)
+        # What a character or preset has of a chat is empty, for ever at its first version.
+        version = frame.version if isinstance(frame.version, Version) else frame.head
+        self.replica = Replica(self.name, self.chat_id, Chat(version, metadata, messages), frame.head)
+        if isinstance(frame.states, dict):
+            self.replica.versions.update(frame.states)
         self._view = None
         reason = frame.reset if not isinstance(frame.reset, UnsetType) else self._reset_reason
         self._reset_reason = None
@@ -251,10 +261,10 @@ class Subscription(Writes):
         if mine is not None:
             for pending in [pending for pending in self.lane if pending.number >= frame.next_op]:
                 self.lane.remove(pending)
-                self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", frame.version, None, mine)
+                self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", version, None, mine)
             while self.blocked:
                 pending = self.blocked.popleft()
-                self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", frame.version, None, mine)
+                self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", version, None, mine)
         self.phase = "replaying"
         self._reconcile(frame.next_op)
         waiting, self._waiting = self._waiting, []
@@ -265,9 +275,8 @@ class Subscription(Writes):
     def _reconcile(self, next_op: int) -> None:
         """Numbers as the server counts them; then everything that is not in flight can be sent."""
         renumbered, orphans = self.lane.reconcile(next_op, self._new_request_id)
-        assert self.chat_id is not None, "opened gave it"
         for pending, before in renumbered:
-            self.records.append(added(self.chat_id, pending, before))
+            self.records.append(added(self.outbox_key, pending, before))
         self._view = None
         for pending in orphans:
             # Its number may be another write's by now, so nothing is looked up by it.
@@ -368,6 +377,12 @@ class Subscription(Writes):
         self.replica.install(version, effects)
         self._view = None
 
+
+
+def _id_in(frame: Opened) -> str:
+    """The permanent id that `opened` gave."""
+    given = frame.chat_id if isinstance(frame.chat_id, str) else frame.owner_id
+    return given if isinstance(given, str) else ""
 
 
 def _result(frame: Ack, effects: list[Effect]) -> WriteResult:

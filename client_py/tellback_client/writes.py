@@ -22,7 +22,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import DocumentWrite
+from tellback_protocol.requests import DocumentWrite, owner_named
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
@@ -43,7 +43,11 @@ StateWaiter = Callable[[Exception | None], None]
 class Writes:
     """What the user asked of one chat, and the replica it was asked on."""
 
-    def __init__(self, session: str, new_request_id: Callable[[], int], backoff: Backoff) -> None:
+    def __init__(self, name: str, session: str, new_request_id: Callable[[], int], backoff: Backoff) -> None:
+        self.name = name
+        """As the user gave it."""
+        self.is_chat = isinstance(owner_named(name).chat, str)
+        """False for a character or preset: it has state documents only, and is always called by its name."""
         self.chat_id: str | None = None
         """Set by the first `opened`; never changed."""
         self.replica: Replica | None = None
@@ -75,6 +79,18 @@ class Writes:
     def resync(self) -> None:
         """Open the chat again on this connection, if it is not being opened already."""
         raise NotImplementedError
+
+    @property
+    def owner(self) -> str:
+        """How writes name the owner. A chat is known by its id once it is open."""
+        assert self.chat_id is not None, "an owner is opened before it is written"
+        return f"id:{self.chat_id}" if self.is_chat else self.name
+
+    @property
+    def outbox_key(self) -> str:
+        """How the outbox file names the owner."""
+        assert self.chat_id is not None, "an owner is opened before it is written"
+        return self.chat_id if self.is_chat else self.name
 
     # -- what the user asks ------------------------------------------------------------------------------------------
 
@@ -172,18 +188,18 @@ class Writes:
             # The user's own function failed, or there is nothing that could be asked: theirs to know.
             self._settle(pending, error)
             return
-        assert self.chat_id is not None, "a chat is opened before it is written"
         if not parts:
-            self._settle(pending, WriteResult(self.view().chat.version, changed=False))
+            shown = self.view()
+            self._settle(pending, WriteResult(shown.chat.version if self.is_chat else shown.head, changed=False))
             return
         view = self._view
-        write = to_write(f"id:{self.chat_id}", parts)
+        write = to_write(self.owner, parts)
         try:
             self.lane.add(pending, write, self._new_request_id(), self._opened_replica())
         except Entangled:
             self.blocked.append(pending)
             return
-        self.records.append(added(self.chat_id, pending, before))
+        self.records.append(added(self.outbox_key, pending, before))
         if view is not None and pending.write is not None:
             show(view, pending.write)
 

@@ -18,7 +18,7 @@ import orjson
 from .errors import Refused
 from .frames import ClientFrame, Limits, Opened, ServerFrame
 from .ids import WIRE_INTEGER_MAX
-from .requests import Malformed, OwnerName, Write
+from .requests import Malformed, OwnerName, Write, owner_named, owner_text
 
 _decode_client = msgspec.json.Decoder(ClientFrame).decode
 _decode_server = msgspec.json.Decoder(ServerFrame).decode
@@ -88,10 +88,9 @@ def _explain(data: bytes, error: Exception) -> Malformed:
         )
     sentence, pointer = _sentence(str(error))
     refusal = Refused("bad-frame", sentence, pointer=pointer)
-    chat = echo.get("chat")
-    if chat is None and isinstance(echo.get("owner"), dict):
-        chat = echo["owner"].get("chat")
-    if kind in WRITES and isinstance(chat, str) and "op" in echo:
+    chat, owner = echo.get("chat"), OwnerName(**echo.get("owner", {}))
+    named = chat if isinstance(chat, str) else owner_text(owner)
+    if kind in WRITES and named and "op" in echo:
         for envelope in ("id", "chat", "owner"):
             value.pop(envelope, None)
         try:
@@ -99,7 +98,12 @@ def _explain(data: bytes, error: Exception) -> Malformed:
         except TypeError:
             # orjson writes at most 254 levels.
             raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), echo) from None
-        return Malformed(chat, "bad-frame", sentence, pointer, body, echo.get("id"), echo["op"])
+        malformed = Malformed("", "bad-frame", sentence, pointer, body, echo.get("id"), echo["op"])
+        if isinstance(chat, str) or isinstance(owner.chat, str):
+            malformed.chat = named
+        else:
+            malformed.owner = owner
+        return malformed
     raise FrameProblem(refusal, echo)
 
 
@@ -156,6 +160,20 @@ def owner_json(owner: OwnerName) -> bytes:
     return b'"owner":' + encode(owner)
 
 
+def owner_member(text: str) -> bytes:
+    """The owner member of what is told to everybody: `"chat":"..."`, or `"owner":{...}` of an owner without messages.
+
+    `text` is the owner's one text (`requests.owner_text`).
+    """
+    owner = owner_named(text)
+    return chat_json(text) if isinstance(owner.chat, str) else owner_json(owner)
+
+
+def of_owner(frame: msgspec.Struct, member: bytes) -> bytes:
+    """A frame without its owner, with `member` put in."""
+    return encode(frame)[:-1] + b"," + member + b"}"
+
+
 def answer(kind: str, request_id: int | None, owner: bytes, op: int, body: bytes, duplicate: bool = False) -> bytes:
     """An `ack`, `conflict` or `error` for an op. `owner` is from `chat_json` or `owner_json`."""
     return b'{"type":"%b","id":%b,%b,"op":%d,%b%b}' % (
@@ -186,9 +204,9 @@ def error(refusal: Refused, echo: dict[str, Any]) -> bytes:
     return encode(frame)
 
 
-def integrity(chat: bytes, core: bytes) -> bytes:
-    """A broadcast: `chat` from `chat_json`, `core` of the commit."""
-    return b'{"type":"integrity",%b,%b}' % (chat, core)
+def integrity(owner: bytes, core: bytes) -> bytes:
+    """A broadcast: `owner` from `owner_member`, `core` of the commit."""
+    return b'{"type":"integrity",%b,%b}' % (owner, core)
 
 
 def opened(frame: Opened, metadata: bytes | None = None, messages: list[bytes] | None = None) -> bytes:

@@ -37,7 +37,7 @@ from .decision import (
 from .effects import AppendEffect, ChatEffect, StateEffect, encode_effects
 from .errors import Refused
 from .frames import Limits
-from .ids import is_reserved_namespace, namespace_problem
+from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
 from .patch import Operation, join_pointer
 from .requests import (
@@ -340,7 +340,7 @@ def _exactly_one(*fields: object) -> None:
 
 
 def _state_document(stream: Stream, namespace: str) -> StateDocument | None:
-    problem = namespace_problem(namespace)
+    problem = namespace_problem(namespace) or state_file_problem(stream.name, namespace)
     if problem:
         raise Refused("namespace-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer="/namespace")
     if is_reserved_namespace(namespace):

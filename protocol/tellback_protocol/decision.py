@@ -95,10 +95,10 @@ def fingerprint(request: Write | Malformed) -> int:
     return zlib.crc32(body) | (len(body) & 0xFFFFF) << 32
 
 
-def conflict_body(stream: Stream, outcome: Outcome, name_json: bytes) -> bytes:
+def conflict_body(stream: Stream, outcome: Outcome, owner: bytes) -> bytes:
     """The body of a conflict with the commits that its base missed, as far as they are still remembered.
 
-    Cost: the missed commits, at most 32 KiB.
+    `owner` is the owner member as the tab knows it (`codec.owner_member`). Cost: the missed commits, at most 32 KiB.
     """
     stored = msgspec.json.decode(outcome.body)
     since = stored.pop("since", None)
@@ -115,7 +115,7 @@ def conflict_body(stream: Stream, outcome: Outcome, name_json: bytes) -> bytes:
         size += len(past.core)
         if size > MISSED_BYTES_MAX:
             return body + b',"resync":true'
-        frames.append(b'{"type":"integrity","chat":%b,%b}' % (name_json, past.core))
+        frames.append(b'{"type":"integrity",%b,%b}' % (owner, past.core))
     return body + b',"missed":[' + b",".join(frames) + b"]"
 
 

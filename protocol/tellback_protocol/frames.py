@@ -228,7 +228,7 @@ class ListedChat(msgspec.Struct, omit_defaults=True):
     changed_ms: int
     """Since 1970."""
     preview: str
-    """The beginning of the last message."""
+    """The beginning of the last message, at most 400 characters."""
     chat_id: str | UnsetType = UNSET
     """Left out while nobody wrote to the chat."""
     character: str | UnsetType = UNSET
@@ -251,14 +251,16 @@ class ChatListFrame(msgspec.Struct, tag="chat-list", tag_field="type"):
 
 
 class FoundMessage(msgspec.Struct):
-    """A message that holds what was searched for."""
+    """A message that holds every word that was searched for, or a chat whose name does."""
 
     chat: str
-    message: str
-    index: int
     snippet: str
+    """Of the message, or the chat's name."""
     ranges: list[tuple[int, int]]
     """Where the words stand in `snippet`, begin and end in UTF-16 units."""
+    message: str | UnsetType = UNSET
+    """Left out when it is the name that holds the words."""
+    index: int | UnsetType = UNSET
 
 
 class ChatSearchFrame(msgspec.Struct, tag="chat-search", tag_field="type"):

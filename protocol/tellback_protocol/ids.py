@@ -114,6 +114,13 @@ StateOwner = CharacterOwner | PresetOwner
 """Owners without messages."""
 ChatName = CharacterChat | GroupChat
 ChatAddress = CharacterChat | GroupChat | ChatById
+Place = ChatName | StateOwner
+"""Where an owner's files are. Its text names every owner apart: a character's name holds no slash, a chat's does."""
+
+PRESET_FOLDERS = frozenset((
+    "KoboldAI Settings", "NovelAI Settings", "OpenAI Settings", "TextGen Settings", "instruct", "context", "sysprompt",
+))
+"""The folders in which SillyTavern keeps presets."""
 
 
 def parse_chat(text: str) -> ChatAddress | str:
@@ -133,6 +140,54 @@ def parse_chat(text: str) -> ChatAddress | str:
         problem = existing_name_problem(character) or existing_name_problem(chat)
         return problem or CharacterChat(character, chat)
     return f"unknown kind of chat {kind[:32]!r}: use character, group or id"
+
+
+def parse_state_owner(text: str) -> StateOwner | str:
+    """The owner that `character:<character>` or `preset:<folder>/<preset>` names, or a sentence that says why none."""
+    kind, _colon, rest = text.partition(":")
+    if kind == "character":
+        return existing_name_problem(rest) or CharacterOwner(rest)
+    if kind != "preset":
+        return "an owner without messages is a character or a preset"
+    folder, slash, preset = rest.partition("/")
+    if not slash:
+        return 'a preset is named "<folder>/<preset>"'
+    problem = existing_name_problem(folder) or existing_name_problem(preset)
+    if problem is None and SIDECAR_MARK in preset:
+        problem = f"what is called {SIDECAR_MARK!r} is a state file and no preset"
+    return problem or PresetOwner(folder, preset)
+
+
+def parse_place(text: str) -> Place | str:
+    """The owner whose text this is (`str` of a Place), or a sentence that says why there is none."""
+    is_owner = text.startswith("preset:") or (text.startswith("character:") and "/" not in text)
+    place = parse_state_owner(text) if is_owner else parse_chat(text)
+    return "an id is no place" if isinstance(place, ChatById) else place
+
+
+def sidecar_name(place: Place, namespace: str) -> str:
+    """The name of a state's file, beside the owner's."""
+    match place:
+        case CharacterOwner():
+            return f"{place.character}{CHARACTER_SIDECAR_MARK}{namespace}.json"
+        case PresetOwner():
+            return f"{place.preset}{SIDECAR_MARK}{namespace}.json"
+        case _:
+            return f"{place.chat}{SIDECAR_MARK}{namespace}.json"
+
+
+_SURELY_SHORT_CHARS = 50
+"""Four bytes each, and what stands around them, still fit a file name."""
+
+
+def state_file_problem(owner: str, namespace: str) -> str | None:
+    """Why the owner with this text cannot have a state of this namespace, or None (BEHAVIOUR N3)."""
+    if len(owner) + len(namespace) <= _SURELY_SHORT_CHARS:
+        return None
+    place = parse_place(owner)
+    if isinstance(place, str) or len(sidecar_name(place, namespace).encode()) <= FILE_NAME_BYTES_MAX:
+        return None
+    return "the owner's name and this namespace together are too long for a file's name"
 
 
 def existing_name_problem(name: str) -> str | None:

@@ -1,8 +1,8 @@
 """One owner's actor: requests in, decisions made, answers out when they are durable.
 
-    loading --load--> ready <--> busy (an outside edit is adopted)
-       |                |
-       +--> missing     +--idle--> ended
+    loading --load--> ready <--> busy (an outside edit is adopted, a life write is carried out)
+       |                |          |
+       +--> missing     +--idle--> ended <--idle-- gone (in the trash: answers what it answered before)
 
 Rules of this module:
 - One owner, one mailbox, one order. A step runs to its end without awaiting, so nobody sees half of it (BEHAVIOUR L1).
@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
 from tellback_protocol.appending import append_plain
+from tellback_protocol.chat import Chat
 from tellback_protocol.decide import (
     Committed,
     Duplicate,
@@ -34,9 +35,21 @@ from tellback_protocol.decide import (
 from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Behind, Closed, Reset, StateFrame, StateValue
-from tellback_protocol.ids import Version, namespace_problem
-from tellback_protocol.requests import Append, Close, History, Malformed, Open, Request, StateGet, Write
-from tellback_protocol.stream import Stream
+from tellback_protocol.ids import StateOwner, Version, namespace_problem, parse_place
+from tellback_protocol.requests import (
+    Append,
+    ChatBranch,
+    ChatCreate,
+    Close,
+    History,
+    LifeWrite,
+    Malformed,
+    Open,
+    Request,
+    StateGet,
+    Write,
+)
+from tellback_protocol.stream import Outcome, Stream
 from tellback_server import records
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
@@ -60,7 +73,7 @@ UNCOMMITTED_BYTES_MAX = 64 << 20
 """Records that may wait for the disk; more is answered `overloaded`."""
 MAILBOX_MAX = 256
 """Requests that wait for one actor; more are answered `overloaded`."""
-State = Literal["loading", "missing", "ready", "busy", "ended"]
+State = Literal["loading", "missing", "ready", "busy", "gone", "ended"]
 
 
 class Actor:
@@ -68,15 +81,17 @@ class Actor:
 
     __slots__ = (
         "_author", "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id",
-        "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "key", "name", "state", "stream",
-        "subscriptions", "user",
+        "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "is_chat", "key", "name", "settling", "state",
+        "stream", "subscriptions", "user",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:
         self._hub = hub
         self.user = user
         self.name = name
-        """`character:...` or `group:...`."""
+        """The owner's one text: `character:...`, `group:...` or `preset:...`."""
+        self.is_chat = not isinstance(parse_place(name), StateOwner)
+        """False for a character or preset: it has state documents only."""
         self.chat_id = ""
         self.key = ""
         """The log's owner key, set when the chat is known."""
@@ -93,6 +108,8 @@ class Actor:
         """When the oldest commit that is not in the files was made."""
         self.folding = False
         """True while a checkpoint runs."""
+        self.settling: Envelope | None = None
+        """The life write that waits for a checkpoint."""
         self.idle_since_s: float | None = None
         self._mailbox: deque[Envelope] = deque()
         self._held: dict[Tab, deque[Envelope]] = {}
@@ -107,7 +124,9 @@ class Actor:
 
     def submit(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """Handle a request, now or when the actor can. `size_bytes` counts as in flight until it is answered."""
-        if self.state == "ready" and not self._mailbox:
+        if self.state == "gone" and not self._mailbox:
+            self.handle(tab, request, owner_json, size_bytes)
+        elif self.state == "ready" and not self._mailbox:
             if type(request) is not Append or self._held or not self._append_plain(
                 tab, request, owner_json, size_bytes
             ):
@@ -124,9 +143,9 @@ class Actor:
 
     def drain(self) -> None:
         """Handle what waited, in order, as far as the state allows."""
-        while self._mailbox and self.state in ("ready", "missing"):
+        while self._mailbox and self.state in ("ready", "missing", "gone"):
             letter = self._mailbox.popleft()
-            if self.state == "ready":
+            if self.state != "missing":
                 self.handle(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
             else:
                 self._handle_missing(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
@@ -139,6 +158,11 @@ class Actor:
             self._held[tab].append(Envelope(tab, request, owner_json, size_bytes))
         elif isinstance(request, Write | Malformed):
             self._write(tab, request, owner_json, size_bytes)
+        elif self.state == "gone":
+            deleted = Refused(
+                "deleted", f"It is in the trash; restore id:{self.chat_id}.", details={"chat_id": self.chat_id}
+            )
+            self._refuse(tab, request, owner_json, size_bytes, deleted)
         elif isinstance(request, Open):
             # Another program may have changed the files since they were looked at last.
             if self._hub.shelf.look(self):
@@ -150,7 +174,7 @@ class Actor:
         elif isinstance(request, History):
             self._hub.spawn(self._history(tab, request, owner_json, size_bytes))
         else:
-            self._close(tab, request, size_bytes)
+            self._close(tab, request, owner_json, size_bytes)
 
     def _append_plain(self, tab: Tab, request: Append, owner_json: bytes, size_bytes: int) -> bool:
         """The most frequent write, without the detours of the others. False: it is not that plain, nothing was done."""
@@ -200,6 +224,9 @@ class Actor:
         hub = self._hub
         clock = hub.clock
         session = tab.session_id
+        if isinstance(request, LifeWrite) and request.op == stream.next_op(session):
+            hub.shelf.begin_life(self, Envelope(tab, request, owner_json, size_bytes))
+            return
         try:
             hub.admit()
             fresh = Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
@@ -211,12 +238,7 @@ class Actor:
         op = request.op
         assert isinstance(op, int), "decide refuses a write without op"
         if isinstance(decision, Duplicate):
-            hub.counters.duplicates += 1
-            body = decision.outcome.body
-            if decision.outcome.kind == "conflict":
-                body = conflict_body(stream, decision.outcome, codec.encode(self._label(tab)))
-            frame = codec.answer(decision.outcome.kind, request.id, owner_json, op, hub.durability(body), True)
-            self._release(Release(self._last_position, self, tab, frame, size_bytes))
+            self.answer_again(Envelope(tab, request, owner_json, size_bytes), decision.outcome)
             return
         try:
             self._carry_out(tab, request, op, decision, owner_json, size_bytes, fresh.now_ms)
@@ -247,13 +269,27 @@ class Actor:
             install(stream, session, op, decision, now_ms)
             self._count_stored(decision)
             if decision.outcome.kind == "conflict":
-                body = conflict_body(stream, decision.outcome, codec.encode(self._label(tab)))
+                body = conflict_body(stream, decision.outcome, self._owner_json(tab))
             frame = codec.answer(decision.outcome.kind, request.id, owner_json, op, body)
             release = Release(position, self, tab, frame, size_bytes)
         self._last_position = position
         self._release(release)
         if self.dirty_since_s is None:
             hub.shelf.became_dirty(self)
+
+    def answer_again(self, letter: Envelope, outcome: Outcome) -> None:
+        """The outcome that an op already had."""
+        tab, request = letter.tab, letter.request
+        assert isinstance(request, Write | Malformed), "only writes have outcomes"
+        assert isinstance(request.op, int), "an outcome has a number"
+        self._hub.counters.duplicates += 1
+        body = outcome.body
+        if outcome.kind == "conflict":
+            body = conflict_body(self._stream, outcome, self._owner_json(tab))
+        frame = codec.answer(
+            outcome.kind, request.id, letter.owner_json, request.op, self._hub.durability(body), True
+        )
+        self._release(Release(self._last_position, self, tab, frame, letter.size_bytes))
 
     def _storage_failed(self, tab: Tab, request: Write | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """The log takes nothing more. What this actor holds may be ahead of it, so it answers nobody from here on."""
@@ -276,6 +312,11 @@ class Actor:
 
     def _open(self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         stream = self._stream
+        if not self.is_chat and (request.create or request.tail is not UNSET):
+            field = "create" if request.create else "tail"
+            refusal = Refused("bad-frame", f"{field!r} is for chats.", pointer=f"/{field}")
+            self._refuse(tab, request, owner_json, size_bytes, refusal)
+            return
         if request.create and request.since is not None:
             refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
             self._refuse(tab, request, owner_json, size_bytes, refusal)
@@ -284,13 +325,15 @@ class Actor:
             self._held[tab] = deque()
             self._hub.spawn(self._look_back(Envelope(tab, request, owner_json, size_bytes), request))
             return
-        self._answer_open(tab, request, size_bytes)
+        self._answer_open(tab, request, owner_json, size_bytes)
 
-    def _answer_open(self, tab: Tab, request: Open, size_bytes: int, missed: Missed | None = None) -> None:
+    def _answer_open(
+        self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int, missed: Missed | None = None
+    ) -> None:
         opened, frame, following = answer_open(self._stream, request, tab.session_id, missed=missed)
         if isinstance(opened.reset, str):
             self._hub.counters.reset(opened.reset)
-        subscription = Subscription(tab, codec.chat_json(request.chat))
+        subscription = Subscription(tab, owner_json)
         release = Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
@@ -309,7 +352,7 @@ class Actor:
             log.exception("look-back-failed", chat=self.name)
         held = self._held.pop(tab)
         if self.state == "ready":
-            self._answer_open(tab, request, letter.size_bytes, missed)
+            self._answer_open(tab, request, letter.owner_json, letter.size_bytes, missed)
             for later in held:
                 self.submit(tab, later.request, later.owner_json, later.size_bytes)
         elif self.state == "ended":
@@ -338,9 +381,9 @@ class Actor:
             tab.outbox.parts(object(), followed_by(parts, lambda: tab.answered(size_bytes)))
         tab.outbox.flush()
 
-    def _close(self, tab: Tab, request: Close, size_bytes: int) -> None:
+    def _close(self, tab: Tab, request: Close, owner_json: bytes, size_bytes: int) -> None:
         self.unsubscribe(tab)
-        frame = codec.encode(Closed(request.chat, request.id))
+        frame = codec.of_owner(Closed(id=request.id), owner_json)
         self._release(Release(self._last_position, self, tab, frame, size_bytes))
 
     def _state_get(self, tab: Tab, request: StateGet, owner_json: bytes, size_bytes: int) -> None:
@@ -367,11 +410,22 @@ class Actor:
         self._release(Release(self._last_position, self, tab, frame, size_bytes))
 
     def _handle_missing(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
-        if isinstance(request, Open) and request.create and request.since is None:
+        is_making = isinstance(request, Open) and request.create and request.since is None
+        if is_making and self.is_chat and self._hub.shelf.former(self.user, self.name) is None:
+            assert isinstance(request, Open), "asked just above"
             self._hub.create(self, tab, request, owner_json, size_bytes)
             return
+        former = self._hub.shelf.former(self.user, self.name)
+        if isinstance(request, ChatCreate):
+            self._hub.shelf.create_life(self, Envelope(tab, request, owner_json, size_bytes))
+            return
+        if former is not None:
+            self._hub.shelf.answer_former(self, Envelope(tab, request, owner_json, size_bytes), former)
+            return
         refusal = Refused("not-found", "There is no such chat.", pointer="/chat")
-        if isinstance(request, Open) and request.create:
+        if not self.is_chat:
+            refusal = Refused("not-found", "There is no such character or preset.", pointer="/owner")
+        elif isinstance(request, Open) and request.create:
             refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
         self._refuse(tab, request, owner_json, size_bytes, refusal)
 
@@ -390,7 +444,7 @@ class Actor:
         head = self._stream.head
         self._append(loaded)
         for subscription in list(self.subscriptions.values()):
-            frame = codec.encode(Reset(self._chat_of(subscription), "outside-edit", head))
+            frame = codec.of_owner(Reset("outside-edit", head), subscription.owner_json)
             self._release(Release(self._last_position, self, subscription.tab, frame))
             self.unsubscribe(subscription.tab)
         self.state = "ready"
@@ -416,9 +470,88 @@ class Actor:
         self._hub.counters.commits += 1
         self.state = "ready"
         _, frame, following = answer_open(stream, request, tab.session_id, created=True)
-        subscription = Subscription(tab, codec.chat_json(request.chat))
+        subscription = Subscription(tab, codec.owner_member(request.chat))
         self._release(Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following))
         self._hub.shelf.became_dirty(self)
+
+    # -- life writes: steps of `lifecycle`, none of which waits ------------------------------------------------------
+
+    def put_back(self, letter: Envelope) -> None:
+        """The request comes again before everything else that waits."""
+        self._mailbox.appendleft(letter)
+
+    def life_refused(self, letter: Envelope, refusal: Refused) -> None:
+        """Not carried out, and not an outcome."""
+        self._refuse(letter.tab, letter.request, letter.owner_json, letter.size_bytes, refusal)
+
+    def life_decided(
+        self, letter: Envelope, decision: Committed | Stored | Duplicate, now_ms: int, operation: bytes
+    ) -> Release | None:
+        """Log and install a decision, its operation before it. The release of a commit is let go by the caller, when
+        the files are moved. Raises LogError.
+        """
+        tab, request, stream, hub = letter.tab, letter.request, self._stream, self._hub
+        assert isinstance(request, LifeWrite), "nothing else comes here"
+        assert isinstance(request.op, int), "decide refuses a write without op"
+        if not isinstance(decision, Committed):
+            assert isinstance(decision, Stored), "the op is a new one"
+            self._carry_out(tab, request, request.op, decision, letter.owner_json, letter.size_bytes, now_ms)
+            return None
+        if not self.anchored:
+            self._anchor()
+        if operation:
+            hub.log.append(records.OPERATION, self.key, decision.version.seq, operation)
+        position = hub.log.append(records.COMMIT, self.key, decision.version.seq, decision.record)
+        install(stream, tab.session_id, request.op, decision, now_ms)
+        if self.file is not None and isinstance(request, ChatBranch | ChatCreate):
+            self.file.note(decision.effects)
+            if self.dirty_since_s is None:
+                hub.shelf.became_dirty(self)
+        hub.counters.commits += 1
+        self._last_position = position
+        self._unreleased += 1
+        frame = codec.answer("ack", request.id, letter.owner_json, request.op, hub.durability(decision.outcome.body))
+        return Release(position, self, tab, frame, letter.size_bytes, decision)
+
+    def made(self, loaded: LoadedStream) -> None:
+        """The chat begins; its first commit follows in the same step."""
+        self._take(loaded)
+        self._append(loaded)
+
+    def not_made(self) -> None:
+        """The chat could not be made: whoever waited for it learns that it is not there."""
+        self.state = "missing"
+        self.drain()
+
+    def departed(self, stream: Stream) -> None:
+        """What is known of a chat in the trash was read."""
+        self._become(stream)
+        self.durable_head = stream.head
+        self.anchored = True
+        self.state = "gone"
+        self.drain()
+
+    def leave(self) -> None:
+        """The chat is in the trash and everybody was told: nobody hears more of it, and its documents are let go."""
+        for subscription in list(self.subscriptions.values()):
+            self.unsubscribe(subscription.tab)
+        stream = self._stream
+        stream.chat = Chat(stream.chat.version)
+        stream.states = {}
+        stream.damage = []
+        self.file = None
+        self.state = "gone"
+        self.drain()
+
+    def log_failed(self, letter: Envelope) -> None:
+        """The log takes nothing more: whether the op is stored is not known."""
+        assert isinstance(letter.request, Write | Malformed), "only writes are logged"
+        self._storage_failed(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
+
+    async def hand_on(self) -> None:
+        """This actor ended: what waits in its mailbox goes to its successor."""
+        while self._mailbox:
+            await self._hub.submit_again(self, self._mailbox.popleft())
 
     def _append(self, loaded: LoadedStream) -> None:
         """What loading wants in the log before anything is shown."""
@@ -428,7 +561,7 @@ class Actor:
     def lost(self) -> None:
         """The chat is gone from under its tabs: they are told, and open again or learn that it is not there."""
         for subscription in list(self.subscriptions.values()):
-            frame = codec.encode(Reset(self._chat_of(subscription), "failed", self.durable_head))
+            frame = codec.of_owner(Reset("failed", self.durable_head), subscription.owner_json)
             self._release(Release(self._last_position, self, subscription.tab, frame))
             self.unsubscribe(subscription.tab)
 
@@ -458,7 +591,8 @@ class Actor:
         if subscription is None:
             return
         self._hub.counters.behind += 1
-        tab.outbox.urgent(text_frame(codec.encode(Behind(self._chat_of(subscription), last, self.durable_head))))
+        behind = Behind(last, self.durable_head)
+        tab.outbox.urgent(text_frame(codec.of_owner(behind, subscription.owner_json)))
         self.unsubscribe(tab)
 
     @property
@@ -545,8 +679,8 @@ class Actor:
             if tab is author:
                 continue
             outbox = tab.outbox
-            if frames is None or subscription.chat_json != built_for:
-                built_for = subscription.chat_json
+            if frames is None or subscription.owner_json != built_for:
+                built_for = subscription.owner_json
                 frames = text_frames([codec.integrity(built_for, commit.core) for commit in told])
             if outbox.send_now(frames):
                 continue
@@ -563,7 +697,7 @@ class Actor:
         for commit in told:
             if not subscription.active:
                 return
-            frame = text_frame(codec.integrity(subscription.chat_json, commit.core))
+            frame = text_frame(codec.integrity(subscription.owner_json, commit.core))
             version = commit.version
             if subscription.backlog is None:
                 outbox.commit(self, frame, before)
@@ -610,12 +744,12 @@ class Actor:
             def done() -> None:
                 subscription.backlog = None
 
-            subscription.backlog = Backlog(subscription.chat_json, previous, following.replay, done)
+            subscription.backlog = Backlog(subscription.owner_json, previous, following.replay, done)
             tab.outbox.parts(self, subscription.backlog.pieces())
             return
         for past in following.replay:
             assert previous is not None, "a replay begins somewhere"
-            tab.outbox.commit(self, text_frame(codec.integrity(subscription.chat_json, past.core)), previous)
+            tab.outbox.commit(self, text_frame(codec.integrity(subscription.owner_json, past.core)), previous)
             previous = Version(previous.epoch, past.seq, past.integrity)
             if not subscription.active:
                 return
@@ -643,11 +777,7 @@ class Actor:
         assert self.file is not None, "ready means loaded"
         return self.file
 
-    def _label(self, tab: Tab) -> str:
-        """The name that `tab` knows the chat by."""
+    def _owner_json(self, tab: Tab) -> bytes:
+        """The owner member with the name that `tab` knows it by."""
         subscription = self.subscriptions.get(tab)
-        return self.name if subscription is None else self._chat_of(subscription)
-
-    def _chat_of(self, subscription: Subscription) -> str:
-        name: str = msgspec.json.decode(b"{" + subscription.chat_json + b"}")["chat"]
-        return name
+        return codec.owner_member(self.name) if subscription is None else subscription.owner_json

@@ -26,14 +26,14 @@ AT_ONCE_BYTES = 64 << 10
 class Backlog:
     """See the module. `done` is called when everything was sent."""
 
-    __slots__ = ("_chat_json", "_done", "_frames", "_replay", "last", "waiting_bytes")
+    __slots__ = ("_done", "_frames", "_owner_json", "_replay", "last", "waiting_bytes")
 
-    def __init__(self, chat_json: bytes, since: Version, replay: list[Past], done: Callable[[], None]) -> None:
+    def __init__(self, owner_json: bytes, since: Version, replay: list[Past], done: Callable[[], None]) -> None:
         self.last = since
         """The version of the last commit that was sent."""
         self.waiting_bytes = 0
         """Of frames that came behind the replay."""
-        self._chat_json = chat_json
+        self._owner_json = owner_json
         self._replay = deque(replay)
         self._frames: deque[tuple[bytes, Version | None]] = deque()
         """Frame, and for a commit its version."""
@@ -59,7 +59,7 @@ class Backlog:
             piece = bytearray()
             while self._replay and len(piece) < PIECE_BYTES:
                 past = self._replay.popleft()
-                piece += text_frame(codec.integrity(self._chat_json, past.core))
+                piece += text_frame(codec.integrity(self._owner_json, past.core))
                 self.last = Version(self.last.epoch, past.seq, past.integrity)
             while self._frames and len(piece) < PIECE_BYTES:
                 frame, version = self._frames.popleft()

@@ -29,7 +29,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tellback_protocol.ids import ChatName, Version
+from tellback_protocol.ids import Place, StateOwner, Version
 from tellback_protocol.stream import Stream
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileUnreadable, FileUnsafe
@@ -70,7 +70,7 @@ class CheckpointJob(msgspec.Struct, kw_only=True):
 
     user: str
     name: str
-    place: ChatName
+    place: Place
     chat_id: str
     version: Version
     head: Version
@@ -103,6 +103,7 @@ class CheckpointJob(msgspec.Struct, kw_only=True):
         assert not (stream.damage and (pending.rewrite or pending.appended)), "a damaged chat takes no commits"
         chat = stream.chat
         whole = pending.rewrite or held.identity is None or (bool(pending.appended) and not held.image.takes_appends)
+        whole = whole and not isinstance(held.place, StateOwner)
         states: dict[str, tuple[Version, bytes | None]] = {}
         for namespace in pending.states:
             document = stream.states[namespace]
@@ -239,8 +240,13 @@ def _record(job: CheckpointJob, done: CheckpointDone) -> Checkpointed:
 
 def _prepare(job: CheckpointJob, files: FileStore) -> Plan:
     """Checks that the files are those we know and works out the bytes to come. Writes nothing."""
-    path = files.chat_path(job.user, job.place)
-    identity, stat = check_file(files, path, job.identity)
+    path = files.owner_path(job.user, job.place)
+    if isinstance(job.place, StateOwner):
+        if not files.has_owner(job.user, job.place):
+            raise OutsideEdit(path, "is gone")
+        identity, stat = None, None
+    else:
+        identity, stat = check_file(files, path, job.identity)
     for namespace in job.states:
         check_file(
             files, files.state_path(job.user, job.place, namespace), job.state_files.get(namespace), namespace
@@ -329,15 +335,11 @@ def _carry_out(job: CheckpointJob, plan: Plan, files: FileStore) -> CheckpointDo
             state_files.pop(namespace, None)
         failpoint("checkpoint.after_state")
     failpoint("checkpoint.before_sync_file")
-    if identity is not None:
-        mark = SyncMark(
-            job.chat_id,
-            job.name,
-            job.version,
-            job.head,
-            Watermark(identity.size_bytes, job.lines, identity.crc32),
-            marks,
-        )
+    if identity is not None or isinstance(job.place, StateOwner):
+        watermark = Watermark(0, 0, 0)
+        if identity is not None:
+            watermark = Watermark(identity.size_bytes, job.lines, identity.crc32)
+        mark = SyncMark(job.chat_id, job.name, job.version, job.head, watermark, marks)
         files.write_sync(job.user, job.place, mark, job.now_ms)
     failpoint("checkpoint.after_sync_file")
     return CheckpointDone(

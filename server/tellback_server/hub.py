@@ -18,13 +18,14 @@ import structlog
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
-from tellback_protocol.ids import ChatAddress, ChatById, new_name_problem, parse_chat
-from tellback_protocol.requests import History, Malformed, Open, Request
+from tellback_protocol.ids import ChatAddress, ChatById, StateOwner, new_name_problem, parse_chat, parse_place
+from tellback_protocol.requests import History, Malformed, Open, Request, UserRequest
 from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor
 from tellback_server.clock import Clock
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
 from tellback_server.outbox import COMMIT_BYTES_MAX
+from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope, Release, Run
 from tellback_server.replay import Missed
 from tellback_server.tab import Tab
@@ -48,6 +49,21 @@ class Shelf(Protocol):
     def look(self, actor: Actor) -> bool:
         """True when another program changed the files of a live chat: the actor is busy until that is adopted."""
 
+    def begin_life(self, actor: Actor, letter: Envelope) -> None:
+        """Carry out a life write of an owner that is there, or in the trash; the actor is busy until then."""
+
+    def create_life(self, actor: Actor, letter: Envelope) -> None:
+        """`chat-create` of a chat that is not there."""
+
+    def former(self, user: str, name: str) -> Registered | None:
+        """Who had a name that nobody has now."""
+
+    def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
+        """Answer a request that names an owner by a name that it had."""
+
+    def departed(self, user: str, chat_id: str) -> Actor | None:
+        """An actor for a chat in the trash; None when there is no such chat."""
+
     async def find(self, user: str, chat_id: str) -> str | None:
         """The name of a chat by its id, None when the user has no such chat."""
 
@@ -56,6 +72,16 @@ class Shelf(Protocol):
 
     async def missed(self, actor: Actor, request: Open) -> Missed | None:
         """What the log tells of the commits behind `since`, up to where the stream goes on. None: it cannot be read."""
+
+
+class Desk(Protocol):
+    """Who answers what is asked of no single owner; owned by the hub, implemented by `catalog`."""
+
+    def submit(self, tab: Tab, request: UserRequest, size_bytes: int) -> None:
+        """Answer in the order of the connection's questions; `size_bytes` counts as in flight until then."""
+
+    def left(self, tab: Tab) -> None:
+        """The connection is gone: nobody waits for its answers."""
 
 
 class Hub:
@@ -82,12 +108,16 @@ class Hub:
         self.outbox_bytes_max = outbox_bytes_max
         self.shelf: Shelf
         """Set once, before the first request."""
+        self.desk: Desk
+        """Set once, before the first request."""
         self.is_synced = durable
         """False when the log was told not to sync: answers then say so."""
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}
         self.releases: deque[Release | Run] = deque()
         """What waits for the disk, in the order of the log."""
+        self.tabs: set[Tab] = set()
+        """All connections; reception keeps them."""
         self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
         """Why nothing is admitted any more: code and sentence."""
@@ -99,10 +129,10 @@ class Hub:
     @property
     def actors(self) -> list[Actor]:
         """All that are live. Cost: one pointer each."""
-        return list(self._by_name.values())
+        return list(dict.fromkeys(self._by_name.values()))
 
-    def actor(self, user: str, address: ChatAddress) -> Actor | None:
-        """The live actor of a chat, made and loading when there is none; None for an id that nobody has open."""
+    def actor(self, user: str, address: ChatAddress | StateOwner) -> Actor | None:
+        """The live actor of an owner, made and loading when there is none; None for an id that nobody has open."""
         if isinstance(address, ChatById):
             return self._by_id.get((user, address.chat_id))
         name = str(address)
@@ -113,30 +143,79 @@ class Hub:
         return actor
 
     def identified(self, actor: Actor) -> None:
-        """The actor's chat_id is known now."""
-        self._by_id[actor.user, actor.chat_id] = actor
+        """The actor's id is known now. Only chats are asked for by id."""
+        if actor.is_chat:
+            self._by_id[actor.user, actor.chat_id] = actor
 
     def end(self, actor: Actor) -> None:
         """Let an actor go; the next request makes a new one."""
         actor.state = "ended"
         if self._by_name.get((actor.user, actor.name)) is actor:
             del self._by_name[actor.user, actor.name]
+        if actor.stream is not None and self._by_name.get((actor.user, actor.stream.name)) is actor:
+            # What came out of the trash has its name reserved.
+            del self._by_name[actor.user, actor.stream.name]
         if self._by_id.get((actor.user, actor.chat_id)) is actor:
             del self._by_id[actor.user, actor.chat_id]
 
+    def reserve(self, actor: Actor, name: str) -> None:
+        """`name` is the actor's as well from here on: who asks for it waits until the operation is done."""
+        self._by_name[actor.user, name] = actor
+
+    def renamed(self, actor: Actor, old: str, to: str) -> None:
+        """The actor has another name; nobody finds it by the old one."""
+        if self._by_name.get((actor.user, old)) is actor:
+            del self._by_name[actor.user, old]
+        self._by_name[actor.user, to] = actor
+        actor.name = to
+        self.forget_name(actor.user, old)
+
+    def unname(self, actor: Actor) -> None:
+        """Nobody finds the actor by name any more; by its id it is found."""
+        for name in [name for (user, name), other in self._by_name.items() if other is actor and user == actor.user]:
+            del self._by_name[actor.user, name]
+            self.forget_name(actor.user, name)
+
+    def forget_name(self, user: str, name: str) -> None:
+        """A name changed hands: no connection may go on using the actor that it knew by it."""
+        for tab in self.tabs:
+            if tab.user == user:
+                tab.forget(name)
+
+    async def actor_by_id(self, user: str, chat_id: str) -> Actor | None:
+        """The actor of a chat by its id, live, loading or in the trash."""
+        actor = self._by_id.get((user, chat_id))
+        if actor is not None:
+            return actor
+        name = await self.shelf.find(user, chat_id)
+        if name is None:
+            return self._by_id.get((user, chat_id)) or self.shelf.departed(user, chat_id)
+        place = parse_place(name)
+        assert not isinstance(place, str), "a stored name is an address"
+        return self.actor(user, place)
+
     async def find_and_submit(
-        self, tab: Tab, address: ChatAddress, request: Request | Malformed, owner_json: bytes, size_bytes: int
+        self, tab: Tab, address: ChatAddress | StateOwner, request: Request | Malformed, owner_json: bytes,
+        size_bytes: int,
     ) -> None:
         """Submit a request for an id that is not known by heart."""
         name = await self.shelf.find(tab.user, address.chat_id) if isinstance(address, ChatById) else str(address)
         if not tab.is_open:
             return
         if name is None:
+            departed = None
+            if isinstance(address, ChatById):
+                departed = self._by_id.get((tab.user, address.chat_id)) or self.shelf.departed(
+                    tab.user, address.chat_id
+                )
+            if departed is not None:
+                departed.submit(tab, request, owner_json, size_bytes)
+                return
             tab.answer_refusal(
                 request, owner_json, size_bytes, Refused("not-found", "There is no such chat.", pointer="/chat")
             )
             return
-        found = parse_chat(name)
+        found = parse_place(name)
         assert not isinstance(found, str), "a stored name is an address"
         actor = self.actor(tab.user, found)
         assert actor is not None, "a name always has an actor"
@@ -144,8 +223,8 @@ class Hub:
 
     async def submit_again(self, actor: Actor, letter: Envelope) -> None:
         """Give a request to the successor of an actor that ended (BEHAVIOUR L4)."""
-        address = parse_chat(f"id:{actor.chat_id}")
-        assert not isinstance(address, str), "a live chat has an id"
+        address = parse_chat(f"id:{actor.chat_id}") if actor.is_chat else parse_place(actor.name)
+        assert not isinstance(address, str), "a live chat has an id, an owner a name"
         await self.find_and_submit(letter.tab, address, letter.request, letter.owner_json, letter.size_bytes)
 
     def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import structlog
 
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import ChatName, Version, file_integrity, parse_chat
+from tellback_protocol.ids import Place, StateOwner, Version, file_integrity, parse_place
 from tellback_protocol.requests import History, Open
 from tellback_server.actor import Actor
 from tellback_server.checkpoint import CheckpointFailed, CheckpointJob, checkpoint
@@ -29,9 +29,12 @@ from tellback_server.fs import FileUnreadable, FileUnsafe
 from tellback_server.history import as_it_was, chat_at, page
 from tellback_server.hub import Hub
 from tellback_server.leftovers import find_leftovers
+from tellback_server.lifecycle import Lifecycle
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
 from tellback_server.replay import Missed, missed_since, replay_bytes_max
+from tellback_server.registrar import Registered
+from tellback_server.releases import Envelope
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
@@ -73,17 +76,30 @@ class Keeper:
         self._saved: dict[Actor, Position] = {}
         """Up to which position a chat's outcomes and commits are in its session file."""
         self._looks = asyncio.Semaphore(LOOKS_MAX)
+        self.lifecycle = Lifecycle(
+            hub, files, settle=self._settle, named=self._named, forgotten=self._forgotten,
+            identified=self._identified,
+        )
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
+        self._left_over: set[tuple[str, str]] = set()
+        """User and name of chats that a crash left unfolded, until they are live."""
+        self.needed_elsewhere: Callable[[], Position | None] = lambda: None
+        """The oldest record that somebody else needs."""
         self._stopping = False
 
     async def start(self) -> None:
         """Learn the names that the log knows, and begin to fold what a crash left."""
+        now_ms = self._hub.clock.now_ms()
+        for operation in await self._run(lambda: self.lifecycle.recover(self._files.known_users(), now_ms)):
+            self.lifecycle.record(operation)
+        await self._hub.log.flush()
         leftovers = await self._run(lambda: find_leftovers(self._hub.log))
         for (user, chat_id), name in leftovers.names.items():
             self._named(user, chat_id, name)
         await self._run(lambda: [self._files.clean_temporaries(user) for user in self._files.known_users()])
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
+        self._left_over.update(leftovers.unfolded)
         self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
 
     async def stop(self) -> None:
@@ -107,6 +123,14 @@ class Keeper:
     def _is_reading(self) -> bool:
         return not self._leftovers_folded or any(actor.state in ("loading", "busy") for actor in self._hub.actors)
 
+    async def caught_up(self, user: str) -> None:
+        """Until the user's chats that a crash left unfolded are live: their files do not tell all yet."""
+        while any(of == user for of, _name in self._left_over):
+            if self._leftovers_folded:
+                loading = {(actor.user, actor.name) for actor in self._hub.actors if actor.state == "loading"}
+                self._left_over &= loading
+            await asyncio.sleep(0.005 if self._left_over else 0)
+
     # -- what the hub asks -------------------------------------------------------------------------------------------
 
     def load(self, actor: Actor) -> None:
@@ -124,6 +148,26 @@ class Keeper:
         """See Shelf."""
         self._hub.spawn(self._create(actor, tab, request, owner_json, size_bytes))
 
+    def begin_life(self, actor: Actor, letter: Envelope) -> None:
+        """See Shelf."""
+        self.lifecycle.begin(actor, letter)
+
+    def create_life(self, actor: Actor, letter: Envelope) -> None:
+        """See Shelf."""
+        self.lifecycle.create(actor, letter)
+
+    def former(self, user: str, name: str) -> Registered | None:
+        """See Shelf."""
+        return self.lifecycle.former(user, name)
+
+    def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
+        """See Shelf."""
+        self.lifecycle.answer_former(actor, letter, former)
+
+    def departed(self, user: str, chat_id: str) -> Actor | None:
+        """See Shelf."""
+        return self.lifecycle.departed(user, chat_id)
+
     async def find(self, user: str, chat_id: str) -> str | None:
         """See Shelf."""
         name = self._names.get((user, chat_id))
@@ -133,7 +177,8 @@ class Keeper:
                 return None
             name = str(place)
             self._named(user, chat_id, name)
-        return name
+        # Characters and presets are asked for by name.
+        return None if isinstance(parse_place(name), StateOwner) else name
 
     async def history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
         """See Shelf."""
@@ -231,6 +276,7 @@ class Keeper:
 
     async def _create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         user, place = actor.user, _place(actor)
+        assert not isinstance(place, StateOwner), "only chats are created"
         clock = self._hub.clock
         try:
             self._hub.admit()
@@ -276,9 +322,16 @@ class Keeper:
         self._names[user, chat_id] = name
         self._ids[user, name] = chat_id
 
+    def _forgotten(self, user: str, chat_id: str, name: str) -> None:
+        """`chat_id` has this name no more."""
+        if self._ids.get((user, name)) == chat_id:
+            del self._ids[user, name]
+        if self._names.get((user, chat_id)) == name:
+            del self._names[user, chat_id]
+
     async def _fold_leftovers(self, unfolded: list[tuple[str, str]]) -> None:
         for user, name in unfolded:
-            address = parse_chat(name)
+            address = parse_place(name)
             if not isinstance(address, str):
                 self._hub.actor(user, address)
                 await asyncio.sleep(0)
@@ -293,9 +346,33 @@ class Keeper:
         self._timers.pop(actor, None)
         self._hub.spawn(self._fold(actor))
 
-    async def _fold(self, actor: Actor) -> bool:
+    async def _settle(self, actor: Actor, letter: Envelope) -> bool:
+        """Fold everything that is pending while the actor stands still for `letter`. False: an outside edit was adopted
+        first, and the letter comes again. Raises Refused when the disk does not take it.
+        """
+        while True:
+            while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon; nobody else waits for it.
+                await asyncio.sleep(0.005)
+            held = actor.file
+            assert held is not None, "a live chat has files"
+            if await self._run(lambda: needs_adoption(self._files, actor.user, held)):  # noqa: B023
+                actor.put_back(letter)
+                actor.folding = True
+                await self._look_closer(actor)
+                return False
+            if not held.pending:
+                return True
+            actor.settling = letter
+            folded = await self._fold(actor, "busy")
+            if actor.settling is None:
+                return False
+            actor.settling = None
+            if not folded:
+                raise Refused("storage-full", "The files could not be written; nothing was changed.")
+
+    async def _fold(self, actor: Actor, state: str = "ready") -> bool:
         """One checkpoint. True when everything that was committed before is in the files."""
-        if actor.state != "ready" or actor.folding or actor.stream is None or actor.file is None:
+        if actor.state != state or actor.folding or actor.stream is None or actor.file is None:
             return False
         timer = self._timers.pop(actor, None)
         if timer is not None:
@@ -344,6 +421,10 @@ class Keeper:
         assert stream is not None, "a live chat"
         assert held is not None, "a live chat"
         actor.state = "busy"
+        if actor.settling is not None:
+            # A life write waits for the files; it comes again when they are ours.
+            actor.put_back(actor.settling)
+            actor.settling = None
         try:
             await self._hub.log.flush()
             loaded = await self._run(
@@ -358,7 +439,8 @@ class Keeper:
         if isinstance(loaded, ChatMissing):
             log.warning("chat-deleted-outside", chat=actor.name, pending=loaded.pending)
             actor.lost()
-            actor.failed(Refused("not-found", "Another program deleted the chat.", pointer="/chat"))
+            pointer = "/chat" if actor.is_chat else "/owner"
+            actor.failed(Refused("not-found", "Another program deleted it.", pointer=pointer))
             self._hub.end(actor)
             return
         self._count_adoption(actor, loaded)
@@ -443,6 +525,9 @@ class Keeper:
             self._saved.get(actor, Position(0)) for actor in self._hub.actors
             if actor.last_position and self._saved.get(actor) != actor.last_position
         ]
+        elsewhere = self.needed_elsewhere()
+        if elsewhere is not None:
+            needed.append(Position(elsewhere - 1))
         safe = min(needed, default=self._hub.log.durable)
         await self._run(lambda: self._hub.log.collect(safe))
 
@@ -462,8 +547,7 @@ def _refusal_of(actor: Actor, error: Exception) -> Refused:
     return Refused("internal", "The chat could not be loaded; the server's log says why.")
 
 
-def _place(actor: Actor) -> ChatName:
-    place = parse_chat(actor.name)
+def _place(actor: Actor) -> Place:
+    place = parse_place(actor.name)
     assert not isinstance(place, str), "an actor has a name"
-    assert hasattr(place, "chat"), "and not an id"
-    return place  # type: ignore[return-value]  # ChatById has no `chat`.
+    return place

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from tellback_server.log import Log
-from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, decode_base
+from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, DONE, decode_base, decode_done
 
 
 class Leftovers(msgspec.Struct):
@@ -33,6 +33,11 @@ def find_leftovers(log: Log) -> Leftovers:
     owners: dict[str, _Seen] = {}
     names: dict[tuple[str, str], str] = {}
     for _position, record in log.scan():
+        if record.kind == DONE and decode_done(record.body).gone:
+            seen = owners.pop(record.owner, None)
+            if seen is not None:
+                names.pop((seen.user, record.owner.removeprefix(f"{seen.user}/")), None)
+            continue
         if record.kind not in (ANCHOR, CHECKPOINT, ADOPT, COMMIT):
             continue
         seen = owners.setdefault(record.owner, _Seen())
@@ -46,7 +51,7 @@ def find_leftovers(log: Log) -> Leftovers:
         if record.kind != ANCHOR:
             seen.folded = base.head.seq
         # What an adoption put on top of another program's file is not in the file yet.
-        if record.kind == ADOPT and base.file is not None:
+        if record.kind == ADOPT:
             seen.folded = base.head.seq - 1
     unfolded = [(seen.user, seen.name) for seen in owners.values() if seen.name and seen.committed > seen.folded]
     return Leftovers(names, unfolded)

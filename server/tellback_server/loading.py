@@ -29,8 +29,8 @@ from msgspec import Raw
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import fold_stored
-from tellback_protocol.effects import Author, ChatEffect, Commit, Effect, encode_effects
-from tellback_protocol.ids import ChatName, Version, provisional_chat_id
+from tellback_protocol.effects import Author, ChatEffect, Commit, Effect, StateEffect, encode_effects
+from tellback_protocol.ids import ChatName, Integrity, Place, StateOwner, Version
 from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, past_of
 from tellback_server.adoption import Decision, decide_adoption, known_from_log
 from tellback_server.owner_past import LogReader, OwnerPast
@@ -47,7 +47,15 @@ from tellback_server.records import (
 )
 from tellback_server.sessions import fold_sessions, read_sessions
 from tellback_server.store.files import FileStore
-from tellback_server.store.found import Content, States, find_content, find_states, parse_file, state_effect
+from tellback_server.store.found import (
+    Content,
+    States,
+    find_content,
+    find_states,
+    no_content,
+    parse_file,
+    state_effect,
+)
 from tellback_server.store.held import FileState, Pending, quick_check
 from tellback_server.store.jsonl import new_header
 from tellback_server.store.keeping import keep_recovered, plain_file, settle_swap
@@ -116,13 +124,13 @@ def load_chat(
     files: FileStore,
     log: LogReader,
     user: str,
-    place: ChatName,
+    place: Place,
     *,
     now_ms: int,
     chat_id: str | None = None,
     ours: Stream | None = None,
 ) -> LoadedStream | ChatMissing:
-    """The chat of a file, with everything the log knows about it.
+    """The chat of a file, or what a character or preset owns, with everything the log knows about it.
 
     `chat_id` is what the log's names tell, for a chat without a chat_sync; `ours` is the live stream at its head when
     there is one. Blocks; writes only on an outside edit of a chat with a history of ours (backups, recovered chats) and
@@ -139,7 +147,7 @@ def load_chat(
         # What stands beside the file belongs to it; a name in the log may be that of a chat that was deleted outside.
         chat_id = mark.chat_id
     elif chat_id is None:
-        chat_id = provisional_chat_id(user, str(place))
+        chat_id = files.new_id(user, str(place))
     saved = read_sessions(files, user, chat_id)
     base: BaseRecord | None = saved.base if saved is not None else None
     if mark is not None and (base is None or mark.head.seq > base.head.seq):
@@ -147,7 +155,9 @@ def load_chat(
             user=user,
             name=str(place),
             chat_id=chat_id,
-            file=FileIdentity(mark.watermark.bytes, mark.watermark.crc32, 0, 0),
+            file=None if isinstance(place, StateOwner) else FileIdentity(
+                mark.watermark.bytes, mark.watermark.crc32, 0, 0
+            ),
             version=mark.version,
             head=mark.head,
             states=mark.states,
@@ -194,7 +204,7 @@ class _Loading:
         self,
         files: FileStore,
         user: str,
-        place: ChatName,
+        place: Place,
         chat_id: str,
         now_ms: int,
         past: OwnerPast,
@@ -214,13 +224,21 @@ class _Loading:
     def run(self) -> LoadedStream | ChatMissing:
         """All of it."""
         past = self.past
+        if isinstance(self.place, StateOwner):
+            return self._judged(no_content(past)) if self.files.has_owner(self.user, self.place) else self._missing()
         if past.has_history:
             settle_swap(self.files, self.user, self.place, self.chat_id, past, self.now_ms)
         loaded = self.files.read_chat(self.user, self.place)
         base = past.base
-        if loaded is None and not (isinstance(base, Anchor) and base.created and base.file is None):
+        # A chat of ours begins with a commit: the record of a creation without one was cut off by a crash.
+        is_begun = isinstance(base, Anchor) and base.created and base.file is None and bool(past.commits)
+        if loaded is None and not is_begun:
             return self._missing()
-        found = find_content(self.place, loaded, past)
+        return self._judged(find_content(self.place, loaded, past))
+
+    def _judged(self, found: Content) -> LoadedStream | ChatMissing:
+        """With the chat's content, what becomes of it and of the sidecars."""
+        past = self.past
         states = find_states(self.files.read_states(self.user, self.place), past, self.name)
         if not past.has_history:
             return self._fresh(found, states)
@@ -233,7 +251,7 @@ class _Loading:
     def _sync(self, found: Content, states: States) -> None:
         """A kill may have come between a write and its sync; what is told from now on must be on the disk."""
         if found.intent is not None:
-            self.files.make_durable(self.files.chat_path(self.user, self.place))
+            self.files.make_durable(self.files.owner_path(self.user, self.place))
         for namespace in states.after.keys() & states.identities.keys():
             self.files.make_durable(self.files.state_path(self.user, self.place, namespace))
 
@@ -244,9 +262,11 @@ class _Loading:
         pending = past.pending()
         backups: list[str] = []
         if head is not None and pending:
-            ours = known_from_log(Chat(head), past.done(), pending) if self.ours is None else self.ours.chat
-            data = plain_file(ours)
-            backups.append(self.files.backup(self.user, self.chat_id, head.seq, self.now_ms, data))
+            if not isinstance(self.place, StateOwner):
+                ours = known_from_log(Chat(head), past.done(), pending) if self.ours is None else self.ours.chat
+                data = plain_file(ours)
+                backups.append(self.files.backup(self.user, self.chat_id, head.seq, self.now_ms, data))
+            backups.extend(self._keep_states(pending, head.seq))
         return ChatMissing(
             user=self.user,
             name=self.name,
@@ -256,10 +276,33 @@ class _Loading:
             backups=backups,
         )
 
+    def _keep_states(self, pending: list[Commit], seq: int) -> list[str]:
+        """Backups of the state documents that no sidecar holds, of an owner that is gone."""
+        states = find_states(self.files.read_states(self.user, self.place), self.past, self.name)
+        scratch = Stream(self.user, self.name, self.chat_id, Chat(Version(1, 0, "")))
+        scratch.states = states.documents
+        unwritten = Pending()
+        touched: set[str] = set()
+        for commit in pending:
+            touched.update(effect.namespace for effect in commit.ops if isinstance(effect, StateEffect))
+            states.fold(scratch, commit, unwritten)
+        backups: list[str] = []
+        for namespace in sorted(unwritten.states | (touched & states.edited)):
+            data = scratch.states[namespace].data
+            if namespace in states.edited or self.ours is not None:
+                data = states.ours(namespace, self.ours, pending)
+            if data is not None:
+                ending = f".{namespace}.json"
+                backups.append(self.files.backup(self.user, self.chat_id, seq, self.now_ms, data, ending))
+        return backups
+
     # -- a chat that we never wrote
 
     def _fresh(self, found: Content, states: States) -> LoadedStream:
-        version = Version(1, 0, found.integrity(1, 0, self.name))
+        integrity = found.integrity(1, 0, self.name)
+        if isinstance(self.place, StateOwner):
+            integrity = Integrity(states.integrity(1, 0, self.name, states.documents))
+        version = Version(1, 0, integrity)
         stream = self._stream(found.chat(version), version, found, states)
         held = self._held(found, version, version, states)
         live = self.ours
@@ -358,6 +401,7 @@ class _Loading:
         recovered: list[str] = []
         backups: list[str] = []
         if decision.refused:
+            assert not isinstance(self.place, StateOwner), "nothing of it is in a file that could be edited"
             recovered.append(keep_recovered(self.files, self.user, self.place, self._our_version))
         elif decision.lost:
             data = plain_file(self._our_version)

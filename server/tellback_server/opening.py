@@ -14,7 +14,7 @@ from typing import Literal
 from tellback_protocol import codec
 from tellback_protocol.frames import Opened
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Open
+from tellback_protocol.requests import Open, OwnerName
 from tellback_protocol.stream import Past, Stream
 from tellback_protocol.values import servable
 from tellback_server.releases import Following
@@ -29,11 +29,11 @@ def answer_open(
 
     `missed` is what the log told of a position that the stream does not remember.
     """
-    chat_json = codec.chat_json(request.chat)
-    opened = Opened(
-        chat=request.chat, chat_id=stream.chat_id, mode="snapshot", version=stream.chat.version, head=stream.head,
-        next_op=stream.next_op(session), id=request.id,
-    )
+    opened = Opened("snapshot", stream.head, stream.next_op(session), id=request.id)
+    if isinstance(request.owner, OwnerName):
+        opened.owner, opened.owner_id = request.owner, stream.chat_id
+    else:
+        opened.chat, opened.chat_id, opened.version = request.chat, stream.chat_id, stream.chat.version
     if stream.damage:
         opened.read_only = True
         opened.damage = stream.damage
@@ -51,6 +51,12 @@ def answer_open(
         elif sum(len(past.core) for past in replay) <= replay_bytes_max(stream):
             opened.mode = "replay"
             return opened, codec.opened(opened), Following(None, replay, since)
+    if isinstance(request.owner, OwnerName):
+        opened.states = {
+            namespace: document.version for namespace, document in stream.states.items()
+            if document.version is not None and (document.data is not None or document.corrupt)
+        }
+        return opened, codec.opened(opened), None
     tail = request.tail if isinstance(request.tail, int) else None
     snapshot = Snapshot(stream.chat, tail)
     opened.count = snapshot.count
@@ -59,7 +65,7 @@ def answer_open(
     if snapshot.parts == 1:
         return opened, codec.opened(opened, servable(stream.chat.metadata), snapshot.messages()), None
     opened.parts = snapshot.parts
-    return opened, codec.opened(opened, servable(stream.chat.metadata)), Following(snapshot.frames(chat_json))
+    return opened, codec.opened(opened, servable(stream.chat.metadata)), Following(snapshot.frames(codec.chat_json(request.chat)))
 
 
 def _replay(stream: Stream, since: Version, missed: Missed | None) -> list[Past] | None:

@@ -77,13 +77,14 @@ class Told(Protocol):
 
 
 class Subscription:
-    """One tab has one chat open, under the name it used."""
+    """One tab has one owner open, under the name it used."""
 
-    __slots__ = ("active", "backlog", "chat_json", "tab")
+    __slots__ = ("active", "backlog", "owner_json", "tab")
 
-    def __init__(self, tab: Tab, chat_json: bytes) -> None:
+    def __init__(self, tab: Tab, owner_json: bytes) -> None:
         self.tab = tab
-        self.chat_json = chat_json
+        self.owner_json = owner_json
+        """`"chat":...` or `"owner":...`, as every frame to this tab says it."""
         self.active = False
         self.backlog: Backlog | None = None
         """Set while a long replay is being sent."""

@@ -28,13 +28,13 @@ from tellback_protocol.frames import (
     Ping,
     Pong,
 )
-from tellback_protocol.ids import Version, parse_chat
+from tellback_protocol.ids import ChatAddress, StateOwner, Version, parse_chat, parse_state_owner
 from tellback_protocol.requests import (
     Append,
+    Close,
     Malformed,
-    OwnerDelete,
-    OwnerRename,
-    OwnerRestore,
+    Open,
+    OwnerName,
     Request,
     StateDelete,
     StateGet,
@@ -86,7 +86,8 @@ class Tab:
         self.is_open = False
         self.connection: WebSocketConnection
         self.outbox: Outbox
-        self._targets: dict[str, tuple[Actor, bytes]] = {}
+        self._targets: dict[str | OwnerName, tuple[Actor, bytes]] = {}
+        """By a chat's name, or by a character or preset; with what answers to a chat's frames say of their owner."""
         self._hello_timer: asyncio.TimerHandle | None = None
         self._throttled = False
         self._bytes_seen = -1
@@ -138,6 +139,7 @@ class Tab:
         for actor in list(self.chats):
             actor.unsubscribe(self)
         self._targets.clear()
+        self._hub.desk.left(self)
         self._reception.left(self)
         if self.session.session:
             log.info("tab-closed", user=self.user, session=self.session_id[:8], code=code)
@@ -165,56 +167,42 @@ class Tab:
                     self.connection.pause_reading()
                 target[0].submit(self, frame, target[1], size_bytes)
                 return
-        if isinstance(frame, UserRequest | OwnerRename | OwnerDelete | OwnerRestore):
-            self._bad_request(frame, Refused("unsupported", "This server does not offer that yet.", pointer="/type"))
+        if isinstance(frame, UserRequest):
+            self._count(size_bytes)
+            hub.desk.submit(self, frame, size_bytes)
             return
-        if isinstance(frame, StateGet | StateUpdate | StateDelete):
-            owner = frame.owner
-            name = owner.chat
-            if sum(isinstance(part, str) for part in (owner.chat, owner.character, owner.preset)) != 1:
-                problem = Refused("bad-frame", "An owner is exactly one of chat, character, preset.", pointer="/owner")
-                self._bad_request(frame, problem)
-                return
-            if name is UNSET:
-                problem = Refused(
-                    "unsupported", "State of characters and presets is not offered yet.", pointer="/owner"
-                )
-                self._bad_request(frame, problem)
-                return
-            assert isinstance(name, str)
-        else:
-            name = frame.chat
-        target = self._targets.get(name)
+        owner = getattr(frame, "owner", UNSET)
+        try:
+            name = owner_of(frame)
+            key = owner if isinstance(owner, OwnerName) and owner.chat is UNSET else name
+            target = self._targets.get(key)
+            if target is None or target[0].state == "ended":
+                address = address_of(frame, name)
+        except Refused as refusal:
+            self._bad_request(frame, refusal)
+            return
+        owner_json = codec.owner_json(owner) if isinstance(owner, OwnerName) else b""
         if target is None or target[0].state == "ended":
-            address = parse_chat(name)
-            if isinstance(address, str):
-                sentence = f"{address[0].upper()}{address[1:]}."
-                self._bad_request(frame, Refused("name-illegal", sentence, pointer="/chat"))
-                return
             if len(self._targets) >= TARGETS_MAX:
                 self._targets.clear()
             actor = hub.actor(self.user, address)
             if actor is None:
                 # The id is not known by heart: somebody has to look into the folders.
                 self._count(size_bytes)
-                hub.spawn(hub.find_and_submit(self, address, frame, self._owner_json(frame, name), size_bytes))
+                hub.spawn(hub.find_and_submit(self, address, frame, owner_json or codec.chat_json(name), size_bytes))
                 return
-            target = self._targets[name] = (actor, codec.chat_json(name))
-        owner_json = target[1]
-        if isinstance(frame, StateGet | StateUpdate | StateDelete):
-            owner_json = codec.owner_json(frame.owner)
+            target = self._targets[key] = (actor, codec.owner_member(name))
         self._count(size_bytes)
-        target[0].submit(self, frame, owner_json, size_bytes)
-
-    def _owner_json(self, frame: Request | Malformed, name: str) -> bytes:
-        if isinstance(frame, StateGet | StateUpdate | StateDelete):
-            return codec.owner_json(frame.owner)
-        return codec.chat_json(name)
+        target[0].submit(self, frame, owner_json or target[1], size_bytes)
 
     def _count(self, size_bytes: int) -> None:
         if self.session.started(size_bytes) and not self._throttled:
             self._throttled = True
             self.connection.pause_reading()
+
+    def forget(self, name: str) -> None:
+        """The name changed hands: look it up again."""
+        self._targets.pop(name, None)
 
     def answered(self, size_bytes: int, count: int = 1) -> None:
         """`count` requests of together `size_bytes` have their answer: reading may go on."""
@@ -237,9 +225,11 @@ class Tab:
         op = getattr(frame, "op", UNSET)
         if isinstance(op, int):
             echo["op"] = op
-        chat = getattr(frame, "chat", None)
-        if isinstance(chat, str):
+        chat, owner = getattr(frame, "chat", None), getattr(frame, "owner", UNSET)
+        if isinstance(chat, str) and chat:
             echo["chat"] = chat[:1024]
+        if isinstance(owner, OwnerName):
+            echo["owner"] = owner
         self._bad_frame(FrameProblem(refusal, echo))
 
     def _bad_frame(self, problem: FrameProblem) -> None:
@@ -321,3 +311,33 @@ class Tab:
         self.close(CLOSE_SLOW, "too slow")
         self.connection.abort()
 
+
+def owner_of(frame: Request | Malformed) -> str:
+    """The one text of whom a request is about. Raises Refused when it names nobody, or more than one."""
+    owner, chat = getattr(frame, "owner", UNSET), getattr(frame, "chat", "")
+    if not isinstance(owner, OwnerName):
+        if not chat and isinstance(frame, Open | Close):
+            raise Refused("bad-frame", "Name exactly one of chat and owner.", pointer="/chat")
+        return str(chat)
+    named = [part for part in (owner.chat, owner.character, owner.preset) if isinstance(part, str)]
+    if len(named) != 1:
+        raise Refused("bad-frame", "An owner is exactly one of chat, character, preset.", pointer="/owner")
+    if chat:
+        raise Refused("bad-frame", "Name exactly one of chat and owner.", pointer="/owner")
+    if isinstance(owner.chat, str):
+        if not isinstance(frame, StateGet | StateUpdate | StateDelete):
+            raise Refused("bad-frame", "A chat is named by chat; an owner here is a character or preset.",
+                          pointer="/owner")
+        return owner.chat
+    return f"character:{owner.character}" if isinstance(owner.character, str) else f"preset:{owner.preset}"
+
+
+def address_of(frame: Request | Malformed, name: str) -> ChatAddress | StateOwner:
+    """The address behind a name. Raises Refused `name-illegal`."""
+    owner = getattr(frame, "owner", UNSET)
+    of_chat = not isinstance(owner, OwnerName) or isinstance(owner.chat, str)
+    address = parse_chat(name) if of_chat else parse_state_owner(name)
+    if isinstance(address, str):
+        sentence = f"{address[0].upper()}{address[1:]}."
+        raise Refused("name-illegal", sentence, pointer="/chat" if of_chat else "/owner")
+    return address

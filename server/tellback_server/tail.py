@@ -140,7 +140,8 @@ def _opened_news(frame: Opened) -> Iterator[News]:
     if frame.mode == "current":
         yield News("opened", "nothing was missed")
         return
-    yield News("opened", f"{count} messages, version {frame.version.epoch}.{frame.version.seq}")
+    version = frame.version if isinstance(frame.version, Version) else frame.head
+    yield News("opened", f"{count} messages, version {version.epoch}.{version.seq}")
     if isinstance(frame.messages, list):
         for raw in frame.messages:
             yield _message_news("message", bytes(raw))

@@ -173,7 +173,7 @@ class Conversation:
         outcome = decision.outcome
         body = outcome.body
         if outcome.kind == "conflict":
-            body = conflict_body(self.live, outcome, codec.encode("group:x"))
+            body = conflict_body(self.live, outcome, codec.chat_json("group:x"))
         codec.decode_server(codec.answer(outcome.kind, 1, codec.chat_json("group:x"), 1, body))
 
 

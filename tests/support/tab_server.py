@@ -91,7 +91,7 @@ class TabServer:
         self._remember()
         for cable in self.cables:
             if cable.chat is not None:
-                cable.to_client.append(codec.encode(Reset(cable.chat, "outside-edit", stream.head)))
+                cable.to_client.append(codec.encode(Reset("outside-edit", stream.head, cable.chat)))
                 cable.chat = None
 
     def slow_down(self, cable: Cable) -> None:
@@ -102,7 +102,7 @@ class TabServer:
     def catch_up(self, cable: Cable) -> None:
         """Tell a slow connection what it missed."""
         if cable.chat is not None and cable.held_back is not None:
-            cable.to_client.append(codec.encode(Behind(cable.chat, cable.held_back, self.stream.head)))
+            cable.to_client.append(codec.encode(Behind(cable.held_back, self.stream.head, cable.chat)))
             cable.chat = None
         cable.held_back = None
 
@@ -139,17 +139,17 @@ class TabServer:
         stream = self.stream
         cable.chat = frame.chat
         cable.held_back = None
-        head, common = stream.head, (frame.chat, self.chat_id)
+        head = stream.head
         missed = None if frame.since is None else stream.since(frame.since)
         next_op = stream.next_op(cable.session)
         if missed is not None and self.random.random() < 0.8:
             past = list(missed)
             mode = "replay" if past else "current"
-            answer = Opened(*common, mode, stream.chat.version, head, next_op, frame.id)
+            answer = Opened(mode, head, next_op, frame.chat, self.chat_id, stream.chat.version, id=frame.id)
             cable.to_client.append(codec.opened(answer))
             self._replay(cable, past)
             return
-        answer = Opened(*common, "snapshot", stream.chat.version, head, next_op, frame.id)
+        answer = Opened("snapshot", head, next_op, frame.chat, self.chat_id, stream.chat.version, id=frame.id)
         if frame.since is not None and missed is None:
             answer.reset = "ahead" if frame.since.epoch == head.epoch else "epoch"
         lines = list(stream.chat.served_all())
@@ -193,7 +193,7 @@ class TabServer:
         if not isinstance(decision, Duplicate):
             install(self.stream, cable.session, frame.op, decision, 0)
         outcome = decision.outcome
-        body = conflict_body(self.stream, outcome, codec.encode(chat)) if outcome.kind == "conflict" else outcome.body
+        body = conflict_body(self.stream, outcome, codec.chat_json(chat)) if outcome.kind == "conflict" else outcome.body
         cable.to_client.append(
             codec.answer(outcome.kind, frame.id, name, frame.op, body, isinstance(decision, Duplicate))
         )

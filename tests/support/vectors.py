@@ -27,7 +27,7 @@ from tellback_protocol.effects import Commit, decode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Malformed, StateDelete, StateUpdate
+from tellback_protocol.requests import Malformed, OwnerName
 from tellback_protocol.stream import StateDocument, Stream
 from tellback_protocol.values import dumps, loads
 
@@ -120,8 +120,8 @@ def carry_out(
         request = codec.decode_client(data, limits)
     except FrameProblem as problem:
         return json.loads(codec.error(problem.refusal, problem.echo)), None
-    if isinstance(request, (StateUpdate, StateDelete)):
-        owner = codec.owner_json(request.owner)
+    if isinstance(getattr(request, "owner", None), OwnerName):
+        owner = codec.owner_json(request.owner)  # type: ignore[union-attr]
     else:
         owner = codec.chat_json(request.chat)  # type: ignore[union-attr]
     try:
@@ -137,7 +137,7 @@ def carry_out(
     outcome = decision.outcome
     body = outcome.body
     if outcome.kind == "conflict":
-        body = conflict_body(stream, outcome, codec.encode(stream.name))
+        body = conflict_body(stream, outcome, codec.owner_member(stream.name))
     duplicate = not isinstance(decision, (Committed, Stored))
     answer = codec.answer(outcome.kind, request.id, owner, op, body, duplicate)  # type: ignore[union-attr]
     codec.decode_server(answer)

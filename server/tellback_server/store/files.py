@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import unicodedata
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -24,29 +23,36 @@ import structlog
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import (
-    SIDECAR_MARK,
+    PRESET_FOLDERS,
     CharacterChat,
     ChatName,
     GroupChat,
+    Place,
+    PresetOwner,
+    StateOwner,
     Version,
     existing_name_problem,
     namespace_problem,
+    parse_place,
     provisional_chat_id,
+    sidecar_name,
 )
 from tellback_protocol.values import dumps, loads
 from tellback_server.clock import Clock
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMissing, FileStat, FileTaken, FileUnsafe, Fs, FsError
 from tellback_server.records import FileIdentity, StateMark
+from tellback_server.store.place import CHAT_ENDING, OWNER_FOLDERS, STATE_ENDING, file_of, is_nameable, is_text, twin_key
 
-__all__ = ["DEFAULT_USER", "ChatSync", "FileStore", "LayoutConflict", "LoadedFile", "StateFile", "SyncMark"]
+__all__ = [
+    "CHAT_ENDING", "DEFAULT_USER", "STATE_ENDING", "SYNC_NAMESPACE", "ChatSync", "FileStore", "LayoutConflict",
+    "LoadedFile", "StateFile", "SyncMark", "Watermark", "twin_key",
+]
 
 DEFAULT_USER: Final = "default-user"
 SERVER_FOLDER: Final = ".tellback"
 SYNC_NAMESPACE: Final = "chat_sync"
 SWAP_PREFIX: Final = ".tellback-swap-"
 """A temporary file with this prefix may hold another program's save; only loading its chat may remove it."""
-CHAT_ENDING: Final = ".jsonl"
-STATE_ENDING: Final = ".json"
 READ_TRIES_MAX: Final = 8
 """How often a file that changes while it is read is read again."""
 
@@ -135,6 +141,8 @@ class FileStore:
         self.server_root = os.path.join(data_root, SERVER_FOLDER)
         self._logger: Logger = logger if logger is not None else structlog.get_logger("tellback.files")
         self._users = None if users is None else frozenset(users)
+        self.new_id: Callable[[str, str], str] = provisional_chat_id
+        """The chat_id of a file that was never written by us; the registrar knows of names that changed hands."""
         self._single_root = False
         """The data folder holds `chats/` itself and is the one user's root."""
         if self._has_chats(data_root):
@@ -163,19 +171,26 @@ class FileStore:
 
     def chat_path(self, user: str, name: ChatName) -> str:
         """The path of a chat's file, each folder on the way checked. Raises FileUnsafe, FileMissing."""
-        folders, chat = _place(name)
-        problem = existing_name_problem(chat) or next(filter(None, map(existing_name_problem, folders)), None)
-        if problem:
-            raise FileUnsafe(str(name), problem)
-        return os.path.join(self._checked(self.user_root(user), folders), chat + CHAT_ENDING)
+        return self.owner_path(user, name)
 
-    def state_path(self, user: str, name: ChatName, namespace: str) -> str:
+    def owner_path(self, user: str, place: Place) -> str:
+        """The path of the file without which an owner does not exist. Raises as `chat_path`."""
+        for part in place.__struct_fields__:
+            problem = existing_name_problem(getattr(place, part))
+            if problem:
+                raise FileUnsafe(str(place), problem)
+        if isinstance(place, PresetOwner) and place.folder not in PRESET_FOLDERS:
+            raise FileMissing(str(place), "is in no folder of presets")
+        folders, name = file_of(place)
+        return os.path.join(self._checked(self.user_root(user), folders), name)
+
+    def state_path(self, user: str, place: Place, namespace: str) -> str:
         """The path of a state's sidecar."""
-        return self.chat_path(user, name).removesuffix(CHAT_ENDING) + f"{SIDECAR_MARK}{namespace}{STATE_ENDING}"
+        return os.path.join(os.path.dirname(self.owner_path(user, place)), sidecar_name(place, namespace))
 
-    def swap_path(self, user: str, name: ChatName, chat_id: str) -> str:
+    def swap_path(self, user: str, name: Place, chat_id: str) -> str:
         """The one temporary name that a rewrite of this chat uses, so that a restart finds it."""
-        folder = os.path.dirname(self.chat_path(user, name))
+        folder = os.path.dirname(self.owner_path(user, name))
         return os.path.join(folder, f"{SWAP_PREFIX}{chat_id}{TEMPORARY_SUFFIX}")
 
     def checked_path(self, user: str, path: str) -> str:
@@ -225,8 +240,24 @@ class FileStore:
         """What stands at the chat's path, without reading it."""
         return self.fs.stat(self.chat_path(user, name))
 
-    def read_sync(self, user: str, name: ChatName) -> ChatSync | None:
+    def stat_owner(self, user: str, place: Place) -> FileStat | None:
+        """What stands at the path of an owner's file; None when nothing does."""
+        try:
+            return self.fs.stat(self.owner_path(user, place))
+        except FileMissing:
+            return None
+
+    def has_owner(self, user: str, place: StateOwner) -> bool:
+        """Whether a character has a card or a preset a file. Raises FileUnsafe when it is something else."""
+        stat = self.stat_owner(user, place)
+        if stat is not None and not stat.is_regular:
+            raise FileUnsafe(str(place), "is no regular file")
+        return stat is not None
+
+    def read_sync(self, user: str, name: Place) -> ChatSync | None:
         """The chat_sync sidecar; None when missing or unusable (it is derived data, the log knows better)."""
+        if not is_nameable(name, SYNC_NAMESPACE):
+            return None
         try:
             loaded = self.read(self.state_path(user, name, SYNC_NAMESPACE))
         except FileMissing:
@@ -243,24 +274,24 @@ class FileStore:
                 mark = msgspec.convert(fields["tellback"], SyncMark)
         return ChatSync(fields, mark, loaded.identity)
 
-    def read_states(self, user: str, name: ChatName) -> dict[str, StateFile]:
-        """Every state sidecar of a chat but chat_sync, by namespace. Raises FileUnsafe, FileUnreadable."""
-        path = self.chat_path(user, name)
-        folder, chat = os.path.split(path.removesuffix(CHAT_ENDING))
+    def read_states(self, user: str, place: Place) -> dict[str, StateFile]:
+        """Every state sidecar of an owner but chat_sync, by namespace. Raises FileUnsafe, FileUnreadable."""
+        folder = os.path.dirname(self.owner_path(user, place))
         states: dict[str, StateFile] = {}
-        for namespace in self._namespaces(folder, chat):
+        for namespace in self.namespaces(user, place):
             if namespace == SYNC_NAMESPACE:
                 continue
-            loaded = self.read(os.path.join(folder, f"{chat}{SIDECAR_MARK}{namespace}{STATE_ENDING}"))
+            loaded = self.read(os.path.join(folder, sidecar_name(place, namespace)))
             states[namespace] = StateFile(loaded.data, loaded.identity, _is_corrupt(loaded.data))
         return states
 
-    def _namespaces(self, folder: str, chat: str) -> list[str]:
+    def namespaces(self, user: str, place: Place) -> list[str]:
+        """The namespaces of an owner's sidecars, chat_sync among them. Cost: listing the owner's folder."""
         try:
-            names = self.fs.listdir(folder)
+            names = self.fs.listdir(os.path.dirname(self.owner_path(user, place)))
         except FileMissing:
             return []
-        start = chat + SIDECAR_MARK
+        start = sidecar_name(place, "").removesuffix(STATE_ENDING)
         found = (
             name[len(start) : -len(STATE_ENDING)]
             for name in names
@@ -294,35 +325,35 @@ class FileStore:
         found = self.fs.stat(path)
         if found is None or not found.is_directory:
             return []
-        return [name for name in self.fs.listdir(path) if _is_text(name)]
+        return [name for name in self.fs.listdir(path) if is_text(name)]
 
     def _chats(self, folder: str) -> Iterator[str]:
         found = self.fs.stat(folder)
         if found is None or not found.is_directory:
             return
         for name in self.fs.listdir(folder):
-            if not name.endswith(CHAT_ENDING) or name == CHAT_ENDING or not _is_text(name):
+            if not name.endswith(CHAT_ENDING) or name == CHAT_ENDING or not is_text(name):
                 continue
             stat = self.fs.stat(os.path.join(folder, name))
             if stat is not None and stat.is_regular:
                 yield name.removesuffix(CHAT_ENDING)
 
-    def chat_id_of(self, user: str, name: ChatName) -> str:
-        """The chat's id as the files tell it: from chat_sync, else the provisional one.
+    def chat_id_of(self, user: str, name: Place) -> str:
+        """The owner's id as the files tell it: from chat_sync, else the provisional one.
 
         A chat_sync that names another chat which still exists belongs to a copy made by hand; the copy is a new chat.
         """
         sync = self.read_sync(user, name)
         if sync is not None and sync.mark is not None and self.owns_mark(user, name, sync.mark):
             return sync.mark.chat_id
-        return provisional_chat_id(user, str(name))
+        return self.new_id(user, str(name))
 
-    def owns_mark(self, user: str, name: ChatName, mark: SyncMark) -> bool:
+    def owns_mark(self, user: str, name: Place, mark: SyncMark) -> bool:
         """Whether a chat_sync beside `name` speaks of it, and not of the chat that it was copied from."""
         if mark.name == str(name):
             return True
-        other = _parse_name(mark.name)
-        return other is None or self.stat_chat(user, other) is None
+        other = parse_place(mark.name)
+        return isinstance(other, str) or self.stat_owner(user, other) is None
 
     def resolve(self, user: str, chat_id: str) -> ChatName | None:
         """The chat that has this id. Cost: one small file for each of the user's chats."""
@@ -332,24 +363,24 @@ class FileStore:
 
     def check_free(self, user: str, name: ChatName) -> None:
         """Raises Refused `exists` when a chat could not be made: taken, or a twin in case or Unicode form is there."""
-        folders, chat = _place(name)
+        folders, file = file_of(name)
         path = self.user_root(user)
-        steps = [(folder, False) for folder in folders] + [(chat + CHAT_ENDING, True)]
+        steps = [(folder, False) for folder in folders] + [(file, True)]
         for wanted, is_chat in steps:
             try:
                 standing = self.fs.listdir(path)
             except FileMissing:
                 return
-            twins = [other for other in standing if _twin_key(other) == _twin_key(wanted)]
+            twins = [other for other in standing if twin_key(other) == twin_key(wanted)]
             if any(other != wanted for other in twins):
                 raise Refused("exists", "A name that differs only in case or Unicode form is taken.")
             if is_chat and twins:
                 raise Refused("exists", "The name is taken.")
             path = os.path.join(path, wanted)
 
-    def make_folder(self, user: str, name: ChatName) -> str:
+    def make_folder(self, user: str, name: Place) -> str:
         """The folder of a chat, made when missing. Durable on return."""
-        folders, _chat = _place(name)
+        folders, _file = file_of(name)
         folder = self._checked(self.user_root(user), folders)
         self.fs.make_directories(folder)
         return folder
@@ -381,11 +412,13 @@ class FileStore:
         with self.operation("write-state", path, size_bytes=len(data), crc32=zlib.crc32(data)):
             return self.fs.write_atomically(path, data, keep_mode_of=self.fs.stat(path))
 
-    def write_sync(self, user: str, name: ChatName, mark: SyncMark, now_ms: int) -> None:
-        """Writes chat_sync; fields of other programs stay."""
+    def write_sync(self, user: str, name: Place, mark: SyncMark, now_ms: int) -> None:
+        """Writes chat_sync; fields of other programs stay. An owner whose name is too long for one has none."""
+        if not is_nameable(name, SYNC_NAMESPACE):
+            return
         sync = self.read_sync(user, name)
         fields = dict(sync.fields) if sync is not None else {}
-        fields["integrity"] = mark.version.integrity
+        fields["integrity"] = (mark.head if isinstance(name, StateOwner) else mark.version).integrity
         fields["updated_at"] = now_ms
         fields["tellback"] = msgspec.to_builtins(mark)
         self.write_state(self.state_path(user, name, SYNC_NAMESPACE), dumps(fields))
@@ -418,7 +451,7 @@ class FileStore:
         """
         root = self.user_root(user)
         folders = [os.path.join(root, "chats", name) for name in self._listed(root, "chats")]
-        folders.append(os.path.join(root, "group chats"))
+        folders.extend(os.path.join(root, name) for name in ("group chats", *OWNER_FOLDERS))
         folders.extend(
             os.path.join(root, "backups", "tellback", name)
             for name in self._listed(os.path.join(root, "backups"), "tellback")
@@ -454,36 +487,6 @@ class FileStore:
         finally:
             line["duration_ms"] = round((self._clock.monotonic_s() - started_s) * 1000, 3)
             self._logger.info("file", **line, outcome=outcome)
-
-
-def _place(name: ChatName) -> tuple[tuple[str, ...], str]:
-    """Folders below the user's root, and the chat's name in them."""
-    if isinstance(name, CharacterChat):
-        return ("chats", name.character), name.chat
-    return ("group chats",), name.chat
-
-
-def _parse_name(text: str) -> ChatName | None:
-    kind, _colon, rest = text.partition(":")
-    if kind == "group" and existing_name_problem(rest) is None:
-        return GroupChat(rest)
-    character, slash, chat = rest.partition("/")
-    if kind != "character" or not slash or existing_name_problem(character) or existing_name_problem(chat):
-        return None
-    return CharacterChat(character, chat)
-
-
-def _twin_key(name: str) -> str:
-    """Equal for names that some file system takes for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_corrupt(data: bytes) -> bool:

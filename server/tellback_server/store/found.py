@@ -10,7 +10,7 @@ Rules of this module (STORAGE "User files" F8):
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Raw
@@ -26,7 +26,7 @@ from tellback_server.store.files import LoadedFile, StateFile
 from tellback_server.store.held import Pending
 from tellback_server.store.jsonl import ParsedChat, parse_chat, render_append
 
-__all__ = ["Content", "States", "find_content", "find_states", "parse_file", "state_effect"]
+__all__ = ["Content", "States", "find_content", "find_states", "no_content", "parse_file", "state_effect"]
 
 _SECTOR_BYTES = 512
 
@@ -115,6 +115,12 @@ def find_content(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) ->
     return content(
         without(data, cut), is_edited=True, cut=cut, needs_rewrite=bool(cut), metadata_before=old.metadata
     )
+
+
+def no_content(past: OwnerPast) -> Content:
+    """What an owner without messages has of a chat."""
+    is_edited = past.base is None and past.has_history
+    return Content(data=b"", parsed=parse_chat(b"", headed=False), identity=None, is_edited=is_edited)
 
 
 def _before(data: bytes, base: BaseRecord) -> bytes | None:
@@ -242,10 +248,10 @@ class States(msgspec.Struct, kw_only=True):
                 mark = self.marks[namespace]
                 self.marks[namespace] = StateMark(document.version, mark.size_bytes, mark.crc32)
 
-    def integrity(self, epoch: int, seq: int, name: str) -> str:
-        """The head's UUID when only sidecars were changed."""
+    def integrity(self, epoch: int, seq: int, name: str, namespaces: Iterable[str] | None = None) -> str:
+        """The head's UUID for sidecars that we did not write: those that were changed, or `namespaces`."""
         parts: list[bytes | str | int] = [epoch, seq, name]
-        for namespace in sorted(self.edited):
+        for namespace in sorted(self.edited if namespaces is None else namespaces):
             parts.append(namespace)
             document = self.documents.get(namespace)
             parts.append(document.data or b"" if document is not None else b"")

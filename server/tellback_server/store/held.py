@@ -23,7 +23,7 @@ from tellback_protocol.effects import (
     PatchEffect,
     StateEffect,
 )
-from tellback_protocol.ids import ChatName, Version
+from tellback_protocol.ids import Place, StateOwner, Version
 from tellback_protocol.stream import Stream
 from tellback_server.fs import FileMissing, FileStat
 from tellback_server.records import Anchor, FileIdentity, StateMark, encode
@@ -102,10 +102,10 @@ class Pending:
 class FileState(msgspec.Struct, gc=True):
     """What the files of a live chat hold. Made by loading, moved on by each checkpoint."""
 
-    place: ChatName
-    """Where the chat's file is."""
+    place: Place
+    """Where the owner's files are."""
     identity: FileIdentity | None
-    """The chat file as we know it; None when it has not been made."""
+    """The chat file as we know it; None when it has not been made, and for an owner without messages."""
     image: Image
     version: Version
     """The chat's version that the file holds."""
@@ -178,7 +178,12 @@ def quick_check(files: FileStore, user: str, held: FileState) -> bool:
 
     Blocks for one stat of the chat and one for each state. Raises OSError.
     """
-    stat = files.stat_chat(user, held.place)
+    if isinstance(held.place, StateOwner):
+        if not files.has_owner(user, held.place):
+            return False
+        stat = None
+    else:
+        stat = files.stat_chat(user, held.place)
     if (stat is None) != (held.identity is None):
         return False
     if stat is not None and held.identity is not None and not same_file(stat, held.identity):

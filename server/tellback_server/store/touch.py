@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tellback_protocol.ids import ChatName
+from tellback_protocol.ids import Place
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import File, FileMissing, FileNotVerified, FileStat, FileTaken
 from tellback_server.records import FileIdentity
@@ -32,7 +32,7 @@ class Plan(msgspec.Struct, kw_only=True):
     """How a chat's file will be touched."""
 
     user: str
-    place: ChatName
+    place: Place
     chat_id: str
     seq: int
     now_ms: int
