@@ -22,6 +22,7 @@ import structlog
 
 from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
 from tellback_server.auth import authenticator_for
+from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
 from tellback_server.config import Settings
 from tellback_server.fs import Fs
@@ -108,10 +109,15 @@ class App:
             self._hub, self._files, checkpoint_interval_s=settings.checkpoint_interval_s, idle_s=settings.idle_s
         )
         self._hub.shelf = self._keeper
+        self._catalog = Catalog(self._hub, self._files, self._keeper)
+        self._hub.desk = self._catalog
+        self._keeper.needed_elsewhere = lambda: self._catalog.needed
         self._reception = Reception(authenticator, f"tellback/{version()}", settings.heartbeat_ms)
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()
+        await self._catalog.start()
         undo.push_async_callback(self._hub.finish_tasks)
+        undo.push_async_callback(self._catalog.stop)
         undo.push_async_callback(self._keeper.stop)
         self._gateway = Gateway(
             handler_factory=self._make_tab,
@@ -162,6 +168,7 @@ class App:
             await self._log.flush()
             await self._gateway.close_all(CLOSE_GOING_AWAY, "server stops", STOP_TIMEOUT_S)
             await self._keeper.stop()
+            await self._catalog.stop()
             await self._hub.finish_tasks()
             self._end_timers()
             await self._close_log()

@@ -13,6 +13,7 @@ Rules of this module:
     INTENT      Intent               before a chat file or sidecar is touched; durable before the first touch
     CHECKPOINT  Checkpointed         after everything up to `seq` is durable in the files
     ADOPT       Adopted              another program's edit became the chat; before anybody is shown it
+    ACTIVE      active_chats.Choice  a user chose the active chat of a character or group; owner `<user>/active-chats`
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from msgspec import Raw
 from tellback_protocol.ids import Version
 
 __all__ = [
+    "ACTIVE",
     "ADOPT",
     "ANCHOR",
     "CHECKPOINT",
@@ -50,6 +52,7 @@ ANCHOR: Final = 3
 INTENT: Final = 4
 CHECKPOINT: Final = 5
 ADOPT: Final = 6
+ACTIVE: Final = 9
 
 
 class FileIdentity(msgspec.Struct, frozen=True, gc=False):

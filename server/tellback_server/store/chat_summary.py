@@ -9,6 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,16 @@ from msgspec import UNSET, UnsetType
 
 from tellback_server.store.jsonl import is_header, line_object, metadata_key_of
 
-__all__ = ["PREVIEW_CHARACTERS_MAX", "ChatSummary", "message_text", "preview", "summarize", "whole"]
+__all__ = [
+    "PREVIEW_CHARACTERS_MAX",
+    "ChatSummary",
+    "MessageLines",
+    "main_chat_of",
+    "message_text",
+    "preview",
+    "summarize",
+    "whole",
+]
 
 PREVIEW_CHARACTERS_MAX: Final = 400
 """As much as SillyTavern shows of a chat in its list."""
@@ -41,47 +51,59 @@ class _Line(msgspec.Struct):
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
-def summarize(data: bytes, *, headed: bool) -> ChatSummary:
-    """What a chat's file holds. `headed`: its first object is a header unless it looks like a message. Never fails.
+class MessageLines:
+    """The messages of a chat's file, line by line, as `jsonl.parse_chat` finds them."""
 
-    Cost: one look at each line; only the first and the last one become values.
-    """
-    if data.startswith(_BOM):
-        data = data[len(_BOM) :]
+    def __init__(self, data: bytes, *, headed: bool) -> None:
+        """`headed`: the first object is a header unless it looks like a message."""
+        self._data = data
+        self._headed = headed
+        self._at = len(_BOM) if data.startswith(_BOM) else 0
+        self._is_first = True
+        self.header: dict[str, Any] | None = None
+        """Set with the first line."""
+        self.is_damaged = False
+        """A line so far was neither blank nor an object."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        data, size_bytes = self._data, len(self._data)
+        while self._at < size_bytes:
+            end = data.find(b"\n", self._at)
+            if end < 0:
+                end = size_bytes
+            line = data[self._at : end]
+            self._at = end + 1
+            if line.endswith(b"\r"):
+                line = line[:-1]
+            if not line or line.isspace():
+                continue
+            if self._is_first:
+                self._is_first = False
+                value, _remark = line_object(line)
+                if value is not None and is_header(value, self._headed):
+                    self.header = value
+                    continue
+                if value is not None:
+                    return line
+            elif _is_object(line):
+                return line
+            self.is_damaged = True
+        raise StopIteration
+
+
+def summarize(data: bytes, *, headed: bool) -> ChatSummary:
+    """What a chat's file holds. Never fails. Cost: a look at each line; only the first and the last become values."""
+    lines = MessageLines(data, headed=headed)
     count = 0
-    main_chat: str | None = None
     last = b""
-    is_damaged = False
-    is_first = True
-    start = 0
-    size_bytes = len(data)
-    while start < size_bytes:
-        end = data.find(b"\n", start)
-        if end < 0:
-            end = size_bytes
-        line = data[start:end]
-        start = end + 1
-        if line.endswith(b"\r"):
-            line = line[:-1]
-        if not line or line.isspace():
-            continue
-        if is_first:
-            is_first = False
-            value, _remark = line_object(line)
-            if value is None:
-                is_damaged = True
-            elif is_header(value, headed):
-                main_chat = _main_chat(value)
-            else:
-                count += 1
-                last = line
-        elif _is_object(line):
-            count += 1
-            last = line
-        else:
-            is_damaged = True
+    for last in lines:  # noqa: B007  - The last one is what is wanted.
+        count += 1
     value = line_object(last)[0] if last else None
-    return ChatSummary(count, preview(value) if value is not None else "", main_chat, is_damaged)
+    main_chat = main_chat_of(lines.header) if lines.header is not None else None
+    return ChatSummary(count, preview(value) if value is not None else "", main_chat, lines.is_damaged)
 
 
 def _is_object(line: bytes) -> bool:
@@ -95,7 +117,8 @@ def _is_object(line: bytes) -> bool:
     return True
 
 
-def _main_chat(header: dict[str, Any]) -> str | None:
+def main_chat_of(header: dict[str, Any]) -> str | None:
+    """The chat that a header says this one was branched from."""
     key = metadata_key_of(header)
     name = header[key].get("main_chat") if key is not None else None
     return whole(name) if isinstance(name, str) and name else None

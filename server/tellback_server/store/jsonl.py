@@ -27,7 +27,20 @@ from tellback_protocol.frames import Damage
 from tellback_protocol.ids import derived_message_id, message_id_problem
 from tellback_protocol.values import dumps, loads, servable
 
-__all__ = ["HEADER", "Image", "ParsedChat", "Rendered", "new_header", "parse_chat", "render", "render_append"]
+__all__ = [
+    "HEADER",
+    "Image",
+    "LineIds",
+    "ParsedChat",
+    "Rendered",
+    "is_header",
+    "line_object",
+    "metadata_key_of",
+    "new_header",
+    "parse_chat",
+    "render",
+    "render_append",
+]
 
 HEADER: Final = ""
 """Stands for the header where a message id is expected; no message has an empty id."""
@@ -102,7 +115,7 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
     odd: set[str] = set()
     damage: list[Damage] = []
     gaps: dict[str, bytes] = {}
-    ids = _Ids()
+    ids = LineIds()
     header: bytes | None = None
     metadata_key: str | None = None
     metadata = EMPTY_METADATA
@@ -164,7 +177,7 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
 
 
 def line_object(line: bytes) -> tuple[dict[str, Any] | None, str]:
-    """The line's object, or None and what is wrong; a remark beside it: only the lenient reader reads it."""
+    """A line's object, or None and what is wrong; a remark beside it: only the lenient reader reads it."""
     try:
         value = orjson.loads(line)
         remark = ""
@@ -180,6 +193,7 @@ def line_object(line: bytes) -> tuple[dict[str, Any] | None, str]:
 
 
 def is_header(value: dict[str, Any], headed: bool) -> bool:
+    """Whether the object of the first line is the header."""
     if not _MESSAGE_FIELDS.isdisjoint(value):
         return False
     if headed or not _HEADER_FIELDS.isdisjoint(value):
@@ -188,13 +202,14 @@ def is_header(value: dict[str, Any], headed: bool) -> bool:
 
 
 def metadata_key_of(header: dict[str, Any]) -> str | None:
+    """Where the metadata stands in a header."""
     for key in ("chat_metadata", "metadata"):
         if isinstance(header.get(key), dict):
             return key
     return None
 
 
-class _Ids:
+class LineIds:
     """Which id the parser gives to each line: by the lines before it, so that writer and reader agree."""
 
     __slots__ = ("_seen", "_taken")
@@ -252,7 +267,7 @@ def render(
     if metadata != image.metadata or _lacks_header(image, messages):
         metadata_key = metadata_key or "chat_metadata"
         header = _header_with(image.header, metadata_key, metadata, chat_id, now_ms)
-    ids = _Ids()
+    ids = LineIds()
     written: dict[str, bytes] = {}
     gaps: dict[str, bytes] = {}
     lead = image.lead
