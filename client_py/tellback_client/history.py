@@ -21,8 +21,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from msgspec import UnsetType
-
+from .catching_up import caught_up
 from .chat import Chat
 from .client import CONNECT_TIMEOUT_S, Client, connect
 from .errors import ConflictError, ConnectionLost, RefusedError
@@ -60,7 +59,7 @@ class HistoryProvider:
             raise ValueError("limit is an integer that is not negative, or None")
         try:
             async with asyncio.timeout(self._timeout_s), self._session(session_id, create=False) as chat:
-                await _caught_up(chat)
+                await caught_up(chat)
                 messages = chat.messages
                 return messages[:] if limit is None else messages[max(0, len(messages) - limit) :]
         except TimeoutError:
@@ -87,7 +86,7 @@ class HistoryProvider:
                 for left in reversed(range(CLEAR_PASSES_MAX)):
                     try:
                         # An answer brings everything that was stored before it, so nothing saved earlier is overlooked.
-                        await _caught_up(chat)
+                        await caught_up(chat)
                         ids = chat.messages.ids()
                         if not ids:
                             return
@@ -142,25 +141,3 @@ class HistoryProvider:
             chat = self._open.pop(name)
             if self._client is not None and chat.subscription.error is None:
                 await self._client.close_chat(chat)
-
-
-async def _caught_up(chat: Chat) -> None:
-    """Wait until the chat here holds every commit that was stored when this was called."""
-    while True:
-        page = await chat.history(after=chat.head.seq, limit=1)
-        if isinstance(page.commits, UnsetType) or not page.commits:
-            return
-        await _reached(chat, page.commits[-1].version.seq)
-
-
-async def _reached(chat: Chat, seq: int) -> None:
-    installed = asyncio.Event()
-    stop = chat.observe(lambda _event: installed.set())
-    try:
-        while chat.subscription.error is None and chat.head.seq < seq:
-            installed.clear()
-            await installed.wait()
-    finally:
-        stop()
-    if chat.subscription.error is not None:
-        raise chat.subscription.error
