@@ -81,8 +81,8 @@ class Actor:
 
     __slots__ = (
         "_author", "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id",
-        "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "is_chat", "key", "name", "settling", "state",
-        "stream", "subscriptions", "user",
+        "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "is_chat", "key", "name", "settling",
+        "state", "stream", "subscriptions", "user",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:

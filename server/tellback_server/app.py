@@ -113,6 +113,7 @@ class App:
         self._hub.desk = self._catalog
         self._keeper.needed_elsewhere = lambda: self._catalog.needed
         self._reception = Reception(authenticator, f"tellback/{version()}", settings.heartbeat_ms)
+        self._hub.tabs = self._reception.tabs
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()
         await self._catalog.start()

@@ -32,9 +32,9 @@ from tellback_server.leftovers import find_leftovers
 from tellback_server.lifecycle import Lifecycle
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
-from tellback_server.replay import Missed, missed_since, replay_bytes_max
 from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope
+from tellback_server.replay import Missed, missed_since, replay_bytes_max
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
@@ -97,6 +97,9 @@ class Keeper:
         leftovers = await self._run(lambda: find_leftovers(self._hub.log))
         for (user, chat_id), name in leftovers.names.items():
             self._named(user, chat_id, name)
+        for known in self.lifecycle.registrar.entries:
+            if known.gone is None:
+                self._named(known.user, known.chat_id, known.name)
         await self._run(lambda: [self._files.clean_temporaries(user) for user in self._files.known_users()])
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
         self._left_over.update(leftovers.unfolded)

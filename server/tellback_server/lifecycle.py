@@ -19,12 +19,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import msgspec
 import structlog
 
-from tellback_protocol.chat import Chat
 from tellback_protocol.decide import Committed, Facts, Fresh, decide, fingerprint
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import ChatById, GroupChat, Version, file_integrity
+from tellback_protocol.ids import GroupChat, Version, file_integrity
 from tellback_protocol.life import branch_twig
 from tellback_protocol.requests import (
     ChatBranch,
@@ -45,16 +45,15 @@ from tellback_server.failpoint import failpoint
 from tellback_server.hub import Hub
 from tellback_server.loading import LoadedStream, create_chat
 from tellback_server.log import LogError
-from tellback_server.operations import Done, Operation, carry_out, unfinished
+from tellback_server.operations import Operation, carry_out, unfinished
 from tellback_server.planning import Plan, place_of
-from tellback_server.records import CHECKPOINT, DONE, encode, owner_key
+from tellback_server.records import CHECKPOINT, DONE, Done, encode, owner_key
 from tellback_server.registrar import Registered, Registrar
 from tellback_server.releases import Envelope
 from tellback_server.store.files import FileStore, twin_key
 from tellback_server.store.groups import GroupEdit, group_path
 from tellback_server.store.held import OutsideEdit
 from tellback_server.survey import taken
-from tellback_server.tab import Tab
 
 log = structlog.get_logger()
 Result = TypeVar("Result")
@@ -107,7 +106,7 @@ class Lifecycle:
         for base in operation.bases:
             self._hub.log.append(CHECKPOINT, owner_key(base.user, base.chat_id), base.head.seq, encode(base))
         done = Done(operation.integrity, operation.what == "delete")
-        self._hub.log.append(DONE, key, operation.seq, encode(done))
+        self._hub.log.append(DONE, key, operation.seq, msgspec.json.encode(done))
 
     def lock(self, user: str) -> asyncio.Lock:
         """Held by whoever makes, moves or ends one of the user's owners."""
@@ -145,7 +144,7 @@ class Lifecycle:
         if not isinstance(letter.request, Write) or not isinstance(letter.request.op, int):
             return False
         actor = await self._hub.actor_by_id(former.user, former.chat_id)
-        while actor is not None and actor.state in ("loading", "busy"):
+        while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110  - As above.
             await asyncio.sleep(POLL_S)
         stream = None if actor is None else actor.stream
         ops = None if stream is None else stream.sessions.get(letter.tab.session_id)
@@ -232,7 +231,7 @@ class Lifecycle:
             return
         operation = await self._operation(actor, stream, request, plan, decision.version, now_ms)
         # From here to the flush there is no await: others see all of it or nothing.
-        release = actor.life_decided(letter, decision, now_ms, encode(operation))
+        release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation))
         if operation.what in ("rename", "restore"):
             hub.reserve(actor, plan.facts.to)
         await hub.log.flush()
@@ -317,9 +316,13 @@ class Lifecycle:
                     lambda: planning.plan_rename(files, registrar, user, name, request, now_ms)
                 )
             case ChatDelete():
-                plan = await self._run(
-                    lambda: planning.plan_delete(files, registrar, user, name, request, stream)
-                )
+                beside = name.rpartition("/")[0]
+                open_chats = {
+                    other.name: (other.stream.chat.metadata, list(other.stream.chat.messages.values()))
+                    for other in self._hub.actors
+                    if other.user == user and other.stream is not None and other.name.rpartition("/")[0] == beside
+                }
+                plan = await self._run(lambda: planning.plan_delete(files, user, name, stream, open_chats))
             case ChatRestore():
                 plan = await self._run(
                     lambda: planning.plan_restore(files, registrar, user, actor.chat_id, request, now_ms)
@@ -354,7 +357,7 @@ class Lifecycle:
                 return True
             if not others:
                 return False
-            # Somebody asks for a chat of that name: soon it is there or it is not.
+            # Somebody asks for a chat of that name: soon it is there or it is not. Nobody else waits for that.
             await asyncio.sleep(POLL_S)
 
     async def _operation(
@@ -419,7 +422,7 @@ class Lifecycle:
             integrity=decision.version.integrity, seq=decision.version.seq, groups=edits,
         )
         actor.made(loaded)
-        release = actor.life_decided(letter, decision, now_ms, encode(operation) if edits else b"", loaded)
+        release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation) if edits else b"")
         self._identified(actor)
         hub.forget_name(user, str(place))
         await hub.log.flush()
@@ -443,7 +446,9 @@ class Lifecycle:
         sentence = taken(files, user, place)
         refused = None if sentence is None else ("exists", sentence)
         if refused is None:
-            refused = planning.held_back(self.registrar, files, user, name, now_ms)
+            held_back = planning.held_back(self.registrar, files, user, name, now_ms)
+            # A new chat in its place would be what the link leads to, and empty.
+            refused = None if held_back is None else ("deleted", held_back[1])
         edits: list[GroupEdit] = []
         if isinstance(place, GroupChat):
             if isinstance(request.group, str):

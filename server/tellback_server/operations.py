@@ -27,13 +27,13 @@ from tellback_protocol.ids import NAME_BYTES_MAX
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FileStat, FileTaken
 from tellback_server.log import Position, Record
-from tellback_server.records import COMMIT, DONE, OPERATION, Checkpointed
+from tellback_server.records import COMMIT, DONE, OPERATION, Checkpointed, decode_done
 from tellback_server.registrar import Registered, write_registered
 from tellback_server.store.files import CHAT_ENDING, FileStore
 from tellback_server.store.groups import GroupEdit, edit_group
 from tellback_server.trash import Entry, Trash
 
-__all__ = ["Done", "Move", "Operation", "Written", "carry_out", "decode_operation", "unfinished"]
+__all__ = ["Move", "Operation", "Written", "carry_out", "decode_operation", "unfinished"]
 
 ASIDE_MAX: Final = 1000
 """Names that are tried for a file that is put aside."""
@@ -85,14 +85,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What the files hold when all is done; recorded then."""
 
 
-class Done(msgspec.Struct, frozen=True):
-    """The body of a DONE record."""
-
-    integrity: str
-    gone: bool = False
-    """The owner is in the trash."""
-
-
 decode_operation = msgspec.json.Decoder(Operation).decode
 
 
@@ -105,7 +97,7 @@ def unfinished(records: Iterable[tuple[Position, Record]]) -> list[Operation]:
             operation = decode_operation(record.body)
             open_[operation.integrity] = operation
         elif record.kind == DONE:
-            integrity = msgspec.json.decode(record.body, type=Done).integrity
+            integrity = decode_done(record.body).integrity
             open_.pop(integrity, None)
             counted.discard(integrity)
         elif record.kind == COMMIT and open_:

@@ -12,12 +12,13 @@ Rules of this module (BEHAVIOUR J):
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import msgspec
 
 from tellback_protocol.ids import ChatName, Version, new_name_problem, parse_chat
 from tellback_protocol.life import Facts, Twig, branch_stem, branched_name, sibling
-from tellback_protocol.requests import ChatBranch, ChatDelete, ChatRename, ChatRestore
+from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore
 from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, loads
 from tellback_server.operations import Move, Operation, Written
@@ -67,7 +68,7 @@ def held_back(registrar: Registrar, files: FileStore, user: str, name: str, now_
     if files.fs.stat(folder) is None:
         return None
     links = ", ".join(former.gone.linked_from[:3])
-    return "deleted", f"The chat of this name is in the trash and {links} links to it: restore id:{former.chat_id}."
+    return "exists", f"The chat of this name is in the trash and {links} links to it: restore id:{former.chat_id}."
 
 
 def _refused(
@@ -134,7 +135,8 @@ def _synced(
         stream.chat_id, to, held.version, version,
         Watermark(held.identity.size_bytes, held.lines, held.identity.crc32), dict(held.states),
     )
-    written = _sync_file(f"{own.folder}/{own.renamed(own.sync_name, chat)}", own.sync and own.sync.fields, mark, now_ms)
+    fields = None if own.sync is None else own.sync.fields
+    written = _sync_file(f"{own.folder}/{own.renamed(own.sync_name, chat)}", fields, mark, now_ms)
     unlinked = [] if own.sync_stat is None else [Move(f"{own.folder}/{own.sync_name}", "", own.sync_stat.inode)]
     return [written], unlinked
 
@@ -151,14 +153,13 @@ def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_
 
 
 def plan_delete(
-    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatDelete, stream: Stream
+    files: FileStore, user: str, name: str, stream: Stream, live: Mapping[str, tuple[bytes, list[bytes]]]
 ) -> Plan:
-    del registrar, request
     place = place_of(name)
     metadata = loads(stream.chat.metadata)
     main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
     return Plan(
-        facts=Facts(linked_from=linked_from(files, user, place, main_chat)), own=chat_files(files, user, place)
+        facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=chat_files(files, user, place)
     )
 
 

@@ -14,6 +14,8 @@ Rules of this module:
     CHECKPOINT  Checkpointed         after everything up to `seq` is durable in the files
     ADOPT       Adopted              another program's edit became the chat; before anybody is shown it
     ACTIVE      active_chats.Choice  a user chose the active chat of a character or group; owner `<user>/active-chats`
+    OPERATION   operations.Operation before the COMMIT of a life write: the files that it moves
+    DONE        Done                 when they are moved
 """
 
 from __future__ import annotations
@@ -31,16 +33,20 @@ __all__ = [
     "ANCHOR",
     "CHECKPOINT",
     "COMMIT",
+    "DONE",
     "INTENT",
+    "OPERATION",
     "STORED",
     "Adopted",
     "Anchor",
     "BaseRecord",
     "Checkpointed",
+    "Done",
     "FileIdentity",
     "Intent",
     "StateMark",
     "decode_base",
+    "decode_done",
     "decode_intent",
     "encode",
     "owner_key",
@@ -53,6 +59,8 @@ INTENT: Final = 4
 CHECKPOINT: Final = 5
 ADOPT: Final = 6
 ACTIVE: Final = 9
+OPERATION: Final = 7
+DONE: Final = 8
 
 
 class FileIdentity(msgspec.Struct, frozen=True, gc=False):
@@ -132,9 +140,19 @@ class Intent(msgspec.Struct, gc=False):
     """Size and CRC of each sidecar to come; None when it will be removed."""
 
 
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """The files of a logged operation are moved."""
+
+    integrity: str
+    """Of the operation's COMMIT."""
+    gone: bool = False
+    """The owner is in the trash."""
+
+
 _encode = msgspec.json.encode
 _decode_base = msgspec.json.Decoder(BaseRecord).decode
 decode_intent = msgspec.json.Decoder(Intent).decode
+decode_done = msgspec.json.Decoder(Done).decode
 
 
 def encode(record: BaseRecord | Intent) -> bytes:

@@ -83,7 +83,7 @@ def write_registered(files: FileStore, registered: Registered) -> None:
 
 def new_id(user: str, name: str, used: set[str]) -> str:
     """The id of a file of this name that was never written by us, when owners with `used` ids had the name before."""
-    chat_id = provisional_chat_id(user, name)
+    chat_id: str = provisional_chat_id(user, name)
     again = 0
     while chat_id in used:
         again += 1
@@ -139,6 +139,11 @@ class Registrar:
             if chat_id in ids:
                 ids.remove(chat_id)
             ids.append(chat_id)
+
+    @property
+    def entries(self) -> list[Registered]:
+        """All of them."""
+        return list(self._by_id.values())
 
     def of(self, user: str, chat_id: str) -> Registered | None:
         """What is known of an owner; None when it always had its name."""

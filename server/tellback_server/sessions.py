@@ -72,6 +72,11 @@ class SessionFile(msgspec.Struct, kw_only=True):
             head=held.head,
             states=dict(held.states),
         )
+        return cls.of(stream, base, now_ms)
+
+    @classmethod
+    def of(cls, stream: Stream, base: Checkpointed, now_ms: int) -> SessionFile:
+        """A snapshot over what the files are known to hold."""
         sessions = {
             session: KeptSession(
                 ops.last,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from tellback_protocol.ids import SIDECAR_MARK, CharacterChat, ChatName
+from tellback_protocol.ids import SIDECAR_MARK, CharacterChat, ChatName, GroupChat
 from tellback_protocol.values import loads
 from tellback_server.fs import FileMissing, FileStat, FsError
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, ChatSync, FileStore, twin_key
@@ -122,28 +123,37 @@ def taken(files: FileStore, user: str, target: ChatName, own: ChatFiles | None =
     return None
 
 
-def linked_from(files: FileStore, user: str, place: ChatName, main_chat: object) -> list[str]:
+def linked_from(
+    files: FileStore, user: str, place: ChatName, main_chat: object, live: Mapping[str, tuple[bytes, list[bytes]]]
+) -> list[str]:
     """Chats that link to this one: those branched from it, and the one that it was branched from.
 
-    Cost: the header of each chat beside it, and its parent's file.
+    `live` are metadata and messages of chats that are open, by full name: their files may trail. Cost: the header of
+    each chat beside it, and its parent's file.
     """
     folder = folder_of(place)
+    spellings = _spellings(place.chat)
     found: list[str] = []
     for name in _names(files, user, folder):
         if not name.endswith(CHAT_ENDING) or name == place.chat + CHAT_ENDING:
             continue
         other = name.removesuffix(CHAT_ENDING)
+        full = str(CharacterChat(place.character, other) if isinstance(place, CharacterChat) else GroupChat(other))
         with contextlib.suppress(FsError, OSError, ValueError):
             path = files.checked_path(user, f"{folder}/{name}")
-            if other == main_chat:
+            if full in live:
+                metadata, lines = live[full]
+                is_linked = _main_chat(b'{"chat_metadata":%b}' % metadata) == place.chat or (
+                    other == main_chat and any(spelled in line for line in lines for spelled in spellings)
+                )
+            elif other == main_chat:
                 # As every program spells it in a line: one of the two ways of writing JSON.
                 data = files.fs.read(path)
-                is_linked = any(spelled in data for spelled in _spellings(place.chat))
+                is_linked = any(spelled in data for spelled in spellings)
             else:
                 is_linked = _main_chat(_first_line(files, path)) == place.chat
             if is_linked:
-                found.append(str(CharacterChat(place.character, other)) if isinstance(place, CharacterChat)
-                             else f"group:{other}")
+                found.append(full)
     return found
 
 

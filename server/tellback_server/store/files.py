@@ -41,7 +41,15 @@ from tellback_protocol.values import dumps, loads
 from tellback_server.clock import Clock
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMissing, FileStat, FileTaken, FileUnsafe, Fs, FsError
 from tellback_server.records import FileIdentity, StateMark
-from tellback_server.store.place import CHAT_ENDING, OWNER_FOLDERS, STATE_ENDING, file_of, is_nameable, is_text, twin_key
+from tellback_server.store.place import (
+    CHAT_ENDING,
+    OWNER_FOLDERS,
+    STATE_ENDING,
+    file_of,
+    is_nameable,
+    is_text,
+    twin_key,
+)
 
 __all__ = [
     "CHAT_ENDING", "DEFAULT_USER", "STATE_ENDING", "SYNC_NAMESPACE", "ChatSync", "FileStore", "LayoutConflict",
