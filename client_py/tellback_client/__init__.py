@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .blocking import BlockingChat, BlockingClient, BlockingState
+    from .blocking import BlockingChat, BlockingClient, BlockingOwner, BlockingState
     from .chat import Batch, Chat, State
     from .client import Client, connect
     from .conflict import Conflict
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from .history import HistoryProvider
     from .outbox import WriteResult
+    from .owner import Owner
     from .replica import Messages
     from .server_process import ServerProcess
 
@@ -51,6 +52,7 @@ __all__ = [
     "Batch",
     "BlockingChat",
     "BlockingClient",
+    "BlockingOwner",
     "BlockingState",
     "Chat",
     "Client",
@@ -72,6 +74,7 @@ __all__ = [
     "OutboxError",
     "OutboxInUse",
     "OutcomeUnknownError",
+    "Owner",
     "ProtocolViolation",
     "ReadOnlyError",
     "RefusedError",
@@ -88,7 +91,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "blocking": ("BlockingChat", "BlockingClient", "BlockingState"),
+    "blocking": ("BlockingChat", "BlockingClient", "BlockingOwner", "BlockingState"),
     "chat": ("Batch", "Chat", "State"),
     "client": ("Client", "connect"),
     "conflict": ("Conflict",),
@@ -103,6 +106,7 @@ _HOMES = {
     ),
     "history": ("HistoryProvider",),
     "outbox": ("WriteResult",),
+    "owner": ("Owner",),
     "replica": ("Messages",),
     "server_process": ("ServerProcess",),
 }

@@ -23,8 +23,10 @@ from .chat import Batch, Chat, Operations
 from .client import Client, connect
 from .conflict import Conflict
 from .events import Event, EventQueue, Status
+from .handle import Handle
 from .intents import Message, Updater
 from .outbox import WriteResult
+from .owner import Owner
 
 T = TypeVar("T")
 
@@ -69,6 +71,14 @@ class BlockingClient:
     def open(self, name: str, *, create: bool = False) -> BlockingChat:
         """As `Client.open`."""
         return BlockingChat(self, self.wait(lambda: self.client.open(name, create=create)))
+
+    def character(self, name: str) -> BlockingOwner:
+        """As `Client.character`."""
+        return BlockingOwner(self, self.wait(lambda: self.client.character(name)))
+
+    def preset(self, name: str) -> BlockingOwner:
+        """As `Client.preset`."""
+        return BlockingOwner(self, self.wait(lambda: self.client.preset(name)))
 
     def saved(self) -> None:
         """As `Client.saved`."""
@@ -182,6 +192,67 @@ class BlockingChat:
         return _events(self._client, queue)
 
 
+class BlockingOwner:
+    """`Owner`, waiting."""
+
+    def __init__(self, client: BlockingClient, owner: Owner) -> None:
+        self._client = client
+        self.owner = owner
+        """The owner behind this one; it belongs to the other thread."""
+
+    @property
+    def owner_id(self) -> str:
+        """As `Owner.owner_id`."""
+        return self.owner.owner_id
+
+    @property
+    def versions(self) -> dict[str, Version]:
+        """As `Owner.versions`."""
+        return self._client.look(lambda: self.owner.versions)
+
+    @property
+    def status(self) -> Status:
+        """As `Owner.status`."""
+        return self._client.look(lambda: self.owner.status)
+
+    def state(self, namespace: str) -> BlockingState:
+        """As `Owner.state`."""
+        return BlockingState(self._client, self.owner, namespace)
+
+    def state_get(self, namespace: str) -> Any:
+        """As `Owner.state_get`."""
+        return self._client.wait(lambda: self.owner.state_get(namespace))
+
+    def state_get_many(self, namespaces: Sequence[str] | None = None) -> dict[str, Any]:
+        """As `Owner.state_get_many`."""
+        return self._client.wait(lambda: self.owner.state_get_many(namespaces))
+
+    def set_state(self, namespace: str, data: Any) -> WriteResult:
+        """As `Owner.set_state`."""
+        return self._client.wait(lambda: self.owner.set_state(namespace, data))
+
+    def update_state(self, namespace: str, reducer: Updater) -> WriteResult:
+        """As `Owner.update_state`; the function runs in the client's thread."""
+        return self._client.wait(lambda: self.owner.update_state(namespace, reducer))
+
+    def delete_state(self, namespace: str) -> WriteResult:
+        """As `Owner.delete_state`."""
+        return self._client.wait(lambda: self.owner.delete_state(namespace))
+
+    def saved(self) -> None:
+        """As `Owner.saved`."""
+        self._client.wait(self.owner.saved)
+
+    def close(self) -> None:
+        """As `Owner.close`."""
+        self._client.wait(self.owner.close)
+
+    def events(self) -> Iterator[Event]:
+        """As `Owner.events`, for a plain `for` in a thread of its own."""
+        queue = self._client.look(self.owner.events)
+        return _events(self._client, queue)
+
+
 def _events(client: BlockingClient, queue: EventQueue[Event]) -> Iterator[Event]:
     while True:
         try:
@@ -193,9 +264,9 @@ def _events(client: BlockingClient, queue: EventQueue[Event]) -> Iterator[Event]
 class BlockingState:
     """`State`, waiting."""
 
-    def __init__(self, client: BlockingClient, chat: Chat, namespace: str) -> None:
+    def __init__(self, client: BlockingClient, owner: Handle, namespace: str) -> None:
         self._client = client
-        self._state = chat.state(namespace)
+        self._state = owner.state(namespace)
 
     def get(self) -> Any:
         """As `State.get`."""

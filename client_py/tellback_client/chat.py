@@ -1,18 +1,10 @@
-"""A chat as the user holds it: the live document, its writes, its states and what happens to it.
-
-Rules of this module:
-- Every write resolves when the server acknowledged it, which is when it is durable; not before, and never by a timeout
-  of its own. A cancelled caller does not cancel its write (R20).
-- A write goes to the chat it was asked of, whatever is opened meanwhile (R27).
-"""
+"""A chat as the user holds it: the live document and its writes; what it shares with other owners is in `handle`."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from weakref import WeakSet
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from msgspec import UnsetType
 
@@ -22,8 +14,8 @@ from tellback_protocol.ids import Version
 from tellback_protocol.values import dumps, loads
 
 from .conflict import Conflict
-from .errors import ConflictError, TellbackError, refused
-from .events import Conflicted, Event, EventQueue, Status, StatusChanged
+from .errors import refused
+from .handle import Handle, Operations, State
 from .intents import (
     AppendIntent,
     BatchIntent,
@@ -36,17 +28,14 @@ from .intents import (
     UpdateMessageIntent,
     Updater,
 )
-from .outbox import PendingWrite, WriteResult
-from .replica import Messages, Replica
-from .subscription import Subscription
+from .outbox import WriteResult
+from .replica import Messages
 
-if TYPE_CHECKING:
-    from .client import Client
+__all__ = ["Batch", "BatchedState", "Chat", "Operations", "State", "new_message_id", "pages"]
 
 APPENDED_BYTES_MAX = 1 << 20
 """Of one append when a whole chat is copied; well below a frame."""
 
-Operations = Sequence[Mapping[str, Any]]
 Done = TypeVar("Done")
 """What a verb gives back: something to await on a chat, nothing in a batch."""
 
@@ -158,67 +147,13 @@ class BatchedState:
         self._batch._do(StateIntent(self._namespace, delete=True))
 
 
-class State:
-    """One state document of a chat."""
-
-    def __init__(self, chat: Chat, namespace: str) -> None:
-        self._chat = chat
-        self.namespace = namespace
-
-    async def get(self) -> Any:
-        """The document with the own writes on top, or None when there is none. Asks the server the first time only."""
-        while True:
-            document = self._chat.subscription.view().states.get(self.namespace)
-            if document is not None:
-                return None if document.data is None else loads(document.data)
-            await self._chat.fetch_state(self.namespace)
-
-    async def update(self, update: Updater) -> WriteResult:
-        """Change the document by a function of it (a missing one is `{}`); run again when somebody was faster."""
-        return await self._chat.write(StateIntent(self.namespace, update=update))
-
-    async def set(self, data: Any) -> WriteResult:
-        """Replace the document."""
-        return await self._chat.write(StateIntent(self.namespace, set=data))
-
-    async def merge(self, data: Mapping[str, Any]) -> WriteResult:
-        """Merge an object into the document (RFC 7386; null removes)."""
-        return await self._chat.write(StateIntent(self.namespace, merge=dict(data)))
-
-    async def patch(self, operations: Operations) -> WriteResult:
-        """RFC 6902 operations on the document; a missing one is `{}`."""
-        return await self._chat.write(StateIntent(self.namespace, patch=list(operations)))
-
-    async def delete(self) -> WriteResult:
-        """Take the document away."""
-        return await self._chat.write(StateIntent(self.namespace, delete=True))
-
-
-class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
+class Chat(_Writing[Coroutine[Any, Any, WriteResult]], Handle):
     """An open chat. Made by `Client.open`."""
-
-    def __init__(self, client: Client, subscription: Subscription) -> None:
-        self.subscription = subscription
-        """The pure half; for tests and tools."""
-        self.holders = 0
-        """How often it was opened and not given back; `Client.open` counts up, contexts count down."""
-        self._client = client
-        self._queues: WeakSet[EventQueue[Event]] = WeakSet()
-        self._observers: list[Callable[[Event], None]] = []
-        self._status: Status = "connecting"
-        self._saved: list[asyncio.Future[None]] = []
-
-    # -- the live document -------------------------------------------------------------------------------------------
 
     @property
     def chat_id(self) -> str:
         """The permanent id."""
         return self.subscription.chat_id or ""
-
-    @property
-    def name(self) -> str:
-        """As it was opened."""
-        return self.subscription.name
 
     @property
     def messages(self) -> Messages:
@@ -235,105 +170,12 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
         """The confirmed version of messages and metadata."""
         return self._confirmed().chat.version
 
-    @property
-    def head(self) -> Version:
-        """The last confirmed commit of the chat and its states."""
-        return self._confirmed().head
-
-    @property
-    def pending(self) -> int:
-        """Own writes without an answer."""
-        return self.subscription.pending
-
-    @property
-    def conflicts(self) -> list[Conflict]:
-        """Own writes that wait for a decision."""
-        return list(self.subscription.conflicts)
-
-    @property
-    def status(self) -> Status:
-        """Where the chat stands; the most urgent word first: a conflict, damage, no connection, work, peace."""
-        subscription = self.subscription
-        if subscription.conflicts:
-            return "conflicted"
-        if subscription.read_only:
-            return "read-only"
-        if self._client.status != "connected":
-            return "connecting" if self._client.status == "connecting" else "offline"
-        if subscription.phase == "gone":
-            return "offline"
-        if subscription.phase != "live" or subscription.pending:
-            return "syncing"
-        return "synced"
-
-    def state(self, namespace: str) -> State:
-        """A state document of the chat."""
-        return State(self, namespace)
-
-    def events(self) -> EventQueue[Event]:
-        """What happens from now on, for `async for`. The listener may await anything of this package (R44)."""
-        queue: EventQueue[Event] = EventQueue()
-        self._queues.add(queue)
-        if self.subscription.error is not None:
-            queue.close()
-        return queue
-
-    def observe(self, observer: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `observer` with every event from now on, in the step that installed it; returns how to stop.
-
-        It must not wait and must not fail: the reader of the socket calls it. Everybody else uses `events`.
-        """
-        self.stepped()
-        self._observers.append(observer)
-        return lambda: self._observers.remove(observer)
-
-    # -- writes ------------------------------------------------------------------------------------------------------
-
-    async def write(self, intent: Intent) -> WriteResult:
-        """Carry an intent out.
-
-        Raises: RefusedError, ConflictError, OutcomeUnknownError, ConnectionLost, ClientClosed, and what a function of
-        the caller raises.
-        """
-        future: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
-
-        def settled(outcome: WriteResult | Exception) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self.subscription.submit(PendingWrite(intent, settled))
-        self._client.stepped()
-        return await future
-
     def _do(self, intent: Intent) -> Coroutine[Any, Any, WriteResult]:
         return self.write(intent)
 
     def batch(self) -> Batch:
         """Writes that are stored all or nothing."""
         return Batch(self)
-
-    async def saved(self) -> None:
-        """Wait until no own write is without an answer.
-
-        Raises: ConflictError when one waits for a decision; what ended the chat, when it is gone.
-        """
-        while self.subscription.pending and self.subscription.error is None:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._saved.append(future)
-            await future
-        if self.subscription.conflicts:
-            raise ConflictError(self.subscription.conflicts[0])
-        if self.subscription.error is not None:
-            raise self.subscription.error
-
-    async def close(self) -> None:
-        """Wait for the own writes, then end the subscription."""
-        await self.saved()
-        await self._client.close_chat(self)
 
     # -- history -----------------------------------------------------------------------------------------------------
 
@@ -349,37 +191,6 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
         metadata = {} if isinstance(frame.metadata, UnsetType) else loads(bytes(frame.metadata))
         return ChatDocument.from_values(frame.version, metadata, [loads(bytes(raw)) for raw in frame.messages])
 
-    async def fetch_state(self, namespace: str) -> None:
-        """Ask the server for a state document and wait for it."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def arrived(error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        self.subscription.want_state(namespace, arrived)
-        self._client.stepped()
-        await future
-
-    # -- the exits of a conflict -------------------------------------------------------------------------------------
-
-    def take_theirs(self, conflict: Conflict) -> None:
-        """Exit 1: forget the own write."""
-        self.subscription.solved(conflict)
-        self._client.stepped()
-
-    async def apply_mine_again(self, conflict: Conflict) -> WriteResult:
-        """Exit 2: the own write on what is there now."""
-        try:
-            return await self.write(conflict.intent)
-        finally:
-            # Whatever came of it is told to the caller, or is a conflict of its own.
-            self.take_theirs(conflict)
-
     async def save_mine_as(self, conflict: Conflict, name: str) -> Chat:
         """Exit 3: mine as a new chat."""
         copy = await self._client.open(name, create=True)
@@ -393,40 +204,6 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]]):
         self.take_theirs(conflict)
         return copy
 
-    # -- called by the client ----------------------------------------------------------------------------------------
-
-    def stepped(self) -> None:
-        """Tell what happened since the last call. Never waits."""
-        events, self.subscription.events = self.subscription.events, []
-        for event in events:
-            if isinstance(event, Conflicted):
-                event.conflict.attach(self)
-            self._tell(event)
-        status = self.status
-        if status != self._status:
-            self._status = status
-            self._tell(StatusChanged(status))
-        ended = self.subscription.error is not None
-        if self._saved and (not self.subscription.pending or ended):
-            waiting, self._saved = self._saved, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
-        if ended:
-            for queue in list(self._queues):
-                queue.close()
-
-    def _tell(self, event: Event) -> None:
-        for observer in list(self._observers):
-            observer(event)
-        for queue in list(self._queues):
-            queue.put(event)
-
-    def _confirmed(self) -> Replica:
-        replica = self.subscription.replica
-        if replica is None:
-            raise self.subscription.error or TellbackError("the chat is not open yet")
-        return replica
 
 
 def pages(messages: list[Message]) -> list[list[Message]]:

@@ -20,15 +20,18 @@ from weakref import WeakSet
 
 from anyio import to_thread
 
-from tellback_protocol.frames import HistoryFrame
+from tellback_protocol.frames import HistoryFrame, StateFrame
 from tellback_protocol.ids import session_problem
+from tellback_protocol.requests import OwnerName, owner_named, owner_text
 
 from .chat import Chat
 from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
-from .errors import ClientClosed, ConnectionLost, NotFoundError, TellbackError
+from .errors import ClientClosed, ConnectionLost, NotFoundError, TellbackError, refused
 from .events import ConnectionChanged, EventQueue
+from .handle import Handle
 from .link import Link
 from .outbox import Journal
+from .owner import Owner
 from .subscription import Subscription
 
 CONNECT_TIMEOUT_S = 10.0
@@ -98,7 +101,7 @@ class Client:
         self._link: Link | None = None
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._chats: dict[int, Chat] = {}
+        self._chats: dict[int, Handle] = {}
         self._changed = asyncio.Event()
         self._queues: WeakSet[EventQueue[ConnectionChanged]] = WeakSet()
         self._told_status: ConnectionStatus = "connecting"
@@ -218,8 +221,9 @@ class Client:
     @property
     def chats(self) -> list[Chat]:
         """The chats that are open, those with writes from an earlier process included."""
-        return [self._chat(subscription) for subscription in self._started().subscriptions
-                if subscription.replica is not None]
+        handles = [self._chat(subscription) for subscription in self._started().subscriptions
+                   if subscription.replica is not None]
+        return [handle for handle in handles if isinstance(handle, Chat)]
 
     async def saved(self) -> None:
         """Wait until no own write is without an answer. Raises: as `Chat.saved`."""
@@ -246,6 +250,32 @@ class Client:
 
         A chat that is open already is the same chat. Raises: NotFoundError, RefusedError, ConnectionLost, ClientClosed.
         """
+        if not isinstance(owner_named(name).chat, str):
+            raise refused("name-illegal", f"{name!r} is no chat: see character and preset.", pointer="/chat")
+        chat = self._chat(await self._opened(name, create=create))
+        assert isinstance(chat, Chat), "the name is a chat's"
+        chat.holders += 1
+        return chat
+
+    async def character(self, name: str) -> Owner:
+        """Open a character by the name of its card, for its state. Raises: as `open`."""
+        return await self._owner(OwnerName(character=name))
+
+    async def preset(self, name: str) -> Owner:
+        """Open a preset, `<folder>/<preset>` (`OpenAI Settings/Default`), for its state. Raises: as `open`."""
+        return await self._owner(OwnerName(preset=name))
+
+    async def _owner(self, name: OwnerName) -> Owner:
+        text = owner_text(name)
+        if text is None:
+            raise refused("name-illegal", "A name cannot leave its folder.", pointer="/owner")
+        owner = self._chat(await self._opened(text))
+        assert isinstance(owner, Owner), "the name is no chat's"
+        owner.holders += 1
+        return owner
+
+    async def _opened(self, name: str, *, create: bool = False) -> Subscription:
+        """The open subscription to an owner by its one text."""
         link = self._started()
         subscription = link.subscribe(name, create=create)
         if subscription.error is not None:
@@ -269,14 +299,28 @@ class Client:
                 link.forget(subscription)
                 if isinstance(error, NotFoundError) and create and not subscription.create:
                     # Somebody else here asked first, and did not want it made.
-                    return await self.open(name, create=True)
+                    return await self._opened(name, create=True)
                 raise
             subscription = link.subscribe(name)
-        chat = self._chat(subscription)
-        chat.holders += 1
-        return chat
+        return subscription
 
-    async def close_chat(self, chat: Chat) -> None:
+    async def namespaces(self, owner: Handle) -> list[str]:
+        """All namespaces that an owner has a document in, read from the server; `state_get_many` calls it."""
+        future: asyncio.Future[StateFrame] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self._started().states(owner.subscription, answered)
+        self.stepped()
+        return list((await future).states)
+
+    async def close_chat(self, chat: Handle) -> None:
         """End a subscription; `Chat.close` calls it."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -329,10 +373,11 @@ class Client:
                     queue.close()
         self._changed.set()
 
-    def _chat(self, subscription: Subscription) -> Chat:
+    def _chat(self, subscription: Subscription) -> Handle:
         chat = self._chats.get(id(subscription))
         if chat is None or chat.subscription is not subscription:
-            chat = self._chats[id(subscription)] = Chat(self, subscription)
+            kind = Chat if subscription.is_chat else Owner
+            chat = self._chats[id(subscription)] = kind(self, subscription)
         return chat
 
     def _started(self) -> Link:

@@ -302,6 +302,11 @@ class RecordedIntent:
         return not any(overlap(one, other) for one in mine for other in targets_of(list(missed)))
 
 
+def is_function(intent: Intent) -> bool:
+    """True for a wish given as a function of what is there."""
+    return getattr(intent, "_update", None) is not None
+
+
 # -- requests --------------------------------------------------------------------------------------------------------
 
 

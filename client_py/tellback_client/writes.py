@@ -29,13 +29,16 @@ from .conflict import Conflict
 from .errors import ConflictError, OutcomeUnknownError, TellbackError, refused
 from .events import Conflicted, Event
 from .heartbeat import Backoff
-from .intents import Unfetched, to_write
+from .intents import Unfetched, is_function, to_write
 from .lane import Entangled, Lane
 from .outbox import PendingWrite, Record, WriteResult, added, conflicted, done
 from .replica import Replica, show
 
 ATTEMPTS_MAX = 16
 """Automatic repetitions of one write; more means that others write faster than this client can read."""
+FUNCTION_ATTEMPTS_MAX = 10_000
+"""Of a wish given as a function, which means the same on anything: each lost attempt is somebody else's success, and
+two tabs that count as fast as they can may let one of them lose a hundred times in a row."""
 
 StateWaiter = Callable[[Exception | None], None]
 
@@ -227,7 +230,8 @@ class Writes:
         self.lane.doom_children(pending)
         self._view = None
         effects = None if missed is None else [effect for commit in missed for effect in commit.ops]
-        if pending.attempts < ATTEMPTS_MAX and pending.intent.repeatable(self.view, effects):
+        attempts_max = FUNCTION_ATTEMPTS_MAX if is_function(pending.intent) else ATTEMPTS_MAX
+        if pending.attempts < attempts_max and pending.intent.repeatable(self.view, effects):
             self._carry_out(pending)
         else:
             self._conflict(pending, reason, version, missed, None)
