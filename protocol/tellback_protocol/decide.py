@@ -36,6 +36,7 @@ from .decision import (
 )
 from .effects import AppendEffect, ChatEffect, StateEffect, encode_effects
 from .errors import Refused
+from .floors import LOG_SUFFIX
 from .frames import Limits
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
@@ -70,6 +71,7 @@ from .requests import (
 )
 from .stream import Outcome, Past, StateDocument, Stream, targets_of, wire_effects
 from .values import NestedTooDeeply, read_payload
+from .whole_chat import WholeChat
 from .work import Work, operations_of
 
 __all__ = [
@@ -147,6 +149,8 @@ def _install_effects(stream: Stream, decision: Committed) -> None:
             if decision.chat is None:
                 stream.chat.apply(effect, decision.known)
             stream.chat.version = decision.version
+            if stream.floors:
+                stream.follow(effect)
         else:
             stream.apply_life(effect)
 
@@ -172,12 +176,11 @@ def _replay(
 
 
 def _accept(
-    stream: Stream, request: Write, session: str, op: int, print_: int, fresh: Fresh, limits: Limits, facts: Facts
+    stream: Stream, request: Write, session: str, op: int, print_: int, fresh: Fresh, limits: Limits,
+    facts: Facts = NO_FACTS,
 ) -> Committed:
     if isinstance(request, LifeWrite):
         return _accept_life(stream, request, session, op, print_, fresh, limits, facts)
-    if isinstance(request, FloorUpdate):
-        raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
     bases = Bases(stream, session, request.force, request.on_conflict == "rebase")
     several = isinstance(request, Batch) or (isinstance(request, Patch) and isinstance(request.message, UnsetType))
     work = Work(stream, fresh, limits, several=several)
@@ -225,7 +228,7 @@ def _inside(refusal: Refused, index: int) -> Refused:
 _Inner = (
     Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | BatchedAppend | BatchedPatch
     | BatchedDelete | BatchedMetadataUpdate | BatchedStateUpdate | BatchedStateDelete | Swipe | BatchedSwipe
-    | BatchedFloorUpdate
+    | FloorUpdate | BatchedFloorUpdate
 )
 
 
@@ -234,8 +237,9 @@ def _check_base(bases: Bases, work: Work, request: _Inner, base: Base) -> None:
         case Swipe() | BatchedSwipe():
             _check_swipe(request)
             bases.check_chat(base, (f"m:{request.message}",), False)
-        case BatchedFloorUpdate():
-            raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
+        case FloorUpdate() | BatchedFloorUpdate():
+            document = _state_document(work.stream, request.namespace)
+            bases.check_state(base, request.namespace, document, False)
         case Append() | BatchedAppend():
             bases.check_chat(base, ("a",), True)
         case Delete() | BatchedDelete():
@@ -269,7 +273,7 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
             raw = bytes(request.patch)
             operations = operations_of(request.patch, work.limits)
             if isinstance(request.message, UnsetType):
-                work.patch_chat(operations, "/patch")
+                WholeChat(work).patch(operations, "/patch")
             else:
                 work.patch_message(request.message, raw, operations, "/patch")
         case Swipe() | BatchedSwipe():
@@ -280,9 +284,12 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
             work.state_update(request, forced)
         case StateDelete() | BatchedStateDelete():
             work.state_delete(request.namespace)
+        case FloorUpdate() | BatchedFloorUpdate():
+            work.floor_update(request)
 
 
 def _committed(work: Work, rebased_from: str | None, session: str, op: int, print_: int) -> Committed:
+    work.finish()
     version = work.version
     effects = work.effects
     ops_json = encode_effects(effects)
@@ -346,10 +353,12 @@ def _state_document(stream: Stream, namespace: str) -> StateDocument | None:
     if is_reserved_namespace(namespace):
         raise Refused("namespace-reserved", f"Only the server writes {namespace!r}.", pointer="/namespace")
     document = stream.states.get(namespace)
-    if document is not None and document.corrupt:
-        raise Refused(
-            "state-corrupt", f"The file of {namespace!r} is no JSON; it is kept as it is.", pointer="/namespace"
-        )
+    for name in (namespace, namespace + LOG_SUFFIX):
+        if (found := stream.states.get(name)) is not None and found.corrupt:
+            raise Refused(
+                "state-corrupt", f"The file of {name!r} is not what it should be; it is kept as it is.",
+                pointer="/namespace",
+            )
     return document
 
 

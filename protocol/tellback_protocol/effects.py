@@ -68,6 +68,42 @@ class StateEffect(msgspec.Struct, tag="state", tag_field="op", gc=False):
     deleted: bool | UnsetType = UNSET
 
 
+class FloorCommitAdded(msgspec.Struct, omit_defaults=True, gc=False):
+    """A commit that stands in a floor state's log from here on: at the end, or behind `after` (null: first)."""
+
+    commit: AnyJson
+    after: str | UnsetType | None = UNSET
+
+
+class FloorLogChange(msgspec.Struct, omit_defaults=True, gc=False):
+    """What happened to a floor state's log; in the server's own log only. Commits are named by id."""
+
+    add: list[FloorCommitAdded] = []
+    remove: list[str] = []
+    swipes: dict[str, int] = {}
+    """Commits whose swipe has another ordinal now."""
+    reset: bool | UnsetType = UNSET
+    """The log begins anew with this."""
+
+
+class SkippedCommit(msgspec.Struct, gc=False):
+    """A commit of a floor state that is shown and does not fit; it is kept. `message` is null for the base."""
+
+    commit: str
+    message: str | None
+    swipe: int
+
+
+class FloorEffect(StateEffect, tag="floor", tag_field="op", gc=False):
+    """A floor state: its document as in `state`, and what happened to its log `<namespace>__floor_log`, which has the
+    same version.
+    """
+
+    skipped: list[SkippedCommit] | UnsetType = UNSET
+    """All commits that are skipped now, when that changed."""
+    log: FloorLogChange | UnsetType = UNSET
+
+
 class RenamedEffect(msgspec.Struct, tag="renamed", tag_field="op", gc=False):
     """The owner has this name from here on, and is there: `to` as `chat` names it, or the name alone of a character
     or preset. What came out of the trash has one too.
@@ -81,10 +117,10 @@ class DeletedEffect(msgspec.Struct, tag="deleted", tag_field="op", gc=False):
 
 
 Effect = (
-    AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect | StateEffect | RenamedEffect
-    | DeletedEffect
+    AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect | StateEffect | FloorEffect
+    | RenamedEffect | DeletedEffect
 )
-"""The closed set. `floor` joins it with floor state."""
+"""The closed set."""
 ChatEffect = AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect
 """What changes the chat document itself; the others leave its version alone (BEHAVIOUR V3)."""
 

@@ -9,10 +9,11 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
+from . import swipes
 from .chat import Chat, message_id_of
 from .effects import (
     AppendEffect,
@@ -22,17 +23,21 @@ from .effects import (
     DeletedEffect,
     DeleteEffect,
     Effect,
+    FloorEffect,
+    FloorLogChange,
     InsertEffect,
     MetadataEffect,
     PatchEffect,
     RenamedEffect,
+    SkippedCommit,
     StateEffect,
     encode_effects,
 )
+from .floors import LOG_SUFFIX, FloorCommit, FloorLog, read_log
 from .frames import Damage
-from .ids import Version
+from .ids import Version, derived_uuid
 from .patch import apply_patch
-from .values import dumps, loads
+from .values import dumps, equal, loads
 
 OUTCOMES_MAX = 256
 """Outcomes kept per session and owner."""
@@ -47,12 +52,25 @@ STATE_TRAVELS_BYTES_MAX = 64 << 10
 class StateDocument:
     """A namespace: `data` is JSON bytes, None when it does not exist; `corrupt` when its file is no JSON."""
 
-    __slots__ = ("corrupt", "data", "version")
+    __slots__ = ("_data", "corrupt", "skipped", "source", "version")
 
     def __init__(self, version: Version | None, data: bytes | None, *, corrupt: bool = False) -> None:
         self.version = version
-        self.data = data
+        self._data = data
         self.corrupt = corrupt
+        self.source: Callable[[], bytes] | None = None
+        """Writes the document out when it is wanted: the log of a floor state is not kept as bytes."""
+        self.skipped: list[SkippedCommit] = []
+        """Of a floor state: commits that are shown and do not fit."""
+
+    @property
+    def data(self) -> bytes | None:
+        return self._data if self.source is None else self.source()
+
+    @data.setter
+    def data(self, data: bytes | None) -> None:
+        self._data = data
+        self.source = None
 
 
 class Outcome(msgspec.Struct, gc=False):
@@ -103,8 +121,8 @@ class Stream:
     """One chat with everything it owns."""
 
     __slots__ = (
-        "chat", "chat_id", "damage", "deleted", "head", "history", "history_bytes", "history_from", "name", "sessions",
-        "states", "user",
+        "chat", "chat_id", "damage", "deleted", "floors", "head", "history", "history_bytes", "history_from", "name",
+        "sessions", "states", "user",
     )
 
     def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
@@ -114,6 +132,8 @@ class Stream:
         self.chat = chat
         self.head = head if head is not None else chat.version
         self.states: dict[str, StateDocument] = {}
+        self.floors: dict[str, FloorLog] = {}
+        """The logs of floor states, by the namespace of the state."""
         self.sessions: dict[str, SessionOps] = {}
         self.history: deque[Past] = deque()
         self.history_bytes = 0
@@ -189,6 +209,8 @@ class Stream:
             elif isinstance(effect, ChatEffect):
                 self.chat.apply(effect)
                 self.chat.version = commit.version
+                if self.floors:
+                    self.follow(effect)
             else:
                 self.apply_life(effect)
 
@@ -210,9 +232,6 @@ class Stream:
 
     def apply_state(self, effect: StateEffect, known: bytes | None = None) -> None:
         """Install a state effect; `known` is the document when `decide` already worked it out."""
-
-
-
         document = self.states.get(effect.namespace)
         if document is None:
             document = self.states[effect.namespace] = StateDocument(None, None)
@@ -227,6 +246,93 @@ class Stream:
         elif isinstance(effect.patch, msgspec.Raw):
             base = loads(document.data) if document.data is not None else {}
             document.data = dumps(apply_patch(base, loads(bytes(effect.patch))).value)
+        if isinstance(effect, FloorEffect):
+            if isinstance(effect.skipped, list):
+                document.skipped = effect.skipped
+            self.apply_floor(effect)
+        elif effect.namespace.endswith(LOG_SUFFIX):
+            self._read_floor(effect.namespace)
+
+    # -- floor states ------------------------------------------------------------------------------------------------
+
+    def apply_floor(self, effect: FloorEffect) -> None:
+        """Install what happened to the log of a floor state. What travels on the wire does not tell it."""
+        namespace = effect.namespace
+        if effect.deleted is True:
+            self.floors.pop(namespace, None)
+            self.states[namespace].skipped = []
+            self.states[namespace + LOG_SUFFIX] = StateDocument(effect.version, None)
+            return
+        if not isinstance(effect.log, FloorLogChange):
+            return
+        log = self.floors.get(namespace)
+        if log is None or effect.log.reset is True:
+            log = self._hold_floor(namespace, FloorLog())
+        log.change(effect.log)
+        self.states[namespace + LOG_SUFFIX].version = effect.version
+        for added in effect.log.add:
+            message = FloorCommit.decoded(loads(bytes(added.commit))).message
+            if message is not None and message not in log.shown and message in self.chat.messages:
+                log.shown[message] = swipes.active(self.chat.value(message))
+        document = self.states.get(namespace)
+        if document is not None and document.data is not None:
+            log.settled(document.data, tuple(skipped.commit for skipped in document.skipped))
+
+    def follow(self, effect: ChatEffect) -> None:
+        """A chat effect was installed: see which swipe the message shows now, and whether the order is another one."""
+        for log in self.floors.values():
+            if not isinstance(effect, PatchEffect):
+                if not isinstance(effect, AppendEffect):
+                    log.moved()
+            elif effect.message in log.by_message and effect.message in self.chat.messages:
+                log.show(effect.message, swipes.active(self.chat.value(effect.message)))
+
+    def _hold_floor(self, namespace: str, log: FloorLog) -> FloorLog:
+        self.floors[namespace] = log
+        document = self.states.setdefault(namespace + LOG_SUFFIX, StateDocument(None, None))
+        document.corrupt = False
+        document.source = lambda: log.document(self.chat)
+        return log
+
+    def _read_floor(self, name: str) -> None:
+        namespace, document = name[: -len(LOG_SUFFIX)], self.states[name]
+        self.floors.pop(namespace, None)
+        state = self.states.get(namespace)
+        if document.data is None or document.corrupt or (state is not None and state.corrupt):
+            return
+        log = read_log(document.data, self.chat.order())
+        if log is None:
+            document.corrupt = True
+        else:
+            self._hold_floor(namespace, log)
+
+    def read_floors(self) -> None:
+        """The logs among the documents; a `floor` in them counts the messages of the chat as it is now."""
+        for name in list(self.states):
+            if name.endswith(LOG_SUFFIX):
+                self._read_floor(name)
+
+    def settle_floors(self) -> None:
+        """After loading: every floor state is what its log makes of the chat. Cost: the logs.
+
+        A state that another program wrote over is put aside by the next commit of that floor state; nothing is
+        written for having been read.
+        """
+        for namespace, log in self.floors.items():
+            document = self.states.setdefault(namespace, StateDocument(None, None))
+            known = document.data
+            data = log.rebuild(self.chat)
+            document.skipped = [log.commits[log.positions[one]].told() for one in log.skipped]
+            if not log.commits and known is not None:
+                continue
+            if known is not None and equal(loads(known), loads(data)):
+                continue
+            version = self.states[namespace + LOG_SUFFIX].version or self.head
+            log.found, log.is_unwritten = known, True
+            document.data = data
+            document.version = Version(
+                version.epoch, version.seq, derived_uuid(version.integrity, namespace, data, known or b"")
+            )
 
 
 def targets_of(effects: list[Effect]) -> tuple[str, ...]:
@@ -297,16 +403,25 @@ def wire_effects(effects: list[Effect]) -> list[Effect]:
     """The effects as they travel: a large state document goes as its version only."""
     if not any(isinstance(effect, StateEffect) for effect in effects):
         return effects
-    return [
-        StateEffect(effect.namespace, effect.version, effect.previous)
-        if isinstance(effect, StateEffect)
-        and max(
-            len(effect.data) if isinstance(effect.data, msgspec.Raw) else 0,
-            len(effect.patch) if isinstance(effect.patch, msgspec.Raw) else 0,
-        ) > STATE_TRAVELS_BYTES_MAX
-        else effect
-        for effect in effects
-    ]
+    return [_wire_state(effect) if isinstance(effect, StateEffect) else effect for effect in effects]
+
+
+def _wire_state(effect: StateEffect) -> StateEffect:
+    size_bytes = max(
+        len(effect.data) if isinstance(effect.data, msgspec.Raw) else 0,
+        len(effect.patch) if isinstance(effect.patch, msgspec.Raw) else 0,
+    )
+    travels = size_bytes <= STATE_TRAVELS_BYTES_MAX
+    wire: StateEffect
+    if isinstance(effect, FloorEffect):
+        wire = FloorEffect(effect.namespace, effect.version, effect.previous, skipped=effect.skipped)
+    elif travels:
+        return effect
+    else:
+        wire = StateEffect(effect.namespace, effect.version, effect.previous)
+    if travels:
+        wire.data, wire.patch, wire.deleted = effect.data, effect.patch, effect.deleted
+    return wire
 
 
 def wire_core(commit: Commit) -> bytes:

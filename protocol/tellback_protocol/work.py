@@ -20,12 +20,15 @@ from .effects import (
     ChatEffect,
     DeleteEffect,
     Effect,
+    FloorEffect,
     InsertEffect,
     MetadataEffect,
     PatchEffect,
     StateEffect,
 )
 from .errors import Refused
+from .floor_work import FloorWork
+from .floors import FloorCommit
 from .frames import Limits
 from .ids import Version, message_id_problem
 from .patch import (
@@ -35,11 +38,19 @@ from .patch import (
     apply_patch,
     check_operations,
     deep_copy,
-    join_pointer,
     merge_to_patch,
-    parse_pointer,
 )
-from .requests import BatchedMetadataUpdate, BatchedStateUpdate, BatchedSwipe, MetadataUpdate, StateUpdate, Swipe
+from .requests import (
+    BatchedFloorUpdate,
+    BatchedMetadataUpdate,
+    BatchedStateUpdate,
+    BatchedSwipe,
+    FloorTarget,
+    FloorUpdate,
+    MetadataUpdate,
+    StateUpdate,
+    Swipe,
+)
 from .stream import Stream
 from .values import dumps, loads, read_payload
 
@@ -51,7 +62,7 @@ class Work:
     """Effects as they are worked out. With `several` steps the chat is a copy that each effect is applied to."""
 
     __slots__ = (
-        "chat", "copies_left", "draft", "effects", "fresh", "given", "known", "limits", "plain", "states",
+        "chat", "copies_left", "draft", "effects", "floors", "fresh", "given", "known", "limits", "plain", "states",
         "steps_bytes", "stream", "told", "undo", "version", "was",
     )
 
@@ -71,6 +82,7 @@ class Work:
         self.given = 0
         self.copies_left = COPIED_NODES_MAX
         self.steps_bytes = 0
+        self.floors = FloorWork(stream)
         self.told = b""
         """What else the ack says, as one JSON object."""
 
@@ -135,6 +147,8 @@ class Work:
             message_id, line = self.message_line(bytes(raw), f"/messages/{index}", taken)
             taken[message_id] = None
             lines[message_id] = line
+            if self.floors.is_touched(message_id):
+                self.floors.returned(message_id, loads(line))
         self.add(AppendEffect([Raw(line) for line in lines.values()]))
         self.undo.append(DeleteEffect(list(lines)))
 
@@ -147,7 +161,7 @@ class Work:
                 raise Refused(
                     "message-unknown", f"The chat has no message {message_id[:64]!r}.", pointer=f"{pointer}/{index}"
                 )
-        self._spend_order()
+        self.spend_order()
         gone = set(wanted)
         after: str | None = None
         back: list[Effect] = []
@@ -155,11 +169,13 @@ class Work:
             if message_id in gone:
                 back.append(InsertEffect(after, [Raw(self.chat.served(message_id))]))
                 self.was[message_id] = zlib.crc32(self.chat.messages[message_id])
+                if self.floors.concerns(message_id):
+                    self.floors.deleted(message_id)
             after = message_id
         self.undo.extend(reversed(back))
         self.add(DeleteEffect(wanted))
 
-    def _spend_order(self) -> None:
+    def spend_order(self) -> None:
         """The order is worked out anew after each insertion or deletion."""
         self.spend(16 * len(self.chat.messages))
 
@@ -187,6 +203,8 @@ class Work:
                 undo = [*change.undo, *undo]
                 raw = raw.rstrip()[:-1] + b"," + dumps(change.operations)[1:]
                 self.plain = False
+        if kept and self.floors.concerns(message_id):
+            self.floors.edited(message_id, self.chat.value(message_id), value)
         self._set_message(message_id, old, value, raw if kept else None, undo, where)
 
     def _set_message(
@@ -221,6 +239,12 @@ class Work:
         else:
             assert isinstance(request.swipe, int), "checked before the base"
             change = (swipes.select if request.action == "select" else swipes.delete)(value, request.swipe)
+        if self.floors.concerns(message_id):
+            if request.action == "delete":
+                assert isinstance(request.swipe, int), "checked before the base"
+                self.floors.swipe_deleted(message_id, request.swipe, change.value)
+            else:
+                self.floors.edited(message_id, self.chat.value(message_id), change.value)
         raw = dumps(change.operations) if change.operations else None
         self.plain = False
         self._set_message(message_id, old, change.value, raw, change.undo, "/content")
@@ -272,6 +296,8 @@ class Work:
 
     def state_update(self, request: StateUpdate | BatchedStateUpdate, forced: bool) -> None:
         namespace = request.namespace
+        if self.floors.has_log(namespace):
+            raise Refused("floor-state", "This namespace is a floor state: use floor-update.", pointer="/namespace")
         data = self.state_now(namespace)
         effect = StateEffect(namespace, self.version, self._state_previous(namespace))
         if isinstance(request.set, Raw):
@@ -314,117 +340,96 @@ class Work:
         self.add(effect)
 
     def state_delete(self, namespace: str) -> None:
+        if self.floors.has_log(namespace):
+            effect, back = self.floors.delete(namespace, self.version)
+            self.undo.append(back)
+            self.states[namespace] = None
+            self.plain = False
+            self.add(effect)
+            return
         data = self.state_now(namespace)
         if data is not None:
             self.undo.append(StateEffect(namespace, self.version, None, data=Raw(data)))
         self.states[namespace] = None
         self.add(StateEffect(namespace, self.version, self._state_previous(namespace), deleted=True))
 
+    def floor_update(self, request: FloorUpdate | BatchedFloorUpdate) -> None:
+        """RFC 6902 on a floor state, kept with the message and swipe that it belongs to."""
+        namespace, floors = request.namespace, self.floors
+        floors.check_namespace(namespace)
+        message_id, swipe, shown = self._floor_target(request.at)
+        floors.settle()
+        is_new = not floors.has_log(namespace)
+        draft = floors.draft(namespace, self.state_now(namespace))
+        raw = _one_line(bytes(request.patch))
+        operations = operations_of(request.patch, self.limits)
+        kept = [deep_copy(operation) for operation in operations if operation["op"] != "test"]
+        patched = self.patched(loads(draft.data), operations, "/patch")
+        if not isinstance(patched.value, dict):
+            raise Refused("patch-failed", "A floor state stays a JSON object.", pointer="/patch")
+        new = dumps(patched.value)
+        if len(new) > self.limits.document_bytes:
+            raise Refused("patch-too-large", f"A state has at most {self.limits.document_bytes} bytes.")
+        self.spend(len(new))
+        if not kept:
+            if is_new:
+                floors.drafts.pop(namespace)
+            return
+        floors.begin(draft, self.new_id({}))
+        draft.add(FloorCommit(self.new_id({}), message_id, swipe, raw), kept, new, shown)
+        if swipe != shown or draft.operations is None:
+            self.plain = False
+
+    def _floor_target(self, at: FloorTarget | UnsetType) -> tuple[str, int, int]:
+        """Message, swipe, and the swipe that the message shows."""
+        if not self.chat.messages:
+            raise Refused("message-unknown", "The chat has no message that this could belong to.", pointer="/at")
+        target = FloorTarget() if isinstance(at, UnsetType) else at
+        if isinstance(target.message, str) and isinstance(target.floor, int):
+            raise Refused("bad-frame", "Name the message by id or by index, not both.", pointer="/at")
+        if isinstance(target.message, str):
+            message_id = target.message
+            if message_id not in self.chat.messages:
+                raise Refused(
+                    "message-unknown", f"The chat has no message {message_id[:64]!r}.", pointer="/at/message"
+                )
+        elif isinstance(target.floor, int):
+            size = len(self.chat.messages)
+            if target.floor >= size:
+                raise Refused(
+                    "message-unknown", f"The chat has no message {target.floor}: it has {size}.", pointer="/at/floor"
+                )
+            message_id = self.chat.order()[target.floor]
+        else:
+            message_id = next(reversed(self.chat.messages))
+        value = self.chat.value(message_id)
+        shown = swipes.active(value)
+        if not isinstance(target.swipe, int):
+            return message_id, shown, shown
+        if target.swipe >= swipes.count(value):
+            raise Refused("swipe-unknown", f"The message has no swipe {target.swipe}.", pointer="/at/swipe")
+        return message_id, target.swipe, shown
+
+    def finish(self) -> None:
+        """All steps are done: what became of the floor states joins the effects."""
+        floors = self.floors
+        floors.settle()
+        if not floors.drafts:
+            return
+        done, undo, documents = floors.effects(self.version)
+        if self.effects and done:
+            # Nobody asked for what a change of messages does to a floor state.
+            self.plain = False
+        for effect in done:
+            if not isinstance(effect, FloorEffect) or isinstance(effect.skipped, list):
+                self.plain = False
+            self.add(effect)
+        self.undo.extend(undo)
+        self.states.update(documents)
+
     def _state_previous(self, namespace: str) -> str | None:
         document = self.stream.states.get(namespace)
         return document.version.integrity if document is not None and document.version is not None else None
-
-    # -- the whole chat
-
-    def patch_chat(self, operations: list[Operation], where: str) -> None:
-        """RFC 6902 on `{"metadata": ..., "messages": [...]}`, turned into effects on ids."""
-        for index, operation in enumerate(operations):
-            at = f"{where}/{index}"
-            try:
-                self._one_of_chat(operation, at)
-            except Refused as refusal:
-                # The operation was carried out as a patch of its own, whose only index is 0.
-                pointer = refusal.pointer or at
-                if pointer.startswith(f"{at}/0"):
-                    pointer = at + pointer[len(at) + 2:]
-                raise Refused(refusal.code, refusal.message, pointer=pointer, details=refusal.details) from None
-
-    def _one_of_chat(self, operation: Operation, at: str) -> None:
-        kind = operation["op"]
-        target = self._split(operation["path"], f"{at}/path", adding=kind in ("add", "move", "copy"))
-        if kind in ("move", "copy"):
-            source = self._split(operation["from"], f"{at}/from", adding=False)
-            self._relocate(kind, source, target, operation, at)
-        elif target[0] == "metadata":
-            inner = [{**operation, "path": target[2]}]
-            self.patch_metadata(dumps(inner), inner, at)
-        elif target[2]:
-            inner = [{**operation, "path": target[2]}]
-            self.patch_message(target[1], dumps(inner), inner, at)
-        else:
-            self._whole_message(kind, target[1], operation, at)
-
-    def _whole_message(self, kind: str, where_to: str, operation: Operation, at: str) -> None:
-        if kind == "add":
-            self._insert(where_to, operation["value"], at)
-        elif kind == "remove":
-            self.delete([where_to], at)
-        elif kind == "test":
-            self.patch_message(where_to, b"", [{"op": "test", "path": "", "value": operation["value"]}], at)
-        else:
-            value = operation["value"]
-            if not isinstance(value, dict):
-                raise Refused("message-illegal", "A message is a JSON object.", pointer=f"{at}/value")
-            inner = [{"op": "replace", "path": "", "value": {"id": where_to, **value}}]
-            self.patch_message(where_to, dumps(inner), inner, at)
-
-    def _insert(self, position: str, value: Any, at: str) -> None:
-        message_id, line = self.message_line(dumps(value), f"{at}/value", {})
-        if position == "-" or int(position) == len(self.chat.messages):
-            self.add(AppendEffect([Raw(line)]))
-        else:
-            self._spend_order()
-            index = int(position)
-            after = self.chat.order()[index - 1] if index else None
-            self.add(InsertEffect(after, [Raw(line)]))
-        self.undo.append(DeleteEffect([message_id]))
-
-    def _relocate(
-        self, kind: str, source: tuple[str, str, str], target: tuple[str, str, str], operation: Operation, at: str
-    ) -> None:
-        if kind == "move" and f"{operation['path']}/".startswith(f"{operation['from']}/") and (
-            operation["path"] != operation["from"]
-        ):
-            raise Refused("patch-failed", "A value cannot be moved into itself.", pointer=at)
-        document = self.chat.metadata_value() if source[0] == "metadata" else self.chat.value(source[1])
-        value = self.patched(document, [{"op": "copy", "from": source[2], "path": ""}], at).value
-        doubled = kind == "copy" and source[0] == target[0] == "messages" and not source[2] and not target[2]
-        if doubled and isinstance(value, dict):
-            # A copy of a message is another message.
-            value.pop("id", None)
-        if kind == "move":
-            self._one_of_chat({"op": "remove", "path": operation["from"]}, at)
-            # Indexes behind the removed message have moved.
-            target = self._split(operation["path"], f"{at}/path", adding=True)
-        add: Operation = {"op": "add", "path": target[2], "value": value}
-        if target[0] == "metadata":
-            self.patch_metadata(dumps([add]), [add], at)
-        elif target[2]:
-            self.patch_message(target[1], dumps([add]), [add], at)
-        else:
-            self._insert(target[1], value, at)
-
-    def _split(self, path: str, at: str, *, adding: bool) -> tuple[str, str, str]:
-        """`metadata`, "", inner path; or `messages`, message id (or index, to add a whole message), inner path."""
-        tokens = parse_pointer(path, at)
-        if tokens and tokens[0] == "metadata":
-            return "metadata", "", join_pointer(tokens[1:])
-        if len(tokens) < 2 or tokens[0] != "messages":
-            raise Refused("patch-failed", "A path begins with /metadata or /messages/<index>.", pointer=at)
-        index_text = tokens[1]
-        size = len(self.chat.messages)
-        whole_and_new = adding and len(tokens) == 2
-        if index_text == "-" and whole_and_new:
-            return "messages", "-", ""
-        plain = index_text.isascii() and index_text.isdigit() and len(index_text) <= 12
-        if not plain or (index_text[0] == "0" and len(index_text) > 1):
-            raise Refused("patch-failed", f"{index_text[:32]!r} is no index of a message.", pointer=at)
-        index = int(index_text)
-        if index >= size + (1 if whole_and_new else 0):
-            raise Refused("message-unknown", f"The chat has no message {index}: it has {size}.", pointer=at)
-        if whole_and_new:
-            return "messages", index_text, ""
-        return "messages", self.chat.order()[index], join_pointer(tokens[2:])
 
 
 def _raw(value: Raw | UnsetType) -> bytes:

@@ -150,6 +150,11 @@ def test_swipes_become_what_the_vector_says(vector: Vector) -> None:
     check_steps(vector)
 
 
+@each("floors")
+def test_floor_states_become_what_the_vector_says(vector: Vector) -> None:
+    check_steps(vector)
+
+
 def check_steps(vector: Vector) -> None:
     """Decide about every step, and let a replica install only what the effects say."""
     stream = vectors.stream_of(vector["document"])
@@ -175,7 +180,7 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
     requests: set[str] = set()
     effects: set[str] = set()
     answers: set[str] = set()
-    for _, vector in [labelled for folder in ("decide", "swipes") for labelled in vectors.read(folder)]:
+    for _, vector in [labelled for folder in ("decide", "swipes", "floors") for labelled in vectors.read(folder)]:
         for step in vector["steps"]:
             requests.add(step.get("frame", {}).get("type", ""))
             answers.add(step["answer"]["type"])
@@ -184,11 +189,11 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
                 decode_effects(json.dumps([effect]))
     assert requests >= codec.WRITES
     assert answers == {"ack", "conflict", "error"}
-    assert effects == {"append", "insert", "patch", "delete", "metadata", "state"}
+    assert effects == {"append", "insert", "patch", "delete", "metadata", "state", "floor"}
 
 
 def test_names_of_vectors_are_sentences_that_occur_once() -> None:
-    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes"):
+    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes", "floors"):
         labels = [label for label, _ in vectors.read(folder)]
         assert len(labels) == len(set(labels))
     assert ids.parse_chat(f"id:{CHAT_ID}").chat_id == CHAT_ID  # type: ignore[union-attr]

@@ -37,14 +37,22 @@ CHAT_ID = "11111111-1111-4111-8111-111111111111"
 
 
 def written_out(value: Any) -> Any:
-    """A vector's value with every `{"$repeat": [text, times]}` replaced by the long string that it stands for."""
+    """A vector's value written out: `{"$repeat": [text, times]}` is a long string, `{"$times": [item, times]}` in an
+    array so many items."""
     if isinstance(value, dict):
         if value.keys() == {"$repeat"}:
             text, times = value["$repeat"]
             return text * times
         return {key: written_out(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [written_out(inner) for inner in value]
+        items: list[Any] = []
+        for inner in value:
+            if isinstance(inner, dict) and inner.keys() == {"$times"}:
+                item, times = inner["$times"]
+                items.extend(written_out(item) for _ in range(times))
+            else:
+                items.append(written_out(inner))
+        return items
     return value
 
 
@@ -79,6 +87,8 @@ def stream_of(document: dict[str, Any]) -> Stream:
         data = dumps(state["data"]) if "data" in state else None
         corrupt = bool(state.get("corrupt"))
         stream.states[namespace] = StateDocument(version_of(state["version"]), data, corrupt=corrupt)
+    stream.read_floors()
+    stream.settle_floors()
     if document.get("damaged"):
         stream.damage = [Damage(2, "no JSON")]
     for session, last in document.get("sessions", {}).items():
