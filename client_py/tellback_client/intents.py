@@ -253,7 +253,7 @@ class BatchIntent:
     """Several intents, all or nothing, as one commit; each sees what those before it did."""
 
     def __init__(self, intents: Sequence[Intent]) -> None:
-        self._intents = list(intents)
+        self.intents = list(intents)
 
     def parts(self, view: View) -> list[Batched]:
         draft = view()
@@ -262,7 +262,7 @@ class BatchIntent:
         for namespace, document in states.items():
             draft.states[namespace] = type(document)(document.version, document.data)
         parts: list[Batched] = []
-        for intent in self._intents:
+        for intent in self.intents:
             mine = intent.parts(lambda: draft)
             for part in mine:
                 show(draft, to_write(f"id:{draft.chat_id}", [part]))
@@ -270,7 +270,7 @@ class BatchIntent:
         return parts
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
-        return all(intent.repeatable(view, missed) for intent in self._intents)
+        return all(intent.repeatable(view, missed) for intent in self.intents)
 
 
 class RecordedIntent:
@@ -303,8 +303,10 @@ class RecordedIntent:
 
 
 def is_function(intent: Intent) -> bool:
-    """True for a wish given as a function of what is there."""
-    return getattr(intent, "_update", None) is not None
+    """True for a wish given as a function of what is there, and for data that knows all by itself when to give up."""
+    if isinstance(intent, BatchIntent):
+        return all(is_function(part) for part in intent.intents)
+    return getattr(intent, "_update", None) is not None or getattr(intent, "exact", False)
 
 
 # -- requests --------------------------------------------------------------------------------------------------------

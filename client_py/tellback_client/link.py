@@ -295,11 +295,15 @@ class Link:
     def _collect_reads(self, frames: list[bytes]) -> None:
         for subscription in self.subscriptions:
             wanted = [name for name in subscription.wanted_states if name not in subscription.asked_states]
-            if wanted and subscription.phase in ("replaying", "live"):
+            if not wanted or subscription.phase not in ("replaying", "live"):
+                continue
+            together = [name for name in wanted if name not in subscription.lone_states]
+            alone = [[name] for name in wanted if name in subscription.lone_states]
+            for names in [*([together] if together else []), *alone]:
                 request_id = self.new_request_id()
-                subscription.asked_states.update(wanted)
-                self._state_gets[request_id] = (subscription, wanted)
-                frames.append(encode(StateGet(owner_named(subscription.address), wanted, request_id)))
+                subscription.asked_states.update(names)
+                self._state_gets[request_id] = (subscription, names)
+                frames.append(encode(StateGet(owner_named(subscription.address), names, request_id)))
         for read in self._reads.values():
             if not read.sent:
                 read.sent = True

@@ -21,7 +21,7 @@ from msgspec import UnsetType
 from tellback_protocol.chat import Chat
 from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
-from tellback_protocol.ids import Version
+from tellback_protocol.ids import Version, namespace_problem
 from tellback_protocol.requests import DocumentWrite, owner_named
 from tellback_protocol.stream import Stream
 
@@ -73,6 +73,8 @@ class Writes:
         """Namespaces to ask for, each with who waits."""
         self.asked_states: set[str] = set()
         """Asked on this connection."""
+        self.lone_states: set[str] = set()
+        """Namespaces to ask for alone, because a question with several was refused."""
         self._session = session
         self._new_request_id = new_request_id
         self._backoff = backoff
@@ -127,8 +129,20 @@ class Writes:
         """Ask for a state document; `waiter` gets None when it is there, or an error."""
         if self.error is not None:
             waiter(self.error)
+        elif self._is_absent(namespace):
+            self._opened_replica().install_state(namespace, None)
+            self._view = None
+            waiter(None)
         else:
             self.wanted_states.setdefault(namespace, []).append(waiter)
+
+    def _is_absent(self, namespace: str) -> bool:
+        """True when `opened` and the commits since say that there is no such document: nobody need be asked."""
+        replica = self.replica
+        return (
+            not self.is_chat and replica is not None and namespace not in replica.versions
+            and namespace_problem(namespace) is None
+        )
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 
@@ -217,6 +231,9 @@ class Writes:
                 return
 
     def _resume(self, pending: PendingWrite, error: Exception | None) -> None:
+        if pending not in self.stalled:
+            # It was settled when the owner was lost.
+            return
         self.stalled.remove(pending)
         if error is None:
             self._carry_out(pending)
@@ -275,6 +292,7 @@ class Writes:
         """The answer to `state-get`."""
         for namespace, value in frame.states.items():
             self.asked_states.discard(namespace)
+            self.lone_states.discard(namespace)
             if self.replica is not None and namespace not in self.replica.stream.states:
                 self.replica.install_state(namespace, value)
                 self._view = None
@@ -283,8 +301,13 @@ class Writes:
 
     def states_refused(self, namespaces: list[str], error: TellbackError) -> None:
         """`state-get` was answered with an error."""
+        self.asked_states.difference_update(namespaces)
+        if len(namespaces) > 1:
+            # One of them is to blame; the others are not to suffer for having been asked for with it.
+            self.lone_states.update(namespaces)
+            return
         for namespace in namespaces:
-            self.asked_states.discard(namespace)
+            self.lone_states.discard(namespace)
             for waiter in self.wanted_states.pop(namespace, []):
                 waiter(error)
 

@@ -18,13 +18,17 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
+
+from tellback_protocol.effects import DeletedEffect
 
 from ..chat import Chat
 from ..client import Client
 from ..errors import TellbackError, refused
 from ..events import Committed, Conflicted, Event, EventsLost, Gone, Replaced, StatusChanged
+from ..handle import Handle
 from ..intents import Intent
 from ..outbox import WriteResult
 from .emitter import EventSource, EventTypes
@@ -41,7 +45,9 @@ TARGETS_MAX = 16
 class Held:
     """A chat that the context opened."""
 
-    def __init__(self, chat: Chat, address: str, tell: Any) -> None:
+    def __init__(
+        self, chat: Chat, address: str, tell: Callable[[Held, list[Told], Intent | None, bool], None]
+    ) -> None:
         self.chat = chat
         self.address = address
         """`character:<character>/<chat>` or `group:<chat>`, as the chat is named now; `id:...` when only that is known.
@@ -51,15 +57,17 @@ class Held:
         self._tell = tell
         # No await between reading the order and watching it.
         self.stop = chat.observe(self._observe)
-        self.narrator = Narrator(self._confirmed_ids(), name_alone(address))
+        self.narrator = Narrator(self._confirmed_ids(), name_alone(address), of_group=address.startswith("group:"))
 
     def _observe(self, event: Event) -> None:
         told: list[Told] = []
         silent_of: Intent | None = None
+        gone = False
         match event:
             case Committed():
                 silent_of = event.intent
                 told = self.narrator.tell(event)
+                gone = any(isinstance(effect, DeletedEffect) for effect in event.effects)
                 if event.intent is not None:
                     positions = {
                         arguments[1]["message_id"]: arguments[0] for name, arguments in told
@@ -67,7 +75,7 @@ class Held:
                     }
                     if positions:
                         self.indexes[event.intent] = positions
-                if self.address != "" and not self.address.startswith("id:"):
+                if not self.address.startswith("id:"):
                     head, slash, _ = self.address.rpartition("/")
                     self.address = f"{head}/{self.narrator.name}" if slash else f"group:{self.narrator.name}"
             case Replaced():
@@ -78,11 +86,11 @@ class Held:
             case Conflicted():
                 told = [(EventTypes.WRITE_CONFLICTED, (event.conflict,))]
             case Gone():
-                told = [(EventTypes.CHAT_CHANGED, (None,))]
+                gone = True
             case EventsLost():
                 # Observers are told everything.
                 pass
-        self._tell(self, told, silent_of)
+        self._tell(self, told, silent_of, gone)
 
     def _confirmed_ids(self) -> list[str]:
         replica = self.chat.subscription.replica
@@ -101,6 +109,8 @@ class ContextBase:
         """The shown chat."""
         self._targets: dict[str, Held] = {}
         """Other open chats by address, the one used last at the end."""
+        self._owners: dict[str, Handle] = {}
+        """Open characters and presets, the one used last at the end."""
         self._shown = True
         """False after `clear_chat(clear_data=True)`, until a chat is read again."""
         self._silent: WeakSet[Intent] = WeakSet()
@@ -131,7 +141,10 @@ class ContextBase:
         held, self._held = self._held, None
         for one in [*([held] if held is not None else []), *self._targets.values()]:
             self._leave(one)
+        for owner in self._owners.values():
+            self._give_back(owner)
         self._targets.clear()
+        self._owners.clear()
         if self._leaving:
             await asyncio.gather(*self._leaving, return_exceptions=True)
         task, self._delivering = self._delivering, None
@@ -146,12 +159,18 @@ class ContextBase:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def _tell(self, held: Held | None, told: list[Told], intent: Intent | None = None) -> None:
+    def _happened(self, held: Held, told: list[Told], intent: Intent | None, gone: bool) -> None:
         """Events of a chat; those of a chat that is not shown, and of silent writes, are nobody's."""
-        if held is not None and held is not self._held:
+        if held is not self._held:
             return
-        if intent is not None and intent in self._silent:
-            return
+        if intent is None or intent not in self._silent:
+            self._tell(told)
+        if gone:
+            self._held = None
+            self._leave(held)
+            self._tell([(EventTypes.CHAT_CHANGED, (None,))])
+
+    def _tell(self, told: list[Told]) -> None:
         for event in told:
             if len(self._queue) >= EVENTS_MAX:
                 logger.warning("listeners are too slow: %d events became one CHAT_CHANGED", len(self._queue))
@@ -197,11 +216,11 @@ class ContextBase:
         self._queue.clear()
         if old is not None:
             self._leave(old)
-        self._tell(None, [(EventTypes.CHAT_CHANGED, (self._chat_name(),))])
+        self._tell([(EventTypes.CHAT_CHANGED, (self._chat_name(),))])
 
     async def _hold(self, address: str, *, create: bool = False) -> Held:
         chat = await self.client.open(address, create=create)
-        return Held(chat, address, self._tell)
+        return Held(chat, address, self._happened)
 
     async def _target(self, target: object) -> Chat:
         """The chat that an option `target` names; the shown one without it."""
@@ -221,19 +240,40 @@ class ContextBase:
             self._leave(self._targets.pop(next(iter(self._targets))))
         return held.chat
 
+    def _forget_target(self, address: str) -> None:
+        held = self._targets.pop(address, None)
+        if held is not None:
+            self._leave(held)
+
+    async def _owner(self, name: str) -> Handle:
+        """A character (`character:<character>`) or preset (`preset:<folder>/<preset>`), kept open for a while."""
+        owner = self._owners.pop(name, None)
+        if owner is None or owner.subscription.error is not None:
+            kind, _, alone = name.partition(":")
+            owner = await (self.client.character(alone) if kind == "character" else self.client.preset(alone))
+        self._owners[name] = owner
+        while len(self._owners) > TARGETS_MAX:
+            self._give_back(self._owners.pop(next(iter(self._owners))))
+        return owner
+
     def _leave(self, held: Held) -> None:
-        task = asyncio.create_task(self._close(held), name="tellback-context-close")
+        self._give_back(held.chat, held.stop)
+
+    def _give_back(self, owner: Handle, stop: Callable[[], None] | None = None) -> None:
+        """Let go of an owner when its writes have their answers."""
+        task = asyncio.create_task(self._close(owner, stop), name="tellback-context-close")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _close(self, held: Held) -> None:
+    async def _close(self, owner: Handle, stop: Callable[[], None] | None) -> None:
         with contextlib.suppress(TellbackError):
-            await held.chat.saved()
-        held.stop()
-        held.chat.holders -= 1
-        if held.chat.holders == 0 and not held.chat.conflicts and held.chat.subscription.error is None:
+            await owner.saved()
+        if stop is not None:
+            stop()
+        owner.holders -= 1
+        if owner.holders == 0 and not owner.conflicts and owner.subscription.error is None:
             with contextlib.suppress(TellbackError):
-                await self.client.close_chat(held.chat)
+                await owner.close()
 
 
 def address_of(target: object) -> str:

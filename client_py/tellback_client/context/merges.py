@@ -45,6 +45,8 @@ def same_where(seen: Any, now: Any, patch: Any, *, deep: bool) -> bool:
 class MergeMessageIntent:
     """Fields merged into one message."""
 
+    exact = True
+
     def __init__(self, message_id: str, patch: Mapping[str, Any], *, deep: bool) -> None:
         self._message_id = message_id
         self._patch: dict[str, Any] = loads(dumps(dict(patch)))
@@ -70,6 +72,8 @@ class MergeMessageIntent:
 class AssignMetadataIntent:
     """Top-level members of the metadata, each replaced as a whole."""
 
+    exact = True
+
     def __init__(self, members: Mapping[str, Any]) -> None:
         self._members: dict[str, Any] = loads(dumps(dict(members)))
         self._seen: Any = None
@@ -85,6 +89,8 @@ class AssignMetadataIntent:
 
 class ReduceStateIntent:
     """A function from a state document to the next; None means unchanged."""
+
+    exact = True
 
     def __init__(self, namespace: str, reducer: Callable[[Any, int], Any], max_retries: int | None) -> None:
         self._namespace = namespace

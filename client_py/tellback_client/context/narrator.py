@@ -46,12 +46,13 @@ _decode_speaker = msgspec.json.Decoder(_Speaker).decode
 class Narrator:
     """One chat's order of messages, kept up with its commits."""
 
-    def __init__(self, message_ids: Sequence[str], name: str) -> None:
+    def __init__(self, message_ids: Sequence[str], name: str, *, of_group: bool = False) -> None:
         self._order = list(message_ids)
         self._positions: dict[str, int] | None = None
         """Made when it is first needed after an insertion or deletion."""
         self.name = name
         """The chat's name alone; follows renames."""
+        self._of_group = of_group
 
     def replaced(self, message_ids: Sequence[str]) -> None:
         """The chat was replaced by a snapshot."""
@@ -103,7 +104,8 @@ class Narrator:
                     old, self.name = self.name, name_alone(effect.to)
                     told.append((EventTypes.CHAT_RENAMED, (old, self.name)))
                 case DeletedEffect():
-                    told.append((EventTypes.CHAT_DELETED, (self.name,)))
+                    told.append((
+                        EventTypes.GROUP_CHAT_DELETED if self._of_group else EventTypes.CHAT_DELETED, (self.name,)))
         return told
 
     def _install(self, effect: Effect) -> None:
@@ -155,8 +157,15 @@ def tell_patched(position: int, message_id: str, operations: list[dict[str, Any]
     """What a patch of one message means."""
     shown: int | None = None
     removed: list[int] = []
+    links: list[tuple[str, str]] = []
+    content = False
     for operation in operations:
         path = operation["path"]
+        link = branch_link(operation)
+        if link is not None:
+            links.append(link)
+        elif not path.startswith("/swipe") and (path, operation.get("value")) != ("/extra", {}):
+            content = True
         if path == "/swipe_id" and operation["op"] in ("add", "replace"):
             shown = operation["value"]
         elif operation["op"] == "remove" and path.startswith("/swipes/") and path[8:].isdecimal():
@@ -166,10 +175,28 @@ def tell_patched(position: int, message_id: str, operations: list[dict[str, Any]
         told.append((EventTypes.MESSAGE_SWIPE_DELETED, (position, {
             **info, "swipe_id": swipe, **({} if shown is None else {"new_swipe_id": shown}),
         })))
-    if removed:
-        pass
-    elif shown is not None:
-        told.append((EventTypes.MESSAGE_SWIPED, (position, {**info, "swipe_id": shown})))
-    elif any(not operation["path"].startswith("/swipe") for operation in operations):
-        told.append((EventTypes.MESSAGE_EDITED, (position, info)))
+    if not removed:
+        if shown is not None:
+            told.append((EventTypes.MESSAGE_SWIPED, (position, {**info, "swipe_id": shown})))
+        elif content:
+            told.append((EventTypes.MESSAGE_EDITED, (position, info)))
     told.append((EventTypes.MESSAGE_UPDATED, (position, info)))
+    told.extend(
+        (EventTypes.CHAT_BRANCH_CREATED, ({"index": position, **info, "branch": name, "kind": kind},))
+        for kind, name in links
+    )
+
+
+def branch_link(operation: dict[str, Any]) -> tuple[str, str] | None:
+    """Kind and name of the chat that an operation links a message to; None when it does not."""
+    path, value = operation["path"], operation.get("value")
+    if operation["op"] not in ("add", "replace"):
+        return None
+    if path == "/extra/bookmark_link" and isinstance(value, str):
+        return "checkpoint", value
+    if path == "/extra/branches" and isinstance(value, list) and len(value) == 1:
+        (value,) = value
+        path = "/extra/branches/-"
+    if path.startswith("/extra/branches/") and isinstance(value, str):
+        return "branch", value
+    return None

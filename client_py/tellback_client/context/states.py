@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ClientClosed, ConflictError, ConnectionLost, TellbackError
+from ..handle import Handle
 from .base import ContextBase
 from .emitter import arity_of
 from .merges import ReduceStateIntent
@@ -64,7 +65,74 @@ class StatesOfContext(ContextBase):
 
         `max_retries` bounds how often the function runs again because somebody was faster; None means until it fits.
         """
-        chat = await self._target(target)
+        return await self._reduce(await self._target(target), namespace, updater, target, max_retries)
+
+    async def patch_chat_state(
+        self, namespace: str, operations: Sequence[Mapping[str, Any]], *, target: object = None
+    ) -> StateResult:
+        """RFC 6902 on the state of a chat as it is now, `{}` when there is none. `update_chat_state` is the better way.
+        """
+        state = (await self._target(target)).state(namespace)
+        try:
+            result = await state.patch(operations)
+        except ConflictError as error:
+            error.conflict.take_theirs()
+            return StateResult(False, None, False, error)
+        except (ConnectionLost, ClientClosed):
+            raise
+        except TellbackError as error:
+            return StateResult(False, None, False, error)
+        return StateResult(True, await state.get(), result.changed)
+
+    async def delete_chat_state(self, namespace: str, *, target: object = None) -> StateResult:
+        """Take a state of a chat away, whatever it holds by then."""
+        return await self._delete_state(await self._target(target), namespace)
+
+    # -- characters and presets --------------------------------------------------------------------------------------
+
+    async def get_character_state(self, avatar: str, namespace: str) -> Any:
+        """The state of a character, named by its avatar (`Alice.png`); None when there is none."""
+        return await (await self._character_owner(avatar)).state(namespace).get()
+
+    async def set_character_state(self, avatar: str, namespace: str, data: Any) -> None:
+        """Replace the state of a character; None takes it away.
+
+        Raises: RefusedError; ConflictError when somebody else changed it since it was known here.
+        """
+        state = (await self._character_owner(avatar)).state(namespace)
+        if data is None:
+            await state.delete()
+        else:
+            await state.set(data)
+
+    async def update_character_state(
+        self, avatar: str, namespace: str, updater: Updater, *, max_retries: int | None = None
+    ) -> StateResult:
+        """Change the state of a character by a function of it, as `update_chat_state` does."""
+        return await self._reduce(await self._character_owner(avatar), namespace, updater, avatar, max_retries)
+
+    async def get_preset_state(self, preset: str, namespace: str) -> Any:
+        """The state of a preset, `<folder>/<preset>`; None when there is none."""
+        return await (await self._owner(f"preset:{preset}")).state(namespace).get()
+
+    async def update_preset_state(
+        self, preset: str, namespace: str, updater: Updater, *, max_retries: int | None = None
+    ) -> StateResult:
+        """Change the state of a preset by a function of it, as `update_chat_state` does."""
+        return await self._reduce(await self._owner(f"preset:{preset}"), namespace, updater, preset, max_retries)
+
+    async def delete_preset_state(self, preset: str, namespace: str) -> StateResult:
+        """Take a state of a preset away."""
+        return await self._delete_state(await self._owner(f"preset:{preset}"), namespace)
+
+    async def _character_owner(self, avatar: str) -> Handle:
+        return await self._owner(f"character:{avatar.removesuffix('.png')}")
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _reduce(
+        self, owner: Handle, namespace: str, updater: Updater, target: object, max_retries: int | None
+    ) -> StateResult:
         retries = 0
         takes_info = (arity_of(updater) or 1) > 1
 
@@ -80,7 +148,7 @@ class StatesOfContext(ContextBase):
         while True:
             intent = ReduceStateIntent(namespace, reduce, None if max_retries is None else max_retries - retries)
             try:
-                result = await chat.write(intent)
+                result = await owner.write(intent)
             except ConflictError as error:
                 error.conflict.take_theirs()
                 # The link's own patience ends somewhere; a counter's does not.
@@ -95,16 +163,12 @@ class StatesOfContext(ContextBase):
                 return StateResult(False, None, False, error)
             return StateResult(True, intent.state, result.changed)
 
-    async def delete_chat_state(self, namespace: str, *, target: object = None) -> StateResult:
-        """Take a state of a chat away, whatever it holds by then."""
-        chat = await self._target(target)
-        return await self._state_result(lambda: chat.state(namespace).delete(), None)
-
-    async def _state_result(self, write: Callable[[], Awaitable[Any]], state: Any) -> StateResult:
+    async def _delete_state(self, owner: Handle, namespace: str) -> StateResult:
         while True:
             try:
-                result = await write()
+                result = await owner.state(namespace).delete()
             except ConflictError as error:
+                # Whatever it holds: asked again on what is there now.
                 error.conflict.take_theirs()
                 await asyncio.sleep(random.random() * PAUSE_MAX_S)
                 continue
@@ -112,4 +176,4 @@ class StatesOfContext(ContextBase):
                 raise
             except TellbackError as error:
                 return StateResult(False, None, False, error)
-            return StateResult(True, state, result.changed)
+            return StateResult(True, None, result.changed)

@@ -80,6 +80,13 @@ def test_patches_are_edits_swipes_or_only_updates() -> None:
         ("message_swipe_deleted", (1, {**info, "swipe_id": 2, "new_swipe_id": 1})), ("message_updated", (1, info))]
     assert told(narrator, patch("b", ("replace", "", {"id": "b"}))) == [
         ("message_edited", (1, info)), ("message_updated", (1, info))]
+    for operations, branch in (
+        ((("add", "/extra", {}), ("add", "/extra/branches", ["New"])), {"branch": "New", "kind": "branch"}),
+        ((("add", "/extra/branches/-", "New"),), {"branch": "New", "kind": "branch"}),
+        ((("add", "/extra/bookmark_link", "New"),), {"branch": "New", "kind": "checkpoint"}),
+    ):
+        assert told(narrator, patch("b", *operations)) == [
+            ("message_updated", (1, info)), ("chat_branch_created", ({"index": 1, **info, **branch},))]
     assert told(narrator, patch("gone", ("replace", "/mes", "x"))) == []
 
 
