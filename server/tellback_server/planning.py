@@ -16,7 +16,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tellback_protocol.ids import ChatName, Version, new_name_problem, parse_chat
+from tellback_protocol.chat import Chat
+from tellback_protocol.floors import branched
+from tellback_protocol.ids import SIDECAR_MARK, ChatName, Version, new_name_problem, parse_chat
 from tellback_protocol.life import Facts, Twig, branch_stem, branched_name, sibling
 from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore
 from tellback_protocol.stream import Stream
@@ -24,7 +26,7 @@ from tellback_protocol.values import dumps, loads
 from tellback_server.operations import Move, Operation, Written
 from tellback_server.records import Checkpointed, StateMark
 from tellback_server.registrar import FormerName, Gone, Registered, Registrar
-from tellback_server.store.files import CHAT_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
+from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
 from tellback_server.store.groups import GroupEdit
 from tellback_server.store.held import FileState
 from tellback_server.store.jsonl import render
@@ -245,7 +247,7 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
             stream.chat_id, to, base.version, version, Watermark(base.file.size_bytes, plan.lines, base.file.crc32),
             base.states,
         )
-        path = f"{folder}/{place.chat}.luker-state.{SYNC_NAMESPACE}.json"
+        path = f"{folder}/{place.chat}{SIDECAR_MARK}{SYNC_NAMESPACE}{STATE_ENDING}"
         written.append(_sync_file(path, plan.sync_fields, mark, now_ms))
     former = [former for former in registered.former if former.name != to]
     if registered.name != to:
@@ -309,16 +311,16 @@ def stage_branch(
         stat = files.fs.write_atomically(temporary, data)
         moves.append(Move(f"{own.folder}/{temporary.rpartition('/')[2]}", target, stat.inode))
 
+    states = branched(stream.floors, Chat(born, twig.metadata, twig.messages, bare=twig.bare))
     for name in own.files:
-        if name.endswith(CHAT_ENDING):
-            continue
-        namespace = name[len(own.chat) + len(".luker-state.") : -len(".json")]
-        if namespace.startswith("tellback_"):
-            continue
-        data = branched_state(namespace, files.read(files.checked_path(user, f"{own.folder}/{name}")).data, twig)
-        if namespace in held.states:
+        namespace = name[len(own.chat) + len(SIDECAR_MARK) : -len(STATE_ENDING)]
+        # What the server keeps for itself about the source is not about the new chat.
+        if not name.endswith(CHAT_ENDING) and namespace not in states and not namespace.startswith("tellback_"):
+            states[namespace] = files.read(files.checked_path(user, f"{own.folder}/{name}")).data
+    for namespace, data in states.items():
+        if namespace in held.states or namespace in stream.states:
             marks[namespace] = StateMark(born, len(data), zlib.crc32(data))
-        stage(own.renamed(name, place.chat), data)
+        stage(f"{place.chat}{SIDECAR_MARK}{namespace}{STATE_ENDING}", data)
     crc32 = zlib.crc32(rendered.data)
     mark = SyncMark(
         facts.chat_id, facts.to, born, born, Watermark(len(rendered.data), len(twig.messages), crc32), marks
@@ -332,10 +334,3 @@ def stage_branch(
         seq=version.seq, moves=moves,
         groups=[GroupEdit(path=path, action="add", chat=place.chat) for path in own.groups],
     )
-
-
-def branched_state(namespace: str, data: bytes, twig: Twig) -> bytes:
-    """A state document of the new chat."""
-    del namespace, twig
-    return data
-

@@ -60,6 +60,12 @@ class ForkedServer:
         self.settings["port"] = int(self.url.removeprefix("ws://").split("/")[0].rsplit(":", 1)[1])
         self.starts += 1
 
+    async def ended(self) -> int:
+        """Wait until it ended by itself; the exit code."""
+        code = int(await self._line("ended "))
+        self._pid = 0
+        return code
+
     async def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         await self._end(signal.SIGKILL)
@@ -72,7 +78,13 @@ class ForkedServer:
         """Any other signal."""
         os.kill(self._pid, number)
 
+    def forget(self) -> None:
+        """It ended before it was up."""
+        self._pid = 0
+
     async def _end(self, number: signal.Signals) -> int:
+        if not self._pid:
+            return 0
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)
         code = int(await self._line("ended "))
@@ -86,6 +98,15 @@ class ForkedServer:
             line = (await self._breeder.stdout.readline()).decode().strip()
         assert line.startswith(start), f"wanted {start!r}, got {line!r}: {self.errors.read_text()[-3000:]}"
         return line.removeprefix(start)
+
+
+def _set_failpoints(setting: str) -> None:
+    """As the environment variable would have done before the imports."""
+    from tellback_server.failpoint import Failpoints, failpoint
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("tellback_server")]:
+        if setting and getattr(module, "failpoint", None) is failpoint:
+            module.failpoint = Failpoints(setting).hit  # type: ignore[attr-defined]  # Checked just above.
 
 
 def _breed() -> None:
@@ -105,7 +126,9 @@ def _breed() -> None:
             os.close(0)
             code = 1
             try:
-                code = run_server(Settings(**json.loads(line)))
+                settings = json.loads(line)
+                _set_failpoints(settings.pop("failpoints", ""))
+                code = run_server(Settings(**settings))
             finally:
                 sys.stdout.flush()
                 os._exit(code)

@@ -1,0 +1,218 @@
+"""kill -9 at every step of a rename, a deletion, a restore, a branch and a creation: after the restart the chat is
+wholly as before or wholly as after, and what was acknowledged is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.forked_server import ForkedServer
+from tests.support.server import TabClient, texts
+
+GROUP = "group:Friends - 2024"
+TO = "group:Old friends"
+BRANCH = "group:Friends - Branch #1"
+STEPS = [
+    "operation.begin", "operation.after_log", "operation.after_group", "operation.after_names", "operation.end",
+    "operation.after_done", *(f"log.{moment}@{n}" for moment in ("before_write", "after_write", "before_tell")
+                              for n in (1, 2, 3)),
+]
+MOVING = [
+    *(f"operation.after_link@{n}" for n in (1, 2, 3, 4)), "operation.after_links",
+    *(f"operation.after_unlink@{n}" for n in (1, 2, 3, 4)), "operation.after_moves",
+]
+KILLS = {
+    "rename": [*STEPS, *MOVING, "operation.after_written", "operation.after_unlinked"],
+    "delete": [*STEPS, "trash.after_manifest", *(f"trash.after_rename@{n}" for n in (1, 2, 3, 4, 5)),
+               "trash.after_move@2", "operation.after_trash"],
+    "restore": [*STEPS, *(f"trash.after_link@{n}" for n in (1, 2, 3, 4, 5)), "trash.after_give_back@2",
+                "operation.after_trash", "operation.after_written"],
+    "branch": [*STEPS, *MOVING, "operation.after_link@5"],
+    "create": [step for step in STEPS if step != "operation.after_names"],
+}
+
+
+def standing(data: Path) -> dict[str, list[str]]:
+    """The names in the folders of group chats and of the trash."""
+    root = data / "default-user"
+    found = {"chats": sorted(path.name for path in (root / "group chats").iterdir())}
+    found["trash"] = sorted(path.name for path in (root / "trash").rglob("*") if path.is_file()) if (
+        root / "trash").exists() else []
+    return found
+
+
+def of(chat: str) -> list[str]:
+    """The files of a chat with two states and one that nobody knows."""
+    namespaces = ("chat_sync", "Odd", "memory", "mood")
+    return sorted([f"{chat}.jsonl", *(f"{chat}.luker-state.{namespace}.json" for namespace in namespaces)])
+
+
+async def prepared(server: ForkedServer, data: Path) -> tuple[TabClient, str, list[str]]:
+    """A group chat with states, everything but the last message in its files."""
+    root = data / "default-user"
+    (root / "groups").mkdir(parents=True)
+    group = {"id": "7", "name": "Friends", "chat_id": "Friends - 2024", "chats": ["Friends - 2024"], "members": ["x"]}
+    (root / "groups/7.json").write_text(json.dumps(group, indent=4))
+    tab = await TabClient.join(server.url)
+    chat_id = (await tab.open(GROUP, create=True))["chat_id"]
+    await tab.append(GROUP, "one")
+    await tab.append(GROUP, "two")
+    for namespace in ("memory", "mood"):
+        await tab.write_state("state-update", GROUP, namespace=namespace, base=None, set={"in": namespace})
+    async with asyncio.timeout(5):
+        while not (root / "group chats/Friends - 2024.luker-state.mood.json").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    (root / "group chats/Friends - 2024.luker-state.Odd.json").write_text("[1]")
+    await tab.append(GROUP, "three")
+    opened = await tab.open(GROUP)
+    return tab, chat_id, [message["id"] for message in opened["messages"]]
+
+
+async def fresh(server: ForkedServer, data: Path, failpoints: str = "") -> None:
+    await server.kill()
+    server.settings = {**server.settings, "data": str(data), "port": 0, "failpoints": failpoints}
+    await server.start()
+
+
+def request_of(kind: str, chat_id: str, ids: list[str], head: str, op: int) -> dict[str, Any]:
+    address = f"id:{chat_id}"
+    match kind:
+        case "rename":
+            return {"type": "chat-rename", "chat": address, "op": op, "to": "Old friends", "base": "*"}
+        case "delete":
+            return {"type": "chat-delete", "chat": address, "op": op, "base": head}
+        case "restore":
+            return {"type": "chat-restore", "chat": address, "op": op, "to": "Old friends"}
+        case "branch":
+            return {"type": "chat-branch", "chat": address, "op": op, "base": "*", "message": ids[1],
+                    "to": "Friends - Branch #1"}
+    return {"type": "chat-create", "chat": TO, "op": 1, "messages": [{"mes": "new"}], "group": "7"}
+
+
+async def check(kind: str, data: Path, tab: TabClient, chat_id: str, *, is_done: bool) -> None:
+    """Everything is as the operation leaves it, or as it was before."""
+    async with asyncio.timeout(5):
+        while any("tellback-tmp" in name for name in standing(data)["chats"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    where = standing(data)
+    group = json.loads((data / "default-user/groups/7.json").read_text())
+    before, after = "Friends - 2024", "Old friends"
+    assert group["members"] == ["x"]
+    live = before
+    match kind, is_done:
+        case "rename", True:
+            live = after
+        case "delete", True:
+            live = ""
+        case "restore", True:
+            live = after
+        case "restore", False:
+            live = ""
+    chats = [name for name in where["chats"] if name.startswith(live)] if live else []
+    if kind == "branch" and is_done:
+        made = "Friends - Branch #1"
+        assert [name for name in where["chats"] if name.startswith(made)] == of(made)
+        assert group["chats"] == [before, made]
+        opened = await tab.open(BRANCH)
+        assert texts(opened["messages"]) == ["one", "two"]
+        assert (opened["metadata"]["main_chat"], opened["version"]["seq"]) == (before, 1)
+        source = await tab.open(GROUP)
+        assert source["messages"][1]["extra"]["branches"] == [made]
+    elif kind == "create" and is_done:
+        assert group["chats"] == [before, after]
+        assert texts((await tab.open(TO))["messages"]) == ["new"]
+    elif live:
+        assert group["chats"] == [live]
+        assert where["trash"] == []
+        assert where["chats"] == of(live)
+    else:
+        assert group["chats"] == []
+        assert where["chats"] == []
+        assert where["trash"] == sorted([*of(before), "manifest.json"])
+    for name in (before, after):
+        answer = await tab.ask("open", chat=f"group:{name}", since=None)
+        if name == live:
+            assert answer["chat_id"] == chat_id, answer
+            assert chats >= of(live)[:1]
+            assert texts(answer["messages"]) == ["one", "two", "three"]
+            states = await tab.ask("state-get", owner={"chat": f"group:{name}"}, namespaces=["memory", "mood"])
+            assert [states["states"][ns]["data"] for ns in ("memory", "mood")] == [{"in": "memory"}, {"in": "mood"}]
+        elif kind == "create" and name == after:
+            assert answer["type"] == ("opened" if is_done else "error")
+        else:
+            assert answer["type"] == "error", (kind, name, answer)
+    if not live:
+        assert (await tab.ask("open", chat=f"id:{chat_id}", since=None))["code"] == "deleted"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", KILLS)
+async def test_a_kill_leaves_all_of_it_or_nothing_j3(tmp_path: Path, kind: str) -> None:
+    """[J3] [J9]: at each step, and for steps that the recovery takes too, killed there once more."""
+    async with ForkedServer(tmp_path / "unused", checkpoint_interval_s=0.05) as server:
+        for step in KILLS[kind]:
+            for again in (False, True):
+                if again and step.startswith(("log.", "operation.after_log", "operation.after_done")):
+                    # The recovery only appends what says that it is done.
+                    continue
+                data = tmp_path / f"{step}-{again}"
+                try:
+                    await one_kill(server, data, kind, step, again=again)
+                except Exception as error:
+                    error.add_note(f"killed at {step}{' and again in the recovery' if again else ''}")
+                    raise
+
+
+async def one_kill(server: ForkedServer, data: Path, kind: str, step: str, *, again: bool) -> None:
+    await fresh(server, data)
+    tab, chat_id, ids = await prepared(server, data)
+    head = (await tab.open(GROUP))["version"]["integrity"]
+    if kind == "restore":
+        assert (await tab.write("chat-delete", GROUP, base=head))["type"] == "ack"
+    request = request_of(kind, chat_id, ids, head, tab.ops[GROUP] + 1)
+    session = tab.session
+    await tab.close()
+    await server.stop()
+    name, _, nth = step.partition("@")
+    failpoints = f"{name}=kill@{nth or 1}"
+    acked = False
+    try:
+        await fresh(server, data, failpoints)
+        tab = await TabClient.join(server.url, session)
+        answer = await tab.ask(**request)
+        acked = answer["type"] == "ack"
+        assert acked, answer
+    except (ConnectionClosed, OSError):
+        await server.ended()
+        if again:
+            server.settings = {**server.settings, "failpoints": f"{name}=kill"}
+            try:
+                await server.start()
+            except AssertionError as error:
+                assert "ended -9" in str(error)
+                server.forget()
+    else:
+        assert step.startswith("log."), "the step was never taken"
+    await fresh(server, data)
+    tab = await TabClient.join(server.url, session)
+    where = standing(data)
+    match kind:
+        case "delete":
+            is_done = bool(where["trash"])
+        case "create":
+            is_done = "Old friends" in (data / "default-user/groups/7.json").read_text()
+        case _:
+            is_done = any(name.startswith(("Old friends", "Friends - Branch")) for name in where["chats"])
+    assert is_done or not acked
+    await check(kind, data, tab, chat_id, is_done=is_done)
+    outcome = await tab.ask(**request)
+    assert outcome["type"] == "ack", outcome
+    assert outcome.get("duplicate", False) == is_done
+    await check(kind, data, tab, chat_id, is_done=True)
+    await tab.close()
