@@ -128,7 +128,8 @@ class ServerSession:
         """A write waits for its answer. True when reading should stop until one is answered."""
         self.in_flight += 1
         self.in_flight_bytes += size_bytes
-        return self.full
+        limits = self.limits
+        return self.in_flight >= limits.in_flight or self.in_flight_bytes >= limits.in_flight_bytes
 
     def answered(self, size_bytes: int, count: int = 1) -> None:
         """`count` writes of together `size_bytes` have their answer."""

@@ -59,7 +59,7 @@ from tellback_server.replay import Missed, is_beyond_memory
 from tellback_server.websocket import text_frame, text_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tellback_server.hub import Hub
     from tellback_server.loading import LoadedStream
@@ -124,13 +124,8 @@ class Actor:
 
     def submit(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """Handle a request, now or when the actor can. `size_bytes` counts as in flight until it is answered."""
-        if self.state == "gone" and not self._mailbox:
+        if self.state in ("ready", "gone") and not self._mailbox:
             self.handle(tab, request, owner_json, size_bytes)
-        elif self.state == "ready" and not self._mailbox:
-            if type(request) is not Append or self._held or not self._append_plain(
-                tab, request, owner_json, size_bytes
-            ):
-                self.handle(tab, request, owner_json, size_bytes)
         elif self.state == "missing":
             self._handle_missing(tab, request, owner_json, size_bytes)
         elif len(self._mailbox) >= MAILBOX_MAX:
@@ -140,6 +135,17 @@ class Actor:
             )
         else:
             self._mailbox.append(Envelope(tab, request, owner_json, size_bytes))
+
+    def submit_appends(self, tab: Tab, requests: list[Append], owner_json: bytes, sizes: list[int]) -> None:
+        """`submit` for the appends of one read."""
+        while requests:
+            done = 0
+            if self.state == "ready" and not self._mailbox and not self._held:
+                done = self._append_plain(tab, requests, owner_json, sizes)
+                if done == len(requests):
+                    return
+            self.submit(tab, requests[done], owner_json, sizes[done])
+            requests, sizes = requests[done + 1 :], sizes[done + 1 :]
 
     def drain(self) -> None:
         """Handle what waited, in order, as far as the state allows."""
@@ -176,47 +182,51 @@ class Actor:
         else:
             self._close(tab, request, owner_json, size_bytes)
 
-    def _append_plain(self, tab: Tab, request: Append, owner_json: bytes, size_bytes: int) -> bool:
-        """The most frequent write, without the detours of the others. False: it is not that plain, nothing was done."""
+    def _append_plain(self, tab: Tab, requests: list[Append], owner_json: bytes, sizes: list[int]) -> int:
+        """The most frequent write, without the detours of the others. How many there were before one not that plain."""
         stream, file, hub = self.stream, self.file, self._hub
         assert stream is not None, "ready means loaded"
         assert file is not None, "ready means loaded"
-        clock = hub.clock
+        clock, journal = hub.clock, hub.log
         ops = stream.sessions.get(tab.session_id)
-        journal = hub.log
         if ops is None or not self.anchored or not hub.is_open or journal.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
-            return False
+            return 0
+        commits = append_plain(
+            stream, ops, tab.session_json, requests, clock.integrity, clock.message_id, clock.now_ms(), hub.limits
+        )
+        if not commits:
+            return 0
+        bodies: list[bytes] = []
+        acks: list[bytes] = []
+        for commit in commits:
+            bodies.append(commit.record)
+            body = commit.body if hub.is_synced else hub.durability(commit.body)
+            acks.append(codec.ack(commit.request_id, owner_json, commit.op, body))
         try:
-            done = append_plain(
-                stream, ops, tab.session_json, request, clock.integrity(), clock.random_bits(64), clock.now_ms(),
-                hub.limits,
-            )
-        except Refused:
-            return False
-        if done is None:
-            return False
-        try:
-            position = self._last_position = journal.append(records.COMMIT, self.key, done.version.seq, done.record)
+            position = journal.append_run(records.COMMIT, self.key, commits[0].version.seq, bodies)
         except LogError:
-            self._storage_failed(tab, request, owner_json, size_bytes)
-            return True
-        file.pending.add_plain(done.message_id)
-        hub.counters.commits += 1
-        self._unreleased += 1
-        answer = codec.ack(request.id, owner_json, ops.last, hub.durability(done.body))
+            for request, size_bytes in zip(requests, sizes, strict=True):
+                self._storage_failed(tab, request, owner_json, size_bytes)
+            return len(requests)
+        count = len(commits)
+        self._last_position = position
+        file.pending.add_plain(commits)
+        hub.counters.commits += count
+        self._unreleased += count
+        size_bytes = sum(sizes if count == len(sizes) else sizes[:count])
         releases = hub.releases
         run = releases[-1] if releases else None
-        # What the writer has not got yet becomes durable together with this record.
+        # What the writer has not got yet becomes durable together with these records.
         if type(run) is Run and run.tab is tab and run.actor is self and run.position > journal.handed:
             run.position = position
             run.size_bytes += size_bytes
-            run.acks.append(answer)
-            run.commits.append(done)
+            run.acks += acks
+            run.commits += commits
         else:
-            releases.append(Run(position, self, tab, size_bytes, [answer], [done]))
+            releases.append(Run(position, self, tab, size_bytes, acks, commits))
         if self.dirty_since_s is None:
             hub.shelf.became_dirty(self)
-        return True
+        return count
 
     def _write(self, tab: Tab, request: Write | Malformed, owner_json: bytes, size_bytes: int) -> None:
         stream = self.stream
@@ -649,7 +659,7 @@ class Actor:
             self._queue_answer(tab, frames)
             touched.add(tab)
 
-    def _tell(self, commits: list[Told], author: Tab | None, touched: set[Tab]) -> bool:
+    def _tell(self, commits: Sequence[Told], author: Tab | None, touched: set[Tab]) -> bool:
         """True when the commits wait for `broadcast`."""
         if not self.subscriptions:
             self.durable_head = commits[-1].version
@@ -658,10 +668,7 @@ class Actor:
             # One author at a time: his own tab gets only acks.
             self.broadcast(touched)
         self._author = author
-        if self._told:
-            self._told += commits
-        else:
-            self._told = commits
+        self._told += commits
         return True
 
     def broadcast(self, touched: set[Tab]) -> None:

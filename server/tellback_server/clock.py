@@ -73,6 +73,10 @@ class Clock:
             count = self._count
         return f"{self._prefix}{count:012x}"
 
+    def message_id(self) -> str:
+        """64 random bits as 16 hex digits."""
+        return f"{self._getrandbits(64):016x}"
+
     def _draw_prefix(self) -> None:
         digits = "%032x" % ((self._getrandbits(128) & _UUID_KEEP) | _UUID8_SET)
         self._prefix = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-"

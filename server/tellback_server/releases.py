@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from tellback_protocol import codec
+from tellback_protocol.appending import PlainAppend
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Malformed, Request
@@ -63,7 +64,7 @@ class Run(msgspec.Struct, gc=False):
     size_bytes: int
     """Of the requests together."""
     acks: list[bytes]
-    commits: list[Told]
+    commits: list[PlainAppend]
 
 
 class Told(Protocol):

@@ -65,7 +65,8 @@ class Tab:
     """A browser tab, a phone or a program: whatever is at the other end of one connection."""
 
     __slots__ = (
-        "_bytes_seen", "_hello_timer", "_hub", "_pinged", "_reception", "_targets", "_throttled", "chats", "connection",
+        "_append_sizes", "_appends", "_appends_to", "_bytes_seen", "_hello_timer", "_hub", "_pinged", "_reception",
+        "_targets", "_throttled", "chats", "connection",
         "identity", "is_open", "outbox", "peer", "session", "session_id", "session_json",
         "user",
     )
@@ -88,6 +89,10 @@ class Tab:
         self.outbox: Outbox
         self._targets: dict[str | OwnerName, tuple[Actor, bytes]] = {}
         """By a chat's name, or by a character or preset; with what answers to a chat's frames say of their owner."""
+        self._appends: list[Append] = []
+        """Those of this read, all for `_appends_to`."""
+        self._append_sizes: list[int] = []
+        self._appends_to: tuple[Actor, bytes] | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         self._throttled = False
         self._bytes_seen = -1
@@ -115,6 +120,20 @@ class Tab:
         except ConnectionClosing as end:
             self._end(end)
             return
+        if type(frame) is Append:
+            target = self._targets.get(frame.chat)
+            if target is not None and target[0].state != "ended":
+                # It waits for the others that the same read brought: what they share is done once.
+                if target is not self._appends_to:
+                    self._submit_appends()
+                    self._appends_to = target
+                self._appends.append(frame)
+                self._append_sizes.append(len(data))
+                if self.session.started(len(data)):
+                    self._throttle()
+                return
+        if self._appends:
+            self._submit_appends()
         if isinstance(frame, Hello):
             self._reception.hello(self, frame)
         elif isinstance(frame, Ping):
@@ -144,6 +163,11 @@ class Tab:
         if self.session.session:
             log.info("tab-closed", user=self.user, session=self.session_id[:8], code=code)
 
+    def read_ended(self, connection: WebSocketConnection) -> None:
+        """Everything that one read brought has been told."""
+        if self._appends:
+            self._submit_appends()
+
     def paused(self, connection: WebSocketConnection) -> None:
         """The peer reads slowly: frames wait in the outbox from now on."""
 
@@ -153,20 +177,17 @@ class Tab:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
+    def _submit_appends(self) -> None:
+        appends, sizes, target = self._appends, self._append_sizes, self._appends_to
+        if target is not None and appends:
+            self._appends = []
+            self._append_sizes = []
+            self._hub.counters.frames_received += len(appends)
+            target[0].submit_appends(self, appends, target[1], sizes)
+
     def _request(self, frame: Request | UserRequest | Malformed, size_bytes: int) -> None:
         hub = self._hub
         hub.counters.frames_received += 1
-        if type(frame) is Append:
-            target = self._targets.get(frame.chat)
-            if target is not None and target[0].state != "ended":
-                session = self.session
-                session.in_flight += 1
-                session.in_flight_bytes += size_bytes
-                if session.full and not self._throttled:
-                    self._throttled = True
-                    self.connection.pause_reading()
-                target[0].submit(self, frame, target[1], size_bytes)
-                return
         if isinstance(frame, UserRequest):
             self._count(size_bytes)
             hub.desk.submit(self, frame, size_bytes)
@@ -196,7 +217,11 @@ class Tab:
         target[0].submit(self, frame, owner_json or target[1], size_bytes)
 
     def _count(self, size_bytes: int) -> None:
-        if self.session.started(size_bytes) and not self._throttled:
+        if self.session.started(size_bytes):
+            self._throttle()
+
+    def _throttle(self) -> None:
+        if not self._throttled:
             self._throttled = True
             self.connection.pause_reading()
 

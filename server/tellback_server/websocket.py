@@ -119,6 +119,9 @@ class WebSocketHandler(Protocol):
     def binary_received(self, connection: WebSocketConnection, data: bytes) -> None:
         """One whole binary message. The connection stays open."""
 
+    def read_ended(self, connection: WebSocketConnection) -> None:
+        """Everything that one read brought has been told."""
+
     def paused(self, connection: WebSocketConnection) -> None:
         """The peer reads more slowly than we write: the write buffer is over its high-water mark."""
 
@@ -416,9 +419,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._held_needed = 0
         else:
             self._receive_frames(data)
-        self._in_read = False
-        if self._outgoing:
-            self._write_out()
+        self._end_read()
 
     def eof_received(self) -> bool:
         """The peer will send nothing more. Without a close frame that is abnormal (RFC 6455 section 7.1.5)."""
@@ -657,7 +658,8 @@ class WebSocketConnection(asyncio.Protocol):
             # `data` is never reused by the caller, so an untouched bytearray is kept without a copy.
             self._held = data if position == 0 and isinstance(data, bytearray) else bytearray(data[position:])
             self._held_needed = 0 if self._stopped else needed
-        self._watch_assembly(completed)
+        if self._held or self._doomed or not self._fast or self._assembly_since_s is not None:
+            self._watch_assembly(completed)
 
     def _continue_reading(self) -> None:
         """Take what was held while reading was paused."""
@@ -666,9 +668,17 @@ class WebSocketConnection(asyncio.Protocol):
             self._held = bytearray()
             self._in_read = True
             self._receive_frames(held)
-            self._in_read = False
-            if self._outgoing:
-                self._write_out()
+            self._end_read()
+
+    def _end_read(self) -> None:
+        if self._handler is not None:
+            try:
+                self._handler.read_ended(self)
+            except Exception:
+                self._handler_failed()
+        self._in_read = False
+        if self._outgoing:
+            self._write_out()
 
     def _is_doomed(self, first: int, length: int) -> bool:
         """Whether the library is going to fail the connection for this header alone. `length` is negative when the

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from tellback_protocol.appending import append_plain
+from tellback_protocol.appending import PlainAppend, append_plain
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import Committed, Fresh, decide, install
-from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Append, OpBase
@@ -32,8 +33,13 @@ def append(payload: bytes, base: object = "*", op: int = 1, **fields: object) ->
     return Append("group:x", [Raw(payload)], id=5, op=op, base=base, **fields)  # type: ignore[arg-type]
 
 
-def short(chat: Stream, request: Append, seed: int = 1) -> object:
-    return append_plain(chat, chat.session(SESSION), b'"session-of-a-tab-1"', request, NEXT, seed, 99, Limits())
+def short(chat: Stream, *requests: Append, seed: int = 1) -> list[PlainAppend]:
+    integrities = itertools.chain([NEXT], (f"00000000-0000-8000-8000-0000000001{n:02x}" for n in range(256)))
+    ids = (f"{(seed + n) & 0xFFFFFFFFFFFFFFFF:016x}" for n in itertools.count())
+    return append_plain(
+        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests), integrities.__next__, ids.__next__, 99,
+        Limits(),
+    )
 
 
 def state(chat: Stream) -> object:
@@ -56,16 +62,17 @@ def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
 ) -> None:
     one, other = stream(), stream()
     request = append(msgspec.json.encode(message), base)
-    done = short(one, request, seed)
-    if done is None:
+    found = short(one, request, seed=seed)
+    if not found:
         assert state(one) == state(stream()), "nothing was changed"
         return
+    (done,) = found
     decision = decide(other, request, SESSION, Fresh(NEXT, seed, 99), Limits())
     assert isinstance(decision, Committed)
     install(other, SESSION, 1, decision, 99)
 
     assert state(one) == state(other)
-    assert (done.version, done.core, done.record, done.body) == (  # type: ignore[attr-defined]
+    assert (done.version, done.core, done.record, done.body) == (
         decision.version, decision.core, decision.record, decision.outcome.body
     )
 
@@ -91,19 +98,54 @@ def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
 def test_e8_what_is_not_plain_is_left_alone(request_: Append) -> None:
     chat = stream()
 
-    assert short(chat, request_) is None
+    assert short(chat, request_) == []
     assert state(chat) == state(stream())
 
 
 def test_e8_a_taken_id_and_a_damaged_chat_are_left_to_the_general_way() -> None:
     chat = stream()
-    assert short(chat, append(b'{"mes":"x"}'), 0xAA) is None
+    assert short(chat, append(b'{"mes":"x"}'), seed=0xAA) == []
     chat.damage = [Damage(3, "no JSON")]
-    assert short(chat, append(b'{"mes":"x"}')) is None
+    assert short(chat, append(b'{"mes":"x"}')) == []
 
 
-def test_e8_a_payload_that_cannot_be_read_is_refused_and_changes_nothing() -> None:
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"a":' + b"[" * 70 + b"]" * 70 + b"}",
+        b'{"a":18446744073709551616}',
+        b'{"a":1e400}',
+        b'{"a":-1E+400}',
+        b'{"a":' + b"1" * 400 + b".5}",
+        b'{"a":"\\ud800"}',
+        b'{"\\udc00":1}',
+        b'{"a":01}',
+        b'{"a":NaN}',
+        b'{"a":"\t"}',
+        b'{"a":1}}',
+        b'{"\\u0069d":1}',
+    ],
+)
+def test_e8_a_payload_that_is_refused_or_has_an_id_is_left_alone(payload: bytes) -> None:
     chat = stream()
-    with pytest.raises(Refused, match="too-deep"):
-        short(chat, append(b'{"a":' + b"[" * 70 + b"]" * 70 + b"}"))
+
+    assert short(chat, append(payload)) == []
     assert state(chat) == state(stream())
+
+
+def test_e8_several_are_the_same_as_one_after_the_other() -> None:
+    one, other = stream(), stream()
+    first, second = append(b'{"mes":"1"}', START), append(b'{"mes":"2"}', NEXT, op=2)
+
+    found = short(one, first, second, append(b'{"mes":"3"}', START, op=3), append(b'{"mes":"4"}', op=4))
+
+    assert len(found) == 2, "the third stands on an old base, and the fourth is behind it"
+    install(other, SESSION, 1, decided(other, first, NEXT, 1), 99)
+    install(other, SESSION, 2, decided(other, second, "00000000-0000-8000-8000-000000000100", 2), 99)
+    assert state(one) == state(other)
+
+
+def decided(chat: Stream, request: Append, integrity: str, seed: int) -> Committed:
+    decision = decide(chat, request, SESSION, Fresh(integrity, seed, 99), Limits())
+    assert isinstance(decision, Committed)
+    return decision

@@ -30,6 +30,9 @@ class EchoHandler:
         """Echo binary data; the product itself sends none, so the frame is put together here."""
         connection.send_frame(binary_frame(data))
 
+    def read_ended(self, connection: WebSocketConnection) -> None:
+        pass
+
     def paused(self, connection: WebSocketConnection) -> None:
         """What is not read by the peer is not to pile up here."""
         connection.pause_reading()

@@ -35,6 +35,9 @@ class RecordingHandler:
         """Write it down."""
         self.events.append(("binary", data))
 
+    def read_ended(self, connection: WebSocketConnection) -> None:
+        pass
+
     def paused(self, connection: WebSocketConnection) -> None:
         """Write it down."""
         self.events.append(("paused",))

@@ -69,13 +69,17 @@ class OwnerRecords:
         self.is_ordered = True
         """Whether seqs never go down, so that a binary search may be used."""
 
-    def add(self, position: int, seq: int) -> None:
-        """Appends one record; `position` is the highest so far."""
+    def add(self, position: int, seq: int, count: int = 1) -> None:
+        """Appends `count` records, the first of this position, which is the highest so far, and this seq."""
         seqs = self.seqs
         if seqs and seq < seqs[-1]:
             self.is_ordered = False
-        self.positions.append(position)
-        seqs.append(seq)
+        if count == 1:
+            self.positions.append(position)
+            seqs.append(seq)
+        else:
+            self.positions.extend(range(position, position + count))
+            seqs.extend(range(seq, seq + count))
 
 
 class Index:

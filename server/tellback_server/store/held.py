@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from tellback_protocol.appending import PlainAppend
 from tellback_protocol.chat import message_id_of
 from tellback_protocol.effects import (
     AppendEffect,
@@ -86,10 +87,12 @@ class Pending:
                 case InsertEffect() | MetadataEffect():
                     self.rewrite = True
 
-    def add_plain(self, message_id: str) -> None:
-        """As `add`, for the commit that appends one message."""
-        self.commits += 1
-        self.appended[message_id] = None
+    def add_plain(self, commits: list[PlainAppend]) -> None:
+        """As `add`, for commits that append one message each."""
+        self.commits += len(commits)
+        appended = self.appended
+        for commit in commits:
+            appended[commit.message_id] = None
 
     def give_back(self, earlier: Pending) -> None:
         """A checkpoint of `earlier` failed: it is pending again, before what came since."""
