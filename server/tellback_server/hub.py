@@ -142,6 +142,10 @@ class Hub:
             self.shelf.load(actor)
         return actor
 
+    def is_live(self, user: str, name: str) -> bool:
+        """Whether an owner has an actor, by its one text."""
+        return (user, name) in self._by_name
+
     def identified(self, actor: Actor) -> None:
         """The actor's id is known now. Only chats are asked for by id."""
         if actor.is_chat:

@@ -34,6 +34,7 @@ from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_cha
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
 from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope
+from tellback_server.orphans import Orphans
 from tellback_server.replay import Missed, missed_since, replay_bytes_max
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
@@ -76,6 +77,7 @@ class Keeper:
         self._saved: dict[Actor, Position] = {}
         """Up to which position a chat's outcomes and commits are in its session file."""
         self._looks = asyncio.Semaphore(LOOKS_MAX)
+        self._orphans = Orphans(files, hub.clock, hub.executor, hub.is_live)
         self.lifecycle = Lifecycle(
             hub, files, settle=self._settle, named=self._named, forgotten=self._forgotten,
             identified=self._identified,
@@ -517,6 +519,8 @@ class Keeper:
             if now_s - collected_s >= COLLECT_S:
                 collected_s = now_s
                 await self._collect()
+            if self._leftovers_folded:
+                await self._orphans.step()
 
     async def _collect(self) -> None:
         """Let go of log segments in which everything is in files and session files."""
