@@ -32,9 +32,9 @@ from tellback_server.leftovers import find_leftovers
 from tellback_server.lifecycle import Lifecycle
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
+from tellback_server.orphans import Orphans
 from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope
-from tellback_server.orphans import Orphans
 from tellback_server.replay import Missed, missed_since, replay_bytes_max
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
