@@ -431,6 +431,7 @@ class Lifecycle:
             if not await self._execute(letter, operation):
                 return
             self.record(operation)
+            failpoint("operation.after_done")
         if release is not None:
             hub.release(release)
         actor.state = "ready"

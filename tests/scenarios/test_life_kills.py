@@ -27,14 +27,15 @@ MOVING = [
     *(f"operation.after_link@{n}" for n in (1, 2, 3, 4)), "operation.after_links",
     *(f"operation.after_unlink@{n}" for n in (1, 2, 3, 4)), "operation.after_moves",
 ]
+STEPS_WITHOUT_NAMES = [step for step in STEPS if step != "operation.after_names"]
 KILLS = {
     "rename": [*STEPS, *MOVING, "operation.after_written", "operation.after_unlinked"],
     "delete": [*STEPS, "trash.after_manifest", *(f"trash.after_rename@{n}" for n in (1, 2, 3, 4, 5)),
                "trash.after_move@2", "operation.after_trash"],
     "restore": [*STEPS, *(f"trash.after_link@{n}" for n in (1, 2, 3, 4, 5)), "trash.after_give_back@2",
                 "operation.after_trash", "operation.after_written"],
-    "branch": [*STEPS, *MOVING, "operation.after_link@5"],
-    "create": [step for step in STEPS if step != "operation.after_names"],
+    "branch": [*STEPS_WITHOUT_NAMES, *MOVING, "operation.after_link@5"],
+    "create": STEPS_WITHOUT_NAMES,
 }
 
 
