@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .effects import AnyJson, Author, Effect, MessageJson
+from .effects import AnyJson, Author, Effect, MessageJson, SkippedCommit
 from .ids import Version
 from .requests import ObjectJson, OwnerName, Request, UserRequest, WireInteger
 
@@ -311,6 +311,8 @@ class GroupListFrame(msgspec.Struct, tag="group-list", tag_field="type"):
 class StateValue(msgspec.Struct):
     version: Version
     data: AnyJson
+    skipped: list[SkippedCommit] | UnsetType = UNSET
+    """Of a floor state: commits that are shown and do not fit, when there are any."""
 
 
 class StateFrame(msgspec.Struct, tag="state", tag_field="type"):

@@ -260,7 +260,7 @@ class Stream:
         namespace = effect.namespace
         if effect.deleted is True:
             self.floors.pop(namespace, None)
-            self.states[namespace].skipped = []
+            self.states.setdefault(namespace, StateDocument(None, None)).skipped = []
             self.states[namespace + LOG_SUFFIX] = StateDocument(effect.version, None)
             return
         if not isinstance(effect.log, FloorLogChange):
@@ -333,6 +333,13 @@ class Stream:
             document.version = Version(
                 version.epoch, version.seq, derived_uuid(version.integrity, namespace, data, known or b"")
             )
+
+
+def documents_of(effect: StateEffect) -> tuple[str, ...]:
+    """The state documents that an effect gives its version to."""
+    if isinstance(effect, FloorEffect):
+        return effect.namespace, effect.namespace + LOG_SUFFIX
+    return (effect.namespace,)
 
 
 def targets_of(effects: list[Effect]) -> tuple[str, ...]:

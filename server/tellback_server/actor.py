@@ -411,11 +411,12 @@ class Actor:
                 )
                 self._refuse(tab, request, owner_json, size_bytes, refusal)
                 return
-            if document is None or document.data is None or document.version is None:
+            data = None if document is None else document.data
+            if document is None or data is None or document.version is None:
                 if request.namespaces is not UNSET:
                     states[namespace] = None
             else:
-                states[namespace] = StateValue(document.version, Raw(document.data))
+                states[namespace] = StateValue(document.version, Raw(data), document.skipped or UNSET)
         frame = codec.encode(StateFrame(request.owner, states, request.id))
         self._release(Release(self._last_position, self, tab, frame, size_bytes))
 

@@ -23,12 +23,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TypeVar
 
 import msgspec
 
+from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.ids import Place, StateOwner, Version
 from tellback_protocol.stream import Stream
 from tellback_server.failpoint import failpoint
@@ -109,6 +110,9 @@ class CheckpointJob(msgspec.Struct, kw_only=True):
             document = stream.states[namespace]
             assert document.version is not None, "a commit gave it one"
             states[namespace] = (document.version, document.data)
+        if pending.reordered:
+            for namespace, version, data in _moved_logs(stream, held):
+                states.setdefault(namespace, (version, data))
         job = cls(
             user=stream.user,
             name=stream.name,
@@ -138,6 +142,17 @@ class CheckpointJob(msgspec.Struct, kw_only=True):
         self.taken.rewrite = self.taken.rewrite or rewrite
         self.held.pending.give_back(self.taken)
         self.taken = Pending()
+
+
+def _moved_logs(stream: Stream, held: FileState) -> Iterator[tuple[str, Version, bytes]]:
+    """Logs of floor states whose file counts messages that have moved. Cost: those logs."""
+    for namespace in stream.floors:
+        document = stream.states[namespace + LOG_SUFFIX]
+        mark = held.states.get(namespace + LOG_SUFFIX)
+        if document.data is None or document.version is None or mark is None:
+            continue
+        if (mark.size_bytes, mark.crc32) != (len(document.data), zlib.crc32(document.data)):
+            yield namespace + LOG_SUFFIX, document.version, document.data
 
 
 class CheckpointDone(msgspec.Struct, kw_only=True):

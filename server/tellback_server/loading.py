@@ -304,6 +304,7 @@ class _Loading:
             integrity = Integrity(states.integrity(1, 0, self.name, states.documents))
         version = Version(1, 0, integrity)
         stream = self._stream(found.chat(version), version, found, states)
+        stream.settle_floors()
         held = self._held(found, version, version, states)
         live = self.ours
         report: AdoptionReport | None = None
@@ -329,8 +330,10 @@ class _Loading:
                 pending.add(effects)
                 for effect in effects:
                     chat.apply(effect)
+                    stream.follow(effect)
                 chat.version = commit.version
             states.fold(stream, commit, pending)
+        stream.settle_floors()
         self._fold_outcomes(stream)
         return LoadedStream(stream=stream, file=held, anchored=past.in_log, records=[], adoption=None)
 
@@ -360,6 +363,7 @@ class _Loading:
         for commit in pending:
             states.fold(stream, commit, held.pending)
         states.adopt(stream, head)
+        stream.settle_floors()
         if decision.effects:
             held.pending.add(decision.effects)
         self._fold_outcomes(stream)
@@ -419,6 +423,8 @@ class _Loading:
         stream = Stream(self.user, self.name, self.chat_id, chat, head)
         stream.damage = found.parsed.damage
         stream.states = states.documents
+        if not isinstance(self.place, StateOwner):
+            stream.read_floors()
         return stream
 
     def _held(self, found: Content, version: Version, head: Version, states: States) -> FileState:

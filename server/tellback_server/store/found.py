@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Raw
 
 from tellback_protocol.chat import Chat
-from tellback_protocol.effects import ChatEffect, Commit, StateEffect
+from tellback_protocol.effects import ChatEffect, Commit, FloorEffect, StateEffect
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterChat, ChatName, Integrity, Version, derived_uuid, file_integrity
-from tellback_protocol.stream import StateDocument, Stream
+from tellback_protocol.stream import StateDocument, Stream, documents_of
 from tellback_server.owner_past import OwnerPast
 from tellback_server.records import Adopted, Anchor, BaseRecord, FileIdentity, Intent, StateMark
 from tellback_server.store.files import LoadedFile, StateFile
@@ -217,23 +217,33 @@ class States(msgspec.Struct, kw_only=True):
     def fold(self, stream: Stream, commit: Commit, pending: Pending) -> None:
         """Installs a pending commit's state effects that no sidecar holds yet."""
         for effect in commit.ops:
-            if not isinstance(effect, StateEffect) or effect.namespace in self.edited:
+            if not isinstance(effect, StateEffect):
                 continue
-            if commit.version.seq <= self.after.get(effect.namespace, 0):
-                document = stream.states.get(effect.namespace)
-                if document is not None:
+            ours = [name for name in documents_of(effect) if name not in self.edited]
+            due = [name for name in ours if commit.version.seq > self.after.get(name, 0)]
+            for name in ours:
+                document = stream.states.get(name)
+                if name not in due and document is not None:
                     document.version = effect.version
-                continue
-            stream.apply_state(effect)
-            pending.states.add(effect.namespace)
+            if due == list(documents_of(effect)):
+                stream.apply_state(effect)
+            elif effect.namespace in due:
+                stream.apply_state(
+                    StateEffect(effect.namespace, effect.version, None, effect.data, effect.patch, effect.deleted)
+                )
+            elif due and isinstance(effect, FloorEffect):
+                stream.apply_floor(effect)
+            pending.states.update(due)
 
     def remember_deleted(self, done: list[Commit]) -> None:
         """A deleted state keeps its version for as long as the log tells it: a base may name it."""
         for commit in done:
             for effect in commit.ops:
-                if isinstance(effect, StateEffect) and effect.deleted is True:
-                    document = self.documents.setdefault(effect.namespace, StateDocument(None, None))
-                    if document.data is None and not document.corrupt and effect.namespace not in self.edited:
+                if not isinstance(effect, StateEffect) or effect.deleted is not True:
+                    continue
+                for name in documents_of(effect):
+                    document = self.documents.setdefault(name, StateDocument(None, None))
+                    if document.data is None and not document.corrupt and name not in self.edited:
                         document.version = effect.version
 
     def adopt(self, stream: Stream, head: Version) -> None:
@@ -267,13 +277,16 @@ class States(msgspec.Struct, kw_only=True):
         scratch.states[namespace] = known
         for commit in pending:
             for effect in commit.ops:
-                if isinstance(effect, StateEffect) and effect.namespace == namespace:
+                if isinstance(effect, FloorEffect) and effect.namespace != namespace in documents_of(effect):
+                    # The commits that were to join the log.
+                    scratch.apply_floor(effect)
+                elif isinstance(effect, StateEffect) and effect.namespace == namespace:
                     try:
                         scratch.apply_state(effect)
                     except Refused:
                         # A patch of a document that is gone: the patch itself is what we can keep.
                         known.data = bytes(effect.patch) if isinstance(effect.patch, Raw) else known.data
-        return known.data
+        return scratch.states[namespace].data
 
 
 def find_states(found: Mapping[str, StateFile], past: OwnerPast, name: str) -> States:
@@ -293,7 +306,8 @@ def find_states(found: Mapping[str, StateFile], past: OwnerPast, name: str) -> S
             done = next((i for i in intents if namespace in i.states and _pair(i.states[namespace]) == size), None)
             if done is not None:
                 states.after[namespace] = done.seq
-                version = _version_at(past, namespace, done.seq)
+                # A log whose messages moved is written again without another version.
+                version = _version_at(past, namespace, done.seq) or (mark.version if mark is not None else None)
             elif past.has_history:
                 states.edited.add(namespace)
             else:
@@ -322,7 +336,7 @@ def _version_at(past: OwnerPast, namespace: str, seq: int) -> Version | None:
     version: Version | None = None
     for commit in past.pending():
         for effect in commit.ops:
-            if commit.version.seq <= seq and isinstance(effect, StateEffect) and effect.namespace == namespace:
+            if commit.version.seq <= seq and isinstance(effect, StateEffect) and namespace in documents_of(effect):
                 version = effect.version
     return version
 

@@ -25,7 +25,7 @@ from tellback_protocol.effects import (
     StateEffect,
 )
 from tellback_protocol.ids import Place, StateOwner, Version
-from tellback_protocol.stream import Stream
+from tellback_protocol.stream import Stream, documents_of
 from tellback_server.fs import FileMissing, FileStat
 from tellback_server.records import Anchor, FileIdentity, StateMark, encode
 from tellback_server.store.files import FileStore
@@ -53,13 +53,15 @@ class OutsideEdit(Exception):
 class Pending:
     """What the files do not hold yet. `appended` are new messages at the end, in order, by id."""
 
-    __slots__ = ("appended", "commits", "rewrite", "states")
+    __slots__ = ("appended", "commits", "reordered", "rewrite", "states")
 
     def __init__(self) -> None:
         self.appended: dict[str, None] = {}
         self.rewrite = False
         """A message that the file holds changed, or the metadata did: the whole file is written anew."""
         self.states: set[str] = set()
+        self.reordered = False
+        """Messages were put between others or taken out: the logs of floor states count them."""
         self.commits = 0
 
     def __bool__(self) -> bool:
@@ -77,15 +79,17 @@ class Pending:
                     if effect.message not in self.appended:
                         self.rewrite = True
                 case DeleteEffect():
+                    self.reordered = True
                     for message_id in effect.messages:
                         if message_id in self.appended:
                             del self.appended[message_id]
                         else:
                             self.rewrite = True
                 case StateEffect():
-                    self.states.add(effect.namespace)
+                    self.states.update(documents_of(effect))
                 case InsertEffect() | MetadataEffect():
                     self.rewrite = True
+                    self.reordered = self.reordered or isinstance(effect, InsertEffect)
 
     def add_plain(self, commits: list[PlainAppend]) -> None:
         """As `add`, for commits that append one message each."""
@@ -97,6 +101,7 @@ class Pending:
     def give_back(self, earlier: Pending) -> None:
         """A checkpoint of `earlier` failed: it is pending again, before what came since."""
         self.rewrite = self.rewrite or earlier.rewrite
+        self.reordered = self.reordered or earlier.reordered
         self.appended = {**earlier.appended, **self.appended}
         self.states |= earlier.states
         self.commits += earlier.commits
