@@ -10,7 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tellback_protocol.frames import Character, FoundMessage, ListedChat
+
     from .blocking import BlockingChat, BlockingClient, BlockingOwner, BlockingState
+    from .catalog import Pages
     from .chat import Batch, Chat, State
     from .client import Client, connect
     from .conflict import Conflict
@@ -54,6 +57,7 @@ __all__ = [
     "BlockingClient",
     "BlockingOwner",
     "BlockingState",
+    "Character",
     "Chat",
     "Client",
     "ClientClosed",
@@ -66,8 +70,10 @@ __all__ = [
     "Event",
     "EventsLost",
     "ForbiddenError",
+    "FoundMessage",
     "Gone",
     "HistoryProvider",
+    "ListedChat",
     "Messages",
     "NotFoundError",
     "OutboxCorrupt",
@@ -75,6 +81,7 @@ __all__ = [
     "OutboxInUse",
     "OutcomeUnknownError",
     "Owner",
+    "Pages",
     "ProtocolViolation",
     "ReadOnlyError",
     "RefusedError",
@@ -92,6 +99,7 @@ __all__ = [
 
 _HOMES = {
     "blocking": ("BlockingChat", "BlockingClient", "BlockingOwner", "BlockingState"),
+    "catalog": ("Character", "FoundMessage", "ListedChat", "Pages"),
     "chat": ("Batch", "Chat", "State"),
     "client": ("Client", "connect"),
     "conflict": ("Conflict",),

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from tellback_protocol.frames import Character, FoundMessage, ListedChat
 from tellback_protocol.ids import Version
 
 from .chat import Batch, Chat, Operations
@@ -79,6 +80,32 @@ class BlockingClient:
     def preset(self, name: str) -> BlockingOwner:
         """As `Client.preset`."""
         return BlockingOwner(self, self.wait(lambda: self.client.preset(name)))
+
+    def list_chats(self, **filters: Any) -> list[ListedChat]:
+        """As `Client.list_chats`, all of them."""
+        return self.wait(self.client.list_chats(**filters).all)
+
+    def search_chats(self, query: str, **filters: Any) -> list[FoundMessage]:
+        """As `Client.search_chats`, all that is found; `client.search_page` goes page by page."""
+        return self.wait(self.client.search_chats(query, **filters).all)
+
+    def active_chat(self, *, character: str | None = None, group: str | None = None) -> str | None:
+        """As `Client.active_chat`."""
+        return self.wait(lambda: self.client.active_chat(character=character, group=group))
+
+    def set_active_chat(
+        self, chat: str | None, *, character: str | None = None, group: str | None = None
+    ) -> str | None:
+        """As `Client.set_active_chat`."""
+        return self.wait(lambda: self.client.set_active_chat(chat, character=character, group=group))
+
+    def characters(self) -> list[Character]:
+        """As `Client.characters`."""
+        return self.wait(self.client.characters)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """As `Client.groups`."""
+        return self.wait(self.client.groups)
 
     def saved(self) -> None:
         """As `Client.saved`."""

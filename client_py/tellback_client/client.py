@@ -24,6 +24,7 @@ from tellback_protocol.frames import HistoryFrame, StateFrame
 from tellback_protocol.ids import session_problem
 from tellback_protocol.requests import OwnerName, owner_named, owner_text
 
+from .catalog import Catalog
 from .chat import Chat
 from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
 from .errors import ClientClosed, ConnectionLost, NotFoundError, TellbackError, refused
@@ -71,7 +72,7 @@ def connect(
     )
 
 
-class Client:
+class Client(Catalog):
     """One session. Made by `connect`; all methods belong to the event loop it was entered in."""
 
     def __init__(

@@ -28,12 +28,17 @@ from tellback_protocol.codec import decode_server, encode
 from tellback_protocol.frames import (
     PROTOCOL,
     Ack,
+    ActiveChatFrame,
     Auth,
     Behind,
+    CharacterListFrame,
+    ChatListFrame,
+    ChatSearchFrame,
     Closed,
     Conflict,
     Error,
     Goaway,
+    GroupListFrame,
     Hello,
     HistoryFrame,
     HistoryPart,
@@ -48,7 +53,7 @@ from tellback_protocol.frames import (
     StateFrame,
     Welcome,
 )
-from tellback_protocol.requests import History, StateGet, owner_named
+from tellback_protocol.requests import History, StateGet, UserRequest, owner_named
 
 from .errors import ProtocolViolation, TellbackError, refused
 from .heartbeat import Backoff, Heartbeat
@@ -58,7 +63,8 @@ from .subscription import Subscription
 
 SERVER_FRAMES = frozenset((
     "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
-    "history-part", "reset", "behind", "goaway", "pong",
+    "history-part", "reset", "behind", "goaway", "pong", "chat-list", "chat-search", "active-chat", "character-list",
+    "group-list",
 ))
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
@@ -267,6 +273,11 @@ class Link:
         request_id = self.new_request_id()
         self.ask(request_id, encode(History(chat, id=request_id, **fields)), waiter)
 
+    def ask_catalog(self, request: UserRequest, waiter: Waiter) -> None:
+        """Ask what concerns no single owner."""
+        request.id = self.new_request_id()
+        self.ask(request.id, encode(request), waiter)
+
     def authenticate(self, token: str) -> None:
         """Send a fresh token on this connection, and use it for the next."""
         self.token = token
@@ -395,7 +406,10 @@ class Link:
                 self._histories[frame.id] = frame
             case HistoryPart():
                 self._history_part(frame)
-            case Closed() | HistoryFrame():
+            case (
+                Closed() | HistoryFrame() | ChatListFrame() | ChatSearchFrame() | ActiveChatFrame()
+                | CharacterListFrame() | GroupListFrame()
+            ):
                 self._answer(frame.id, frame)
             case Pong():
                 pass
