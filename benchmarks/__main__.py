@@ -19,6 +19,7 @@ from benchmarks.scenarios import Plan, Scenario
 from benchmarks.scenarios.fanout import Fanout
 from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.lag import Lag
+from benchmarks.scenarios.lists import Lists
 from benchmarks.scenarios.memory import Memory
 from benchmarks.scenarios.pace import Pace
 from benchmarks.scenarios.sharedb import AgainstShareDB
@@ -26,7 +27,7 @@ from benchmarks.scenarios.work import Work
 from benchmarks.server import ServerError
 from benchmarks.targets import IDS, TARGETS
 
-SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Lag, AgainstShareDB)
+SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Lag, Lists, AgainstShareDB)
 OURS = (ServerError, GeneratorError, FillError)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -70,29 +70,30 @@ class Filler:
             if frame["type"] in ("error", "conflict", "goaway"):
                 raise FillError(json.dumps(frame)[:700])
 
-    def _ask(self, answer: str, frame: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, answer: str, frame: dict[str, Any]) -> dict[str, Any]:
+        """The frame of type `answer` that answers `frame`. Raises: FillError."""
         self._id += 1
         self._connection.send(json.dumps(frame | {"id": self._id}))
         return self._await(answer)
 
     def fill(self, name: str, count: int, size_bytes: int = 300) -> Filled:
         """Make the chat and append `count` messages of `size_bytes`."""
-        self._ask("opened", {"type": "open", "chat": name, "create": True, "since": None})
+        self.ask("opened", {"type": "open", "chat": name, "create": True, "since": None})
         ids: list[str] = []
         op = 0
         while len(ids) < count:
             op += 1
             batch = [message(size_bytes)] * min(count - len(ids), max(BATCH_BYTES // size_bytes, 1))
             frame = {"type": "append", "chat": name, "op": op, "base": "*", "messages": batch}
-            ids += self._ask("ack", frame)["messages"]
+            ids += self.ask("ack", frame)["messages"]
         return Filled(name, ids[len(ids) // 2] if ids else "")
 
     def durability(self) -> str:
         """What an ack of this server says about itself."""
         name = "character:Bench/durability"
-        self._ask("opened", {"type": "open", "chat": name, "create": True, "since": None})
+        self.ask("opened", {"type": "open", "chat": name, "create": True, "since": None})
         frame = {"type": "append", "chat": name, "op": 1, "base": "*", "messages": [message(300)]}
-        return str(self._ask("ack", frame).get("durable"))
+        return str(self.ask("ack", frame).get("durable"))
 
 
 def unsafe_is_refused() -> str | None:
