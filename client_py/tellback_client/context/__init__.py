@@ -3,6 +3,7 @@
 from .base import ContextBase
 from .context import FRONT_END, Context, FrontEndBusiness, create_context
 from .emitter import EventSource, EventTypes
+from .floors import FloorState
 from .media import ensure_message_media_is_array, get_media_display, get_media_index
 from .prompts import ExtensionPrompt
 from .states import StateResult
@@ -19,6 +20,7 @@ __all__ = [
     "EventSource",
     "EventTypes",
     "ExtensionPrompt",
+    "FloorState",
     "FrontEndBusiness",
     "ReadOnlyDict",
     "ReadOnlyList",

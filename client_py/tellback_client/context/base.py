@@ -27,7 +27,17 @@ from tellback_protocol.effects import DeletedEffect
 from ..chat import Chat
 from ..client import Client
 from ..errors import TellbackError, refused
-from ..events import Committed, Conflicted, Event, EventsLost, Gone, Replaced, StatusChanged
+from ..events import (
+    Committed,
+    Conflicted,
+    ConnectionChanged,
+    Event,
+    EventQueue,
+    EventsLost,
+    Gone,
+    Replaced,
+    StatusChanged,
+)
 from ..handle import Handle
 from ..intents import Intent
 from ..outbox import WriteResult
@@ -81,14 +91,12 @@ class Held:
             case Replaced():
                 self.narrator.replaced(self._confirmed_ids())
                 told = [(EventTypes.CHAT_CHANGED, (self.narrator.name,))]
-            case StatusChanged():
-                told = [(EventTypes.ONLINE_STATUS_CHANGED, (event.status,))]
             case Conflicted():
                 told = [(EventTypes.WRITE_CONFLICTED, (event.conflict,))]
             case Gone():
                 gone = True
-            case EventsLost():
-                # Observers are told everything.
+            case StatusChanged() | EventsLost():
+                # The connection tells for itself, and observers lose nothing.
                 pass
         self._tell(self, told, silent_of, gone)
 
@@ -120,6 +128,7 @@ class ContextBase:
         self._idle = asyncio.Event()
         self._idle.set()
         self._delivering: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -134,7 +143,10 @@ class ContextBase:
     def start(self) -> None:
         """Begin to deliver events. `create_context` and `async with` call it."""
         if self._delivering is None:
+            # From here on, whenever the task gets its turn.
+            connection = self.client.events()
             self._delivering = asyncio.create_task(self._deliver(), name="tellback-context")
+            self._watching = asyncio.create_task(self._watch(connection), name="tellback-context-connection")
 
     async def aclose(self) -> None:
         """Stop delivering events and let go of the chats; the client stays."""
@@ -147,11 +159,11 @@ class ContextBase:
         self._owners.clear()
         if self._leaving:
             await asyncio.gather(*self._leaving, return_exceptions=True)
-        task, self._delivering = self._delivering, None
-        if task is not None:
+        tasks = [task for task in (self._delivering, self._watching) if task is not None]
+        self._delivering = self._watching = None
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def events_delivered(self) -> None:
         """Wait until no event waits for a listener. Never to be awaited inside a listener."""
@@ -194,6 +206,11 @@ class ContextBase:
         if silent:
             self._silent.add(intent)
         return await held.chat.write(intent)
+
+    async def _watch(self, connection: EventQueue[ConnectionChanged]) -> None:
+        async for change in connection:
+            if isinstance(change, ConnectionChanged):
+                self._tell([(EventTypes.ONLINE_STATUS_CHANGED, (change.status,))])
 
     # -- chats -------------------------------------------------------------------------------------------------------
 

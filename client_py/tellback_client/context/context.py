@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..client import Client
+from ..intents import difference
 from .base import ContextBase
 from .deprecated import DeprecatedOfContext
+from .floors import FloorsOfContext
 from .lives import LivesOfContext
 from .media import ensure_message_media_is_array, get_media_display, get_media_index
 from .messages import MessagesOfContext
@@ -30,14 +32,19 @@ class FrontEndBusiness(AttributeError):
 
 
 class Context(
-    DeprecatedOfContext, LivesOfContext, SwipesOfContext, MetadataOfContext, StatesOfContext, MessagesOfContext,
-    ContextBase,
+    DeprecatedOfContext, LivesOfContext, SwipesOfContext, FloorsOfContext, MetadataOfContext, StatesOfContext,
+    MessagesOfContext, ContextBase,
 ):
     """What an extension holds. Made by `create_context`; belongs to the event loop of its client."""
 
     ensure_message_media_is_array = staticmethod(ensure_message_media_is_array)
     get_media_display = staticmethod(get_media_display)
     get_media_index = staticmethod(get_media_index)
+
+    @staticmethod
+    def build_object_patch_operations(before: Any, after: Any) -> list[dict[str, Any]]:
+        """RFC 6902 operations from one JSON value to another; none when they are equal."""
+        return difference(before, after)
 
     def __init__(self, client: Client, *, name1: str = "User") -> None:
         super().__init__(client, name1=name1)

@@ -102,7 +102,9 @@ class Narrator:
                     told.append((EventTypes.CHAT_STATE_CHANGED, (effect.namespace,)))
                 case RenamedEffect():
                     old, self.name = self.name, name_alone(effect.to)
-                    told.append((EventTypes.CHAT_RENAMED, (old, self.name)))
+                    # What comes out of the trash is told its name too.
+                    if old != self.name:
+                        told.append((EventTypes.CHAT_RENAMED, (old, self.name)))
                 case DeletedEffect():
                     told.append((
                         EventTypes.GROUP_CHAT_DELETED if self._of_group else EventTypes.CHAT_DELETED, (self.name,)))

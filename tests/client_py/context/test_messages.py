@@ -278,6 +278,8 @@ async def test_r40_listeners_past_the_bound_are_told_to_read_the_chat_again(
 async def test_events_go_on_in_order_through_kill_and_restart(tellback_server: ServerProcess) -> None:
     async with two_contexts(tellback_server) as (mine, theirs):
         told, heard = heard_by(mine), heard_by(theirs)
+        online: list[str] = []
+        theirs.event_source.on(EventTypes.ONLINE_STATUS_CHANGED, online.append)
         adding = [asyncio.create_task(mine.add_messages({"mes": str(n), "is_user": True})) for n in range(30)]
         await asyncio.sleep(0.01)
         tellback_server.kill()
@@ -288,3 +290,5 @@ async def test_events_go_on_in_order_through_kill_and_restart(tellback_server: S
         await settled(mine, theirs)
 
         assert told == heard == [("message_sent", index) for index in range(30)]
+        assert online[0] == "offline"
+        await until(lambda: online[-1] == theirs.online_status == "connected")
