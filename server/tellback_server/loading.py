@@ -333,6 +333,8 @@ class _Loading:
                     stream.follow(effect)
                 chat.version = commit.version
             states.fold(stream, commit, pending)
+        # Also when a crash came just behind the files: chat_sync and CHECKPOINT have yet to say what they hold.
+        pending.commits = len(past.pending())
         stream.settle_floors()
         self._fold_outcomes(stream)
         return LoadedStream(stream=stream, file=held, anchored=past.in_log, records=[], adoption=None)

@@ -12,7 +12,7 @@ import orjson
 
 from tellback_protocol.decide import Committed, Duplicate, Fresh, Stored, decide, install
 from tellback_protocol.frames import Limits
-from tellback_protocol.ids import CharacterChat, ChatName, Version
+from tellback_protocol.ids import CharacterChat, Place, StateOwner, Version
 from tellback_protocol.requests import Append, Delete, MetadataUpdate, Patch, StateDelete, StateUpdate, Write
 from tellback_protocol.stream import Stream
 from tellback_server.checkpoint import CheckpointDone, CheckpointJob, checkpoint
@@ -41,7 +41,7 @@ class SilentLogger:
 class Desk:
     """See the module. `close` and `open` are a clean stop and a start; `crash` leaves the log as it is."""
 
-    def __init__(self, data: Path, place: ChatName = PLACE, fs: Fs | None = None) -> None:
+    def __init__(self, data: Path, place: Place = PLACE, fs: Fs | None = None) -> None:
         self.data = data
         self.place = place
         self.fs = fs if fs is not None else Fs()
@@ -55,7 +55,7 @@ class Desk:
 
     @property
     def path(self) -> Path:
-        return Path(self.files.chat_path(DEFAULT_USER, self.place))
+        return Path(self.files.owner_path(DEFAULT_USER, self.place))
 
     @property
     def stream(self) -> Stream:
@@ -87,6 +87,7 @@ class Desk:
         """Start with a chat that has no file yet."""
         self.start()
         version = Version(1, 0, self.clock.uuid4())
+        assert not isinstance(self.place, StateOwner), "only chats are created"
         loaded, _header = create_chat(DEFAULT_USER, self.place, self.clock.uuid4(), version, self.clock.now_ms(), "now")
         await self.took(loaded)
 
