@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -80,6 +80,14 @@ class BlockingClient:
     def preset(self, name: str) -> BlockingOwner:
         """As `Client.preset`."""
         return BlockingOwner(self, self.wait(lambda: self.client.preset(name)))
+
+    def create_chat(self, name: str, **begin: Any) -> BlockingChat:
+        """As `Client.create_chat`."""
+        return BlockingChat(self, self.wait(lambda: self.client.create_chat(name, **begin)))
+
+    def restore_chat(self, chat_id: str, to: str | None = None) -> BlockingChat:
+        """As `Client.restore_chat`."""
+        return BlockingChat(self, self.wait(lambda: self.client.restore_chat(chat_id, to)))
 
     def list_chats(self, **filters: Any) -> list[ListedChat]:
         """As `Client.list_chats`, all of them."""
@@ -183,9 +191,38 @@ class BlockingChat:
         """As `Chat.delete`."""
         return self._client.wait(lambda: self.chat.delete(message_ids))
 
+    def swipe_add(self, message_id: str, content: Mapping[str, Any] | str, *, select: bool = True) -> WriteResult:
+        """As `Chat.swipe_add`."""
+        return self._client.wait(lambda: self.chat.swipe_add(message_id, content, select=select))
+
+    def swipe_select(self, message_id: str, swipe: int) -> WriteResult:
+        """As `Chat.swipe_select`."""
+        return self._client.wait(lambda: self.chat.swipe_select(message_id, swipe))
+
+    def swipe_delete(self, message_id: str, swipe: int) -> WriteResult:
+        """As `Chat.swipe_delete`."""
+        return self._client.wait(lambda: self.chat.swipe_delete(message_id, swipe))
+
     def update_metadata(self, change: Updater | Mapping[str, Any]) -> WriteResult:
         """As `Chat.update_metadata`."""
         return self._client.wait(lambda: self.chat.update_metadata(change))
+
+    def rename(self, to: str) -> WriteResult:
+        """As `Chat.rename`."""
+        return self._client.wait(lambda: self.chat.rename(to))
+
+    def remove(self, *, force: bool = False) -> WriteResult:
+        """As `Chat.remove`."""
+        return self._client.wait(lambda: self.chat.remove(force=force))
+
+    def branch(
+        self, message_id: str, *, to: str | None = None, kind: Literal["branch", "checkpoint"] = "branch",
+        swipe: int | None = None,
+    ) -> BlockingChat:
+        """As `Chat.branch`."""
+        return BlockingChat(self._client, self._client.wait(
+            lambda: self.chat.branch(message_id, to=to, kind=kind, swipe=swipe)
+        ))
 
     def batch(self, fill: Callable[[Batch], object]) -> WriteResult:
         """Store what `fill` asks for on a batch, all or nothing."""
@@ -200,6 +237,10 @@ class BlockingChat:
     def state(self, namespace: str) -> BlockingState:
         """As `Chat.state`."""
         return BlockingState(self._client, self.chat, namespace)
+
+    def floor_state(self, namespace: str) -> BlockingFloorState:
+        """As `Chat.floor_state`."""
+        return BlockingFloorState(self._client, self.chat, namespace)
 
     def saved(self) -> None:
         """As `Chat.saved`."""
@@ -318,3 +359,35 @@ class BlockingState:
     def delete(self) -> WriteResult:
         """As `State.delete`."""
         return self._client.wait(self._state.delete)
+
+
+class BlockingFloorState:
+    """`FloorState`, waiting."""
+
+    def __init__(self, client: BlockingClient, chat: Chat, namespace: str) -> None:
+        self._client = client
+        self._state = chat.floor_state(namespace)
+
+    def get(self) -> Any:
+        """As `FloorState.get`."""
+        return self._client.wait(self._state.get)
+
+    def update(self, reducer: Updater, *, floor: int | None = None, swipe: int | None = None) -> WriteResult:
+        """As `FloorState.update`; the function runs in the client's thread."""
+        return self._client.wait(lambda: self._state.update(reducer, floor=floor, swipe=swipe))
+
+    def patch(self, operations: Operations, *, floor: int | None = None, swipe: int | None = None) -> WriteResult:
+        """As `FloorState.patch`."""
+        return self._client.wait(lambda: self._state.patch(operations, floor=floor, swipe=swipe))
+
+    def delete(self) -> WriteResult:
+        """As `FloorState.delete`."""
+        return self._client.wait(self._state.delete)
+
+    def ready(self) -> None:
+        """As `FloorState.ready`."""
+        self._client.wait(self._state.ready)
+
+    def destroy(self) -> None:
+        """As `FloorState.destroy`."""
+        self._client.look(self._state.destroy)

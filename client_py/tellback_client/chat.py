@@ -15,6 +15,7 @@ from tellback_protocol.values import dumps, loads
 
 from .conflict import Conflict
 from .errors import refused
+from .floors import BatchedFloorState, FloorState
 from .handle import Handle, Operations, State
 from .intents import (
     AppendIntent,
@@ -25,13 +26,17 @@ from .intents import (
     MetadataIntent,
     PatchIntent,
     StateIntent,
+    SwipeIntent,
     UpdateMessageIntent,
     Updater,
 )
+from .life import LivingChat
 from .outbox import WriteResult
 from .replica import Messages
 
-__all__ = ["Batch", "BatchedState", "Chat", "Operations", "State", "new_message_id", "pages"]
+__all__ = [
+    "Batch", "BatchedFloorState", "BatchedState", "Chat", "FloorState", "Operations", "State", "new_message_id", "pages",
+]
 
 APPENDED_BYTES_MAX = 1 << 20
 """Of one append when a whole chat is copied; well below a frame."""
@@ -69,6 +74,20 @@ class _Writing(Generic[Done]):
         """Take messages out."""
         return self._do(DeleteIntent([message_ids] if isinstance(message_ids, str) else message_ids))
 
+    def swipe_add(self, message_id: str, content: Mapping[str, Any] | str, *, select: bool = True) -> Done:
+        """Put a swipe behind the others and show it, unless `select` is false. `content` is its text, or an object with
+        `mes` and what goes with it (`send_date`, `gen_started`, `gen_finished`, `extra`)."""
+        content = {"mes": content} if isinstance(content, str) else content
+        return self._do(SwipeIntent(message_id, "add", content=content, select=select))
+
+    def swipe_select(self, message_id: str, swipe: int) -> Done:
+        """Show swipe number `swipe` of a message."""
+        return self._do(SwipeIntent(message_id, "select", swipe=swipe))
+
+    def swipe_delete(self, message_id: str, swipe: int) -> Done:
+        """Take swipe number `swipe` of a message away; the only one is refused."""
+        return self._do(SwipeIntent(message_id, "delete", swipe=swipe))
+
     def update_metadata(self, change: Updater | Mapping[str, Any]) -> Done:
         """Change the metadata by a function of it, or merge an object into it (RFC 7386; null removes)."""
         return self._do(MetadataIntent(update=change) if callable(change) else MetadataIntent(merge=dict(change)))
@@ -98,6 +117,10 @@ class Batch(_Writing[None]):
     def state(self, namespace: str) -> BatchedState:
         """A state document inside the batch."""
         return BatchedState(self, namespace)
+
+    def floor_state(self, namespace: str) -> BatchedFloorState:
+        """A floor state inside the batch."""
+        return BatchedFloorState(self, namespace)
 
     def _do(self, intent: Intent) -> None:
         self._intents.append(intent)
@@ -147,7 +170,7 @@ class BatchedState:
         self._batch._do(StateIntent(self._namespace, delete=True))
 
 
-class Chat(_Writing[Coroutine[Any, Any, WriteResult]], Handle):
+class Chat(_Writing[Coroutine[Any, Any, WriteResult]], LivingChat, Handle):
     """An open chat. Made by `Client.open`."""
 
     @property
@@ -172,6 +195,10 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]], Handle):
 
     def _do(self, intent: Intent) -> Coroutine[Any, Any, WriteResult]:
         return self.write(intent)
+
+    def floor_state(self, namespace: str) -> FloorState:
+        """A state document that follows messages and swipes."""
+        return FloorState(self, namespace)
 
     def batch(self) -> Batch:
         """Writes that are stored all or nothing."""

@@ -30,6 +30,7 @@ from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
 from .errors import ClientClosed, ConnectionLost, NotFoundError, TellbackError, refused
 from .events import ConnectionChanged, EventQueue
 from .handle import Handle
+from .life import Lives
 from .link import Link
 from .outbox import Journal
 from .owner import Owner
@@ -72,7 +73,7 @@ def connect(
     )
 
 
-class Client(Catalog):
+class Client(Catalog, Lives):
     """One session. Made by `connect`; all methods belong to the event loop it was entered in."""
 
     def __init__(

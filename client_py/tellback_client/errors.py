@@ -3,6 +3,8 @@
     TellbackError
         RefusedError            the server said no; code, retry class and pointer say why
             NotFoundError       no such chat (or it is somebody else's)
+            RenamedError        it has another name now
+            DeletedError        it is in the trash
             ReadOnlyError       the chat is damaged and served read-only
             ForbiddenError      this user may not do that
             UnauthenticatedError  the token is missing, unknown or expired
@@ -24,6 +26,8 @@ Rules of this module:
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from tellback_protocol.frames import Error
 
 if TYPE_CHECKING:
     from .conflict import Conflict
@@ -55,6 +59,21 @@ class RefusedError(TellbackError):
 
 class NotFoundError(RefusedError):
     """There is no such chat, or it belongs to somebody else."""
+
+
+class RenamedError(RefusedError):
+    """The chat has another name now: `to`."""
+
+    to: str = ""
+    chat_id: str = ""
+
+
+class DeletedError(RefusedError):
+    """The chat is in the trash; `Client.restore_chat` brings it back by its `chat_id`."""
+
+    chat_id: str = ""
+    next_op: int | None = None
+    """The number of this session's next op on it, where the server told it."""
 
 
 class ReadOnlyError(RefusedError):
@@ -142,6 +161,8 @@ class OutboxCorrupt(OutboxError):
 
 _BY_CODE: dict[str, type[RefusedError]] = {
     "not-found": NotFoundError,
+    "renamed": RenamedError,
+    "deleted": DeletedError,
     "read-only": ReadOnlyError,
     "forbidden": ForbiddenError,
     "unauthenticated": UnauthenticatedError,
@@ -166,3 +187,17 @@ def closed(code: int | None, reason: str) -> ConnectionLost | RefusedError | Non
     if code == 4503:
         return ForbiddenError("forbidden", reason or "this user may not connect")
     return ProtocolViolation(reason or "the server refuses this client", code)
+
+
+def error_of(frame: Error) -> RefusedError:
+    """The error that an `error` frame means."""
+    pointer = frame.pointer if isinstance(frame.pointer, str) else None
+    op = frame.op if isinstance(frame.op, int) else None
+    error = refused(frame.code, frame.message, retry=frame.retry, pointer=pointer, op=op)
+    if isinstance(error, RenamedError | DeletedError):
+        error.chat_id = frame.chat_id if isinstance(frame.chat_id, str) else ""
+    if isinstance(error, RenamedError):
+        error.to = frame.to if isinstance(frame.to, str) else ""
+    if isinstance(error, DeletedError):
+        error.next_op = frame.next_op if isinstance(frame.next_op, int) else None
+    return error

@@ -64,6 +64,20 @@ class Conflicted(msgspec.Struct, frozen=True):
     conflict: Conflict
 
 
+class ChatRenamed(msgspec.Struct, frozen=True):
+    """The chat has another name; it stays open under it."""
+
+    name: str
+    """The name that it had, as it was opened; empty when it was opened by its id."""
+    to: str
+
+
+class ChatDeleted(msgspec.Struct, frozen=True):
+    """The chat is in the trash; `Gone` follows."""
+
+    chat_id: str
+
+
 class Gone(msgspec.Struct, frozen=True):
     """The chat can no longer be opened; `code` is the server's."""
 
@@ -77,7 +91,7 @@ class EventsLost(msgspec.Struct, frozen=True):
     count: int
 
 
-Event = Committed | StatusChanged | Replaced | Conflicted | Gone | EventsLost
+Event = Committed | StatusChanged | Replaced | Conflicted | ChatRenamed | ChatDeleted | Gone | EventsLost
 """What a chat tells."""
 
 

@@ -32,6 +32,9 @@ from tellback_protocol.requests import (
     BatchedStateDelete,
     BatchedStateUpdate,
     BatchedSwipe,
+    ChatBranch,
+    ChatDelete,
+    ChatRename,
     Delete,
     DocumentWrite,
     FloorUpdate,
@@ -50,6 +53,9 @@ from .replica import Replica
 
 NEAR_WRITES = 128
 """Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives."""
+
+
+OwnWrite = DocumentWrite | ChatRename | ChatDelete | ChatBranch
 
 
 class Entangled(Exception):
@@ -75,10 +81,10 @@ class Lane:
         """The requests that belong on top of the confirmed chat."""
         return [
             pending.write for pending in self.writes
-            if pending.write is not None and not pending.installed and not pending.doomed
+            if isinstance(pending.write, DocumentWrite) and not pending.installed and not pending.doomed
         ]
 
-    def add(self, pending: PendingWrite, write: DocumentWrite, request_id: int, replica: Replica) -> None:
+    def add(self, pending: PendingWrite, write: OwnWrite, request_id: int, replica: Replica) -> None:
         """Give a write its base, number and bytes, behind all others. Raises: Entangled."""
         pending.write = self._with_base(write, replica)
         pending.targets = tuple(target for request in _requests(write) for target in targets_of_request(request))
@@ -149,7 +155,12 @@ class Lane:
         self.next_number = expected
         return renumbered, orphans
 
-    def _with_base(self, write: DocumentWrite, replica: Replica) -> DocumentWrite:
+    def _with_base(self, write: OwnWrite, replica: Replica) -> OwnWrite:
+        if isinstance(write, ChatRename):
+            # Only another name is news to it, and the head says which one was seen.
+            return msgspec.structs.replace(write, base=replica.head.integrity)
+        if isinstance(write, ChatDelete):
+            return msgspec.structs.replace(write, base=self._base(write, replica))
         if isinstance(write, Batch):
             for request in write.requests:
                 request.base = self._base(request, replica)
@@ -159,7 +170,7 @@ class Lane:
             write, base=self._base(write, replica), on_conflict="refuse" if strict else "rebase"
         )
 
-    def _base(self, request: DocumentWrite | Batched, replica: Replica) -> Base:
+    def _base(self, request: OwnWrite | Batched, replica: Replica) -> Base:
         """What the request was made against. Raises: Entangled."""
         namespace = getattr(request, "namespace", None)
         version: Version | None = replica.chat.version
@@ -187,7 +198,7 @@ ANYTHING = "*"
 """The target of a request that names messages by index: it is entangled with every change of the chat."""
 
 
-def targets_of_request(request: DocumentWrite | Batched) -> tuple[str, ...]:
+def targets_of_request(request: OwnWrite | Batched) -> tuple[str, ...]:
     """What a request touches: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; an append what it makes."""
     match request:
         case Append() | BatchedAppend():
@@ -202,7 +213,11 @@ def targets_of_request(request: DocumentWrite | Batched) -> tuple[str, ...]:
             return _metadata_targets(request)
         case StateUpdate() | StateDelete() | BatchedStateUpdate() | BatchedStateDelete():
             return (f"s:{request.namespace}",)
-        case Swipe() | BatchedSwipe():
+        case ChatRename():
+            return ("o:",)
+        case ChatDelete():
+            return (ANYTHING,)
+        case Swipe() | BatchedSwipe() | ChatBranch():
             return (f"m:{request.message}",)
         case FloorUpdate() | BatchedFloorUpdate():
             return (f"s:{request.namespace}",)
@@ -231,7 +246,7 @@ def _covers(theirs: str, mine: str) -> bool:
     return theirs == mine or (theirs.startswith("M:") and mine.startswith(theirs + "/"))
 
 
-def _requests(write: DocumentWrite) -> list[DocumentWrite | Batched]:
+def _requests(write: OwnWrite) -> list[OwnWrite | Batched]:
     return list(write.requests) if isinstance(write, Batch) else [write]
 
 
@@ -243,7 +258,7 @@ def _encode(pending: PendingWrite, request_id: int) -> None:
     pending.sent = pending.journaled = False
 
 
-def _bases(write: DocumentWrite) -> Iterator[Base]:
+def _bases(write: OwnWrite) -> Iterator[Base]:
     yield write.base
     if isinstance(write, Batch):
         for request in write.requests:
@@ -257,7 +272,7 @@ def _parents(pending: PendingWrite) -> set[int]:
     return {base.op for base in _bases(pending.write) if isinstance(base, OpBase)}
 
 
-def _reparented(write: DocumentWrite, moved: dict[int, int]) -> DocumentWrite:
+def _reparented(write: OwnWrite, moved: dict[int, int]) -> OwnWrite:
     """The write with the new numbers of its parents."""
 
     def new(base: Base) -> Base:

@@ -55,7 +55,7 @@ from tellback_protocol.frames import (
 )
 from tellback_protocol.requests import History, StateGet, UserRequest, owner_named
 
-from .errors import ProtocolViolation, TellbackError, refused
+from .errors import error_of, ProtocolViolation, TellbackError, refused
 from .heartbeat import Backoff, Heartbeat
 from .outbox import Entry, PendingWrite, Record
 from .replica import text_of
@@ -379,7 +379,11 @@ class Link:
                 self.useful = True
                 found = self._write(frame)
                 if found is not None:
+                    before = found[0].name
                     found[0].answered(found[1], frame)
+                    self._renamed(found[0], before)
+                else:
+                    self._answer(frame.id, frame)
             case Error():
                 self._error(frame)
             case Opened():
@@ -419,8 +423,18 @@ class Link:
     ) -> None:
         """A frame about an owner that was closed meanwhile is late, not wrong."""
         subscription = self._aliases.get(text_of(frame))
-        if subscription is not None:
-            act(subscription)
+        if subscription is None:
+            return
+        before = subscription.name
+        act(subscription)
+        self._renamed(subscription, before)
+
+    def _renamed(self, subscription: Subscription, before: str) -> None:
+        """Whoever asks for the new name gets this subscription; the old one is free for another chat."""
+        if subscription.name != before:
+            if self._aliases.get(before) is subscription:
+                del self._aliases[before]
+            self._aliases[subscription.name] = subscription
 
     def _answer(self, request_id: int | None, answer: object) -> None:
         waiter = self._closes.pop(request_id, None) if request_id is not None else None
@@ -483,14 +497,13 @@ class Link:
             if opening.phase == "opening":
                 opening.open_refused(frame, self._now_s)
             return
-        pointer = frame.pointer if not isinstance(frame.pointer, UnsetType) else None
         asked = self._state_gets.pop(frame.id, None)
         if asked is not None:
-            asked[0].states_refused(asked[1], refused(frame.code, frame.message, retry=frame.retry, pointer=pointer))
+            asked[0].states_refused(asked[1], error_of(frame))
             return
         found = self._write(frame)
         if found is not None:
             found[0].write_refused(found[1], frame, self._now_s)
             self.needs_token = self.needs_token or frame.retry == "after-auth"
             return
-        self._answer(frame.id, refused(frame.code, frame.message, retry=frame.retry, pointer=pointer))
+        self._answer(frame.id, error_of(frame))

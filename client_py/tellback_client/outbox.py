@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
+from tellback_protocol.frames import NewChat
 from tellback_protocol.ids import Version, session_problem
-from tellback_protocol.requests import DocumentWrite
+from tellback_protocol.requests import ChatBranch, ChatDelete, ChatRename, DocumentWrite
 
 from .errors import OutboxCorrupt, OutboxInUse
 
@@ -37,7 +38,7 @@ FORMAT = 1
 COMPACTED_OVER_BYTES = 256 << 10
 """An outbox without live writes is cut back to its first line once it is larger than this."""
 
-_decode_write = msgspec.json.Decoder(DocumentWrite).decode
+_decode_write = msgspec.json.Decoder(DocumentWrite | ChatRename | ChatDelete | ChatBranch).decode
 
 
 class WriteResult(msgspec.Struct, frozen=True):
@@ -51,6 +52,10 @@ class WriteResult(msgspec.Struct, frozen=True):
     """Other commits, of anybody, came between the base and this write and did not touch the same thing."""
     duplicate: bool = False
     """The server had stored it already; this is the answer to a resend."""
+    branch: NewChat | None = None
+    """The chat that a branch made."""
+    linked_from: list[str] = []
+    """Chats that link to the one that was removed."""
     changed: bool = True
     """False when there was nothing to change and nothing was sent."""
 
@@ -71,7 +76,7 @@ class PendingWrite:
         self.number = 0
         """n of the op id."""
         self.request_id = 0
-        self.write: DocumentWrite | None = None
+        self.write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | None = None
         self.data = b""
         """The frame. Never changed while the number stands."""
         self.targets: tuple[str, ...] = ()

@@ -22,20 +22,27 @@ from tellback_protocol.decide import Committed, Fresh, decide
 from tellback_protocol.effects import (
     AppendEffect,
     ChatEffect,
+    DeletedEffect,
     DeleteEffect,
     Effect,
+    FloorEffect,
     MetadataEffect,
     PatchEffect,
     StateEffect,
 )
 from tellback_protocol.errors import Refused
+from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.frames import Ack, Behind, IntegrityFrame, Limits, Opened, Reset, SnapshotPart, StateValue
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import (
     Append,
     Batch,
+    ChatBranch,
+    ChatDelete,
+    ChatRename,
     Delete,
     DocumentWrite,
+    FloorUpdate,
     MetadataUpdate,
     OwnerName,
     Patch,
@@ -43,7 +50,7 @@ from tellback_protocol.requests import (
     StateUpdate,
     owner_text,
 )
-from tellback_protocol.stream import StateDocument, Stream
+from tellback_protocol.stream import StateDocument, Stream, documents_of
 from tellback_protocol.values import dumps, loads
 
 _NOBODY = "0" * 16
@@ -89,13 +96,16 @@ class Replica:
 
     def install(self, version: Version, effects: Iterable[Effect]) -> None:
         """Install the next commit. Cost: what it changes."""
+        changed: set[str] = set()
         for effect in effects:
             if isinstance(effect, StateEffect):
-                if effect.deleted is True:
-                    self.versions.pop(effect.namespace, None)
-                else:
-                    self.versions[effect.namespace] = effect.version
-                self._install_state(effect)
+                for namespace in documents_of(effect):
+                    if effect.deleted is True:
+                        self.versions.pop(namespace, None)
+                    else:
+                        self.versions[namespace] = effect.version
+                self._install_state(effect, effect.namespace in changed)
+                changed.add(effect.namespace)
             elif isinstance(effect, ChatEffect):
                 self.stream.chat.apply(effect)
                 self.stream.chat.version = version
@@ -103,19 +113,23 @@ class Replica:
                 self.stream.apply_life(effect)
         self.stream.head = version
 
-    def _install_state(self, effect: StateEffect) -> None:
+    def _install_state(self, effect: StateEffect, again: bool) -> None:
+        """`again`: an effect of the same commit changed this document before."""
         states = self.stream.states
         known = states.get(effect.namespace)
+        if isinstance(effect, FloorEffect):
+            # What happened to the log does not travel.
+            states.pop(effect.namespace + LOG_SUFFIX, None)
         if (
-            known is not None and known.version is not None and known.version.epoch == effect.version.epoch
-            and known.version.seq >= effect.version.seq
+            not again and known is not None and known.version is not None
+            and known.version.epoch == effect.version.epoch and known.version.seq >= effect.version.seq
         ):
             # The document was asked for and came newer than the commits (R31).
             return
         if effect.deleted is True or isinstance(effect.data, Raw) or (
             isinstance(effect.patch, Raw)
             and known is not None
-            and (known.version.integrity if known.version is not None else None) == effect.previous
+            and (again or (known.version.integrity if known.version is not None else None) == effect.previous)
         ):
             self.stream.apply_state(effect)
         else:
@@ -127,7 +141,8 @@ class Replica:
         if value is None:
             self.stream.states[namespace] = StateDocument(None, None)
         else:
-            self.stream.states[namespace] = StateDocument(value.version, bytes(value.data))
+            document = self.stream.states[namespace] = StateDocument(value.version, bytes(value.data))
+            document.skipped = value.skipped if isinstance(value.skipped, list) else []
 
     def view(self, writes: Iterable[DocumentWrite]) -> Stream:
         """The chat with own writes on top, in order. Cost: one pointer a message, and what the writes change."""
@@ -140,8 +155,11 @@ class Replica:
         return view
 
 
-def show(view: Stream, write: DocumentWrite) -> None:
+def show(view: Stream, write: DocumentWrite | ChatRename | ChatDelete | ChatBranch) -> None:
     """Put an own write on top of `view`. A write that does not fit shows nothing: the server will refuse it."""
+    if isinstance(write, ChatRename | ChatDelete | ChatBranch):
+        # What becomes of a chat as a whole is known when the server says so.
+        return
     free: DocumentWrite = msgspec.structs.replace(write, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
     if isinstance(free, Batch):
         free.requests = [msgspec.structs.replace(request, base=UNSET) for request in free.requests]
@@ -162,7 +180,10 @@ def show(view: Stream, write: DocumentWrite) -> None:
     view.chat.version = version
 
 
-def asked_effects(write: DocumentWrite, ack: Ack, states: Mapping[str, StateDocument]) -> list[Effect]:
+def asked_effects(
+    write: DocumentWrite | ChatRename | ChatDelete | ChatBranch, ack: Ack,
+    states: Mapping[str, StateDocument],
+) -> list[Effect]:
     """The effects of an ack: those it carries, or else what was asked, with the ids that it gives.
 
     `states` are the confirmed documents: an accepted write stands on them.
@@ -189,8 +210,15 @@ def asked_effects(write: DocumentWrite, ack: Ack, states: Mapping[str, StateDocu
             previous = known.version.integrity if known is not None and known.version is not None else None
             patch = _without_tests(write.patch) or Raw(b"[]")
             return [StateEffect(write.namespace, ack.version, previous, patch=patch)]
+        case FloorUpdate():
+            known = states.get(write.namespace)
+            previous = known.version.integrity if known is not None and known.version is not None else None
+            kept = _without_tests(write.patch)
+            return [FloorEffect(write.namespace, ack.version, previous, patch=kept)] if kept is not None else []
         case StateDelete():
             return [StateEffect(write.namespace, ack.version, None, deleted=True)]
+        case ChatDelete():
+            return [DeletedEffect()]
         case _:
             # Batches, merges and patches of the whole chat are written out by the server.
             return []

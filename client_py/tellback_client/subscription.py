@@ -22,7 +22,7 @@ from typing import Literal
 from msgspec import UnsetType
 
 from tellback_protocol.chat import Chat, message_id_of
-from tellback_protocol.effects import AppendEffect, Effect, InsertEffect
+from tellback_protocol.effects import AppendEffect, DeletedEffect, Effect, InsertEffect, RenamedEffect
 from tellback_protocol.frames import (
     Ack,
     Error,
@@ -37,8 +37,8 @@ from tellback_protocol.frames import (
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Close, Open, owner_named
 
-from .errors import RefusedError, TellbackError, refused
-from .events import Committed, Gone, Replaced
+from .errors import DeletedError, RefusedError, TellbackError, error_of
+from .events import ChatDeleted, ChatRenamed, Committed, Gone, Replaced
 from .heartbeat import Backoff
 from .intents import RecordedIntent
 from .lane import targets_of_request
@@ -149,12 +149,16 @@ class Subscription(Writes):
             after_s = frame.after_ms / 1000 if isinstance(frame.after_ms, int) else self._backoff.next_s()
             self.phase = "closed"
             self.open_at_s = now_s + after_s
+        elif frame.code == "renamed" and isinstance(frame.to, str):
+            self.events.append(ChatRenamed(self.name, frame.to))
+            self.name = frame.to
+            self.phase = "closed"
         elif frame.code == "not-found" and self.address != self.name:
             # A chat that was never written to has its id from its name; the server may know only the name.
             self._by_name = True
             self.phase = "closed"
         else:
-            self.fail(refused(frame.code, frame.message, retry=frame.retry, pointer=text_or_none(frame.pointer)))
+            self.fail(error_of(frame))
 
     def fail(self, error: TellbackError) -> None:
         """The chat is gone: waiting openers and readers get the error, own writes become conflicts."""
@@ -332,6 +336,7 @@ class Subscription(Writes):
         self.events.append(Committed(
             frame.version, frame.ops, frame.by, mine, pending.intent if pending is not None else None))
         self._caught_up()
+        self._follow(frame.ops)
 
     def reset(self, frame: Reset) -> None:
         """What is open was replaced."""
@@ -371,6 +376,22 @@ class Subscription(Writes):
             self._install(frame.version, effects)
             self.events.append(Committed(frame.version, effects, None, True, pending.intent))
         self._settle(pending, _result(frame, effects))
+        self._follow(effects)
+
+    def _follow(self, effects: list[Effect]) -> None:
+        """The chat has another name, or is gone."""
+        for effect in effects:
+            if isinstance(effect, RenamedEffect):
+                self.events.append(ChatRenamed("" if self.name.startswith("id:") else self.name, effect.to))
+                if not self.name.startswith("id:"):
+                    self.name = effect.to
+                    # What the server calls by the old name may be another chat soon.
+                    self.resync()
+            elif isinstance(effect, DeletedEffect):
+                self.events.append(ChatDeleted(self.chat_id or ""))
+                error = DeletedError("deleted", "The chat is in the trash.")
+                error.chat_id = self.chat_id or ""
+                self.fail(error)
 
     def _install(self, version: Version, effects: list[Effect]) -> None:
         assert self.replica is not None, "checked by the callers"
@@ -394,4 +415,6 @@ def _result(frame: Ack, effects: list[Effect]) -> WriteResult:
         ],
         frame.rebased is True,
         frame.duplicate is True,
+        None if isinstance(frame.branch, UnsetType) else frame.branch,
+        [] if isinstance(frame.linked_from, UnsetType) else frame.linked_from,
     )

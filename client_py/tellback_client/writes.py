@@ -262,7 +262,8 @@ class Writes:
         mine: Chat | None,
     ) -> None:
         if mine is None:
-            writes: list[DocumentWrite] = [*self.lane.shown(), *([pending.write] if pending.write is not None else [])]
+            own = [pending.write] if isinstance(pending.write, DocumentWrite) else []
+            writes: list[DocumentWrite] = [*self.lane.shown(), *own]
             mine = self._opened_replica().view(writes).chat
         conflict = Conflict(
             op=pending.number, request_id=pending.request_id, intent=pending.intent, reason=reason, version=version,

@@ -213,6 +213,8 @@ class Error(msgspec.Struct, tag="error", tag_field="type"):
     """The name of what was `renamed`."""
     chat_id: str | UnsetType = UNSET
     """Of what was `renamed` or `deleted`."""
+    next_op: int | UnsetType = UNSET
+    """With `deleted`: the number of the session's next op on it, for a restore."""
     after_ms: int | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
 

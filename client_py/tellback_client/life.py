@@ -1,0 +1,165 @@
+"""The life of chats: made, renamed, removed, restored, branched.
+
+    chat = await client.create_chat("character:Alice/New", messages=[{"mes": "Hello."}])
+    await chat.rename("Better name")
+    branch = await chat.branch(message_id)
+    await chat.remove()                          to the trash; client.restore_chat(chat_id) brings it back
+
+Rules of this module:
+- What concerns an open chat goes through its lane, in order with its other writes, and survives a lost connection.
+- A chat that somebody renamed stays open under its new name; of one that somebody removed, the handle ends with
+  DeletedError, and own writes without an answer become conflicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from tellback_protocol.codec import encode
+from tellback_protocol.effects import Effect
+from tellback_protocol.requests import ChatBranch, ChatCreate, ChatDelete, ChatRename, ChatRestore, History
+from tellback_protocol.values import dumps
+
+from .errors import DeletedError, RefusedError, refused
+from .intents import Intent, LiveWrite, View
+from .outbox import WriteResult
+
+if TYPE_CHECKING:
+    from .chat import Chat
+    from .link import Link
+
+__all__ = ["LifeIntent", "Lives", "LivingChat"]
+
+RESTORES_MAX = 8
+"""How often the number of a restore is asked for anew, when others of this session came between."""
+
+
+class LifeIntent:
+    """A wish about an open chat as a whole. Asked once: what others did meanwhile is for a person to judge."""
+
+    def __init__(self, write: LiveWrite) -> None:
+        self._write = write
+
+    def parts(self, view: View) -> list[LiveWrite]:
+        return [self._write]
+
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
+        # A branch begins at its message, whatever was done to others.
+        return isinstance(self._write, ChatBranch) and self._write.message in view().chat.messages
+
+
+class _Lived(Protocol):
+    """What a chat has, besides."""
+
+    _client: Any
+
+    async def write(self, intent: Intent) -> WriteResult: ...
+
+
+class LivingChat:
+    """The part of `Chat` that concerns it as a whole. Raises: as `Chat.write`."""
+
+    async def rename(self: _Lived, to: str) -> WriteResult:
+        """Give the chat another name (the name alone); its state goes along. Raises RefusedError `exists`,
+        `name-illegal`.
+        """
+        return await self.write(LifeIntent(ChatRename("", to)))
+
+    async def remove(self: _Lived, *, force: bool = False) -> WriteResult:
+        """Put the chat into the trash, with all its state; afterwards this handle is over.
+
+        `linked_from` of the result names chats that link to it. Raises ConflictError when somebody changed the chat
+        meanwhile; `force` removes it all the same.
+        """
+        return await self.write(LifeIntent(ChatDelete("", force=force)))
+
+    async def branch(
+        self: _Lived, message_id: str, *, to: str | None = None, kind: Literal["branch", "checkpoint"] = "branch",
+        swipe: int | None = None,
+    ) -> Chat:
+        """A new chat with everything up to and with a message, opened; the message gets a link to it."""
+        write = ChatBranch(
+            "", message_id, UNSET if to is None else to, kind, UNSET if swipe is None else swipe
+        )
+        result = await self.write(LifeIntent(write))
+        assert result.branch is not None, "the ack of a branch tells what it made"
+        chat: Chat = await self._client.open(result.branch.chat)
+        return chat
+
+
+class _Client(Protocol):
+    """What a client has, besides."""
+
+    def _started(self) -> Link: ...
+
+    def stepped(self) -> None: ...
+
+    async def open(self, name: str, *, create: bool = False) -> Chat: ...
+
+    async def _ask(self, request: Any) -> Any: ...
+
+
+class Lives:
+    """The part of `Client` that makes chats and brings them back."""
+
+    async def create_chat(
+        self: _Client, name: str, *, metadata: Mapping[str, Any] | None = None,
+        messages: Sequence[Mapping[str, Any]] = (), group: str | None = None,
+    ) -> Chat:
+        """Make a chat that is not there, and open it. `group` is the id of the group that a group chat belongs to.
+
+        Raises: RefusedError `exists`, `name-illegal`; DeletedError when a chat of that name is in the trash and another
+        one links to it.
+        """
+        await self._ask(ChatCreate(
+            name, UNSET if metadata is None else Raw(dumps(dict(metadata))),
+            [Raw(dumps(dict(message))) for message in messages], UNSET if group is None else group, op=1,
+        ))
+        return await self.open(name)
+
+    async def restore_chat(self: _Client, chat_id: str, to: str | None = None) -> Chat:
+        """Bring a chat back from the trash, under `to` when its old name is taken, and open it.
+
+        Raises: NotFoundError, RefusedError `exists`.
+        """
+        address = f"id:{chat_id}"
+        for _try in range(RESTORES_MAX):
+            try:
+                await self._ask(History(address, limit=1))
+            except DeletedError as error:
+                if error.next_op is None:
+                    raise
+                number = error.next_op
+            else:
+                raise refused("exists", "The chat is not in the trash.", pointer="/chat")
+            try:
+                await self._ask(ChatRestore(address, UNSET if to is None else to, op=number))
+            except RefusedError as error:
+                if error.code == "op-mismatch":
+                    continue
+                raise
+            return await self.open(address)
+        raise refused("overloaded", "This session writes to the chat at the same time.", retry="backoff")
+
+    async def _ask(self: _Client, request: Any) -> Any:
+        """Send a request and wait for its answer; sent again on the next connection when this one ends first."""
+        link = self._started()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        request_id = link.new_request_id()
+        link.ask(request_id, encode(msgspec.structs.replace(request, id=request_id)), answered)
+        self.stepped()
+        return await future

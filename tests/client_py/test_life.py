@@ -1,0 +1,87 @@
+"""The life of chats through the Python client, against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tellback_client import (
+    BlockingClient,
+    ChatDeleted,
+    ChatRenamed,
+    DeletedError,
+    Gone,
+    RefusedError,
+    connect,
+)
+from tests.support.server import running
+
+CHAT = "character:Alice/First meeting"
+
+
+async def test_a_chat_is_made_renamed_branched_removed_and_restored(tmp_path: Path) -> None:
+    """[J2] [J4] [J6] [J7]"""
+    async with running(tmp_path) as app, connect(app.urls[0]) as one, connect(app.urls[0]) as other:
+        chat = await one.create_chat(CHAT, metadata={"mood": "calm"}, messages=[{"mes": "Hello."}])
+        assert (chat.metadata, [message["mes"] for message in chat.messages]) == ({"mood": "calm"}, ["Hello."])
+        theirs = await other.open(CHAT)
+        heard = theirs.events()
+        with pytest.raises(RefusedError, match="exists"):
+            await other.create_chat(CHAT)
+        await asyncio.gather(chat.append({"mes": "one"}), chat.rename("Second"), chat.append({"mes": "two"}))
+        assert chat.name == "character:Alice/Second"
+        await theirs.append({"mes": "three"})
+        assert theirs.name == "character:Alice/Second"
+        async for event in heard:
+            if isinstance(event, ChatRenamed):
+                assert (event.name, event.to) == (CHAT, "character:Alice/Second")
+                break
+        # An old name leads to the same chat.
+        assert await other.open("character:Alice/Second") is theirs
+        late = await other.open(CHAT)
+        assert late.chat_id == chat.chat_id
+        await chat.saved()
+        branch = await chat.branch(chat.messages[1]["id"])
+        assert [message["mes"] for message in branch.messages] == ["Hello.", "one"]
+        assert branch.metadata == {"mood": "calm", "main_chat": "Second"}
+        result = await chat.remove()
+        assert result.linked_from == [branch.name]
+        with pytest.raises(DeletedError):
+            await chat.append({"mes": "too late"})
+        seen = []
+        async for event in heard:
+            seen.append(type(event))
+            if isinstance(event, Gone):
+                break
+        assert ChatDeleted in seen
+        with pytest.raises(DeletedError) as gone:
+            await other.open(f"id:{chat.chat_id}")
+        assert gone.value.chat_id == chat.chat_id
+        back = await one.restore_chat(chat.chat_id, "Third")
+        assert back.chat_id == chat.chat_id
+        assert [message["mes"] for message in back.messages] == ["Hello.", "one", "two", "three"]
+        with pytest.raises(RefusedError, match="not in the trash"):
+            await one.restore_chat(chat.chat_id)
+        assert (await back.append({"mes": "four"})).version.seq > result.version.seq
+        assert (await other.open("character:Alice/Third")).chat_id == chat.chat_id
+
+
+def test_the_waiting_client_has_the_same_verbs(tmp_path: Path) -> None:
+    async def serve() -> None:
+        async with running(tmp_path) as app:
+            url = app.urls[0]
+
+            def work() -> None:
+                with BlockingClient(url) as client:
+                    chat = client.create_chat(CHAT, messages=[{"mes": "Hello."}])
+                    branch = chat.branch(chat.messages[0]["id"], kind="checkpoint")
+                    assert branch.metadata["main_chat"] == "First meeting"
+                    branch.rename("Kept")
+                    chat.remove()
+                    assert client.restore_chat(chat.chat_id).chat_id == chat.chat_id
+
+            await asyncio.to_thread(work)
+
+    asyncio.run(serve())
