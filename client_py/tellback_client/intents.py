@@ -13,8 +13,9 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import msgspec
 from msgspec import UNSET, Raw
 
 from tellback_protocol.effects import Effect
@@ -32,6 +33,9 @@ from tellback_protocol.requests import (
     BatchedStateDelete,
     BatchedStateUpdate,
     BatchedSwipe,
+    ChatBranch,
+    ChatDelete,
+    ChatRename,
     Delete,
     DocumentWrite,
     FloorUpdate,
@@ -66,10 +70,16 @@ class Unfetched(Exception):
         self.namespace = namespace
 
 
+LiveWrite = ChatRename | ChatDelete | ChatBranch
+"""What is asked of an open chat as a whole; it is no part of a batch."""
+OwnWrite = DocumentWrite | LiveWrite
+"""What stands in a lane."""
+
+
 class Intent(Protocol):
     """One wish of the user about one chat."""
 
-    def parts(self, view: View) -> list[Batched]:
+    def parts(self, view: View) -> Sequence[Batched | LiveWrite]:
         """The requests that carry it out on `view`; none when there is nothing to do.
 
         Raises: Unfetched, RefusedError when it cannot be asked at all, and what the user's function raises.
@@ -151,6 +161,33 @@ class DeleteIntent:
             _same_line(seen, messages.get(message_id))
             for seen, message_id in zip(self._seen, self._ids, strict=True)
         )
+
+
+class SwipeIntent:
+    """A swipe of one message: put one behind the others, show one, or take one away."""
+
+    def __init__(
+        self, message_id: str, action: Literal["add", "select", "delete"], *, swipe: int | None = None,
+        content: Mapping[str, Any] | None = None, select: bool = True,
+    ) -> None:
+        self._message_id = message_id
+        self._request = BatchedSwipe(
+            message_id, action, UNSET if swipe is None else swipe,
+            UNSET if content is None else Raw(dumps(dict(content))), select,
+        )
+        self._seen: bytes | None = None
+
+    def parts(self, view: View) -> list[Batched]:
+        swipe = self._request.swipe
+        if isinstance(swipe, bool) or (isinstance(swipe, int) and swipe < 0):
+            raise refused("swipe-unknown", f"There is no swipe {swipe!r}.", pointer="/swipe")
+        self._seen = view().chat.messages.get(self._message_id)
+        return [msgspec.structs.replace(self._request)]
+
+    def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
+        now = view().chat.messages.get(self._message_id)
+        # One more swipe goes behind whatever is there; an ordinal means another swipe when the message has changed.
+        return now is not None and (self._request.action == "add" or _same_line(self._seen, now))
 
 
 class MetadataIntent:
@@ -263,9 +300,9 @@ class BatchIntent:
             draft.states[namespace] = type(document)(document.version, document.data)
         parts: list[Batched] = []
         for intent in self.intents:
-            mine = intent.parts(lambda: draft)
+            mine = [part for part in intent.parts(lambda: draft) if not isinstance(part, LiveWrite)]
             for part in mine:
-                show(draft, to_write(f"id:{draft.chat_id}", [part]))
+                show(draft, to_document_write(f"id:{draft.chat_id}", [part]))
             parts.extend(mine)
         return parts
 
@@ -276,10 +313,12 @@ class BatchIntent:
 class RecordedIntent:
     """A write from the outbox file of an earlier process: only the request is left of what was wanted."""
 
-    def __init__(self, write: DocumentWrite) -> None:
-        self._parts = to_parts(write)
+    def __init__(self, write: OwnWrite) -> None:
+        self._parts: Sequence[Batched | LiveWrite] = (
+            [write] if isinstance(write, LiveWrite) else to_parts(write)
+        )
 
-    def parts(self, view: View) -> list[Batched]:
+    def parts(self, view: View) -> Sequence[Batched | LiveWrite]:
         return self._parts
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
@@ -312,8 +351,15 @@ def is_function(intent: Intent) -> bool:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_write(owner: str, parts: Sequence[Batched]) -> DocumentWrite:
+def to_write(owner: str, parts: Sequence[Batched | LiveWrite]) -> OwnWrite:
     """The frame for some requests to an owner (its one text): their own when there is one, a batch otherwise."""
+    if len(parts) == 1 and isinstance(parts[0], LiveWrite):
+        return msgspec.structs.replace(parts[0], chat=owner)
+    return to_document_write(owner, [part for part in parts if not isinstance(part, LiveWrite)])
+
+
+def to_document_write(owner: str, parts: Sequence[Batched]) -> DocumentWrite:
+    """As `to_write`, for what can be part of a batch."""
     if len(parts) != 1:
         return Batch(owner, list(parts))
     (part,) = parts

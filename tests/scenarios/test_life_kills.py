@@ -155,7 +155,7 @@ async def check(kind: str, data: Path, tab: TabClient, chat_id: str, *, is_done:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", KILLS)
 async def test_a_kill_leaves_all_of_it_or_nothing_j3(tmp_path: Path, kind: str) -> None:
-    """[J3] [J9]: at each step, and for steps that the recovery takes too, killed there once more."""
+    """[J3]: at each step, and for steps that the recovery takes too, killed there once more."""
     async with ForkedServer(tmp_path / "unused", checkpoint_interval_s=0.05) as server:
         for step in KILLS[kind]:
             for again in (False, True):
