@@ -691,7 +691,7 @@ class Actor:
             if frames is None or subscription.owner_json != built_for:
                 built_for = subscription.owner_json
                 frames = text_frames([codec.integrity(built_for, commit.core) for commit in told])
-            if outbox.send_now(frames):
+            if not outbox.is_waiting and outbox.wire.send_now(frames):
                 continue
             touched.add(tab)
             if outbox.is_clear:

@@ -57,7 +57,7 @@ class Outbox:
 
     __slots__ = (
         "_answer_bytes", "_commit_bytes", "_commit_bytes_max", "_demoted", "_lanes", "_loop", "_overfull", "_parts",
-        "_pumping", "_urgent", "_wire", "is_waiting",
+        "_pumping", "_urgent", "is_waiting", "wire",
     )
 
     def __init__(
@@ -68,7 +68,8 @@ class Outbox:
         overfull: Callable[[], None],
         commit_bytes_max: int = COMMIT_BYTES_MAX,
     ) -> None:
-        self._wire = wire
+        self.wire = wire
+        """Where frames go at once while `is_waiting` is false."""
         self._loop = loop
         self._demoted = demoted
         self._overfull = overfull
@@ -85,27 +86,27 @@ class Outbox:
     @property
     def is_clear(self) -> bool:
         """True when a frame goes straight to the socket."""
-        return not self.is_waiting and not self._wire.write_paused
+        return not self.is_waiting and not self.wire.write_paused
 
     def send_now(self, frames: bytes) -> bool:
         """One or more whole frames straight to the socket, without a flush. False: nothing was sent, queue them."""
-        return not self.is_waiting and self._wire.send_now(frames)
+        return not self.is_waiting and self.wire.send_now(frames)
 
     def send(self, frames: bytes) -> None:
         """One or more whole frames, when `is_clear`."""
-        self._wire.send_frame(frames)
+        self.wire.send_frame(frames)
 
     def urgent(self, frame: bytes) -> None:
         """A frame ahead of all data."""
         if self.is_waiting:
             self._urgent.append(frame)
         else:
-            self._wire.send_frame(frame)
+            self.wire.send_frame(frame)
 
     def answer(self, lane: Hashable, frame: bytes) -> None:
         """A frame that is never dropped, in the order of its lane."""
-        if not self.is_waiting and not self._wire.write_paused:
-            self._wire.send_frame(frame)
+        if not self.is_waiting and not self.wire.write_paused:
+            self.wire.send_frame(frame)
             return
         self._lane(lane).frames.append((frame, None))
         self._answer_bytes += len(frame)
@@ -114,8 +115,8 @@ class Outbox:
 
     def commit(self, lane: Hashable, frame: bytes, previous: Version) -> None:
         """An integrity frame; `previous` is the version before it, where a demoted tab stands."""
-        if not self.is_waiting and not self._wire.write_paused:
-            self._wire.send_frame(frame)
+        if not self.is_waiting and not self.wire.write_paused:
+            self.wire.send_frame(frame)
             return
         waiting = self._lane(lane)
         waiting.frames.append((frame, previous))
@@ -140,7 +141,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Give what was sent to the socket in one write."""
-        self._wire.flush()
+        self.wire.flush()
 
     def writable(self) -> None:
         """The socket takes more."""
@@ -182,7 +183,7 @@ class Outbox:
     def _pump(self) -> None:
         """Send while the socket takes it: urgent, then the lanes in turn, then at most one part."""
         self._pumping = False
-        wire = self._wire
+        wire = self.wire
         wire.flush()
         while not wire.write_paused:
             sent = 0

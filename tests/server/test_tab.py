@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tellback_server.tab import TARGETS_MAX
 from tests.support.held_fs import HeldFs
 from tests.support.oracle import until
 from tests.support.server import TabClient, running
+from tests.support.websocket_frames import client_frame
 
 CHAT = "character:Alice/First meeting"
 
@@ -91,3 +93,40 @@ async def test_a_closed_connection_leaves_nothing_in_any_chat(tmp_path: Path) ->
         tab.raw.abort()
         await until(lambda: sum(len(actor.subscriptions) for actor in app._hub.actors) == 0)
         assert not app._reception.tabs
+
+
+async def test_L1_the_appends_of_one_read_keep_their_order_with_what_stands_between_them(tmp_path: Path) -> None:
+    """Plain ones are carried out together: never past another request, another chat, or one that is not plain."""
+    async with running(tmp_path) as app:
+        watcher = await TabClient.join(app.urls[0])
+        tab = await TabClient.join(app.urls[0])
+        for one in (watcher, tab):
+            await one.open(CHAT, create=True)
+            await one.open("group:Friends", create=True)
+        [served] = [found for found in app._reception.tabs if found.session_id == tab.session]
+        requests: list[dict[str, Any]] = [
+            {"op": 1, "messages": [{"mes": "1"}]},
+            {"op": 2, "messages": [{"mes": "2"}]},
+            {"op": 3, "messages": [{"mes": "3", "id": "mine"}]},
+            {"op": 4, "messages": [{"mes": "4"}]},
+            {"type": "metadata-update", "op": 5, "base": {"op": 4}, "set": {"mood": "good"}},
+            {"op": 6, "messages": [{"mes": "6"}]},
+            {"op": 1, "messages": [{"mes": "hi"}], "chat": "group:Friends"},
+            {"op": 7, "messages": []},
+            {"op": 8, "messages": [{"mes": "8"}]},
+            {"op": 8, "messages": [{"mes": "8"}]},
+        ]
+        served.connection.data_received(b"".join(
+            client_frame(1, json.dumps({"type": "append", "chat": CHAT, "base": "*", "id": number} | request).encode())
+            for number, request in enumerate(requests, 100)
+        ))
+        answers = [await tab.raw.receive_until(id=number) for number in range(100, 110)]
+        told = [await watcher.raw.receive_until(type="integrity", chat=CHAT) for _ in range(7)]
+
+    assert [answer["op"] for answer in answers] == [1, 2, 3, 4, 5, 6, 1, 7, 8, 8]
+    assert [answer["type"] for answer in answers] == ["ack"] * 7 + ["error", "ack", "ack"]
+    assert answers[9]["version"] == answers[8]["version"]
+    assert answers[9]["duplicate"] is True
+    assert [frame["by"]["op"] for frame in told] == [1, 2, 3, 4, 5, 6, 8]
+    assert [frame["version"]["seq"] for frame in told] == list(range(2, 9))
+    assert [frame["previous"] for frame in told[1:]] == [frame["version"]["integrity"] for frame in told[:-1]]

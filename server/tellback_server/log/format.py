@@ -199,7 +199,7 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
 
 
 def encode_batch(
-    body: bytes,
+    body: bytes | memoryview,
     *,
     record_count: int,
     number: int,
