@@ -17,7 +17,7 @@ from tellback_protocol.effects import decode_effects, encode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import ClientFrame, ServerFrame
 from tellback_protocol.patch import apply_patch, check_operations, merge_to_patch
-from tellback_protocol.requests import Malformed
+from tellback_protocol.requests import Malformed, OwnerName, owner_named, owner_text
 from tests.support import vectors
 from tests.support.vectors import CHAT_ID, LIMITS
 
@@ -60,7 +60,11 @@ def test_a_message_from_a_client_is_usable_or_answered_with_its_error(vector: Ve
             assert "error" not in vector
             return
         code, pointer = frame.code, frame.pointer
-        echo = {"op": frame.op, "chat": frame.chat}
+        echo = {"op": frame.op}
+        if isinstance(frame.owner, OwnerName):
+            echo["owner"] = msgspec.to_builtins(frame.owner)
+        else:
+            echo["chat"] = frame.chat
         if frame.id is not None:
             echo["id"] = frame.id
     assert vector["error"] == ({"code": code} if pointer is None else {"code": code, "pointer": pointer})
@@ -94,6 +98,21 @@ def test_an_address_of_a_chat_has_parts_or_none(vector: Vector) -> None:
     assert not isinstance(address, str)
     assert {"kind": kinds[type(address)], **msgspec.to_builtins(address)} == vector["address"]
     assert str(address) == vector["text"]
+
+
+@each("names", "owners")
+def test_an_owner_without_messages_has_parts_and_one_text_or_none(vector: Vector) -> None:
+    owner = msgspec.convert(vector["owner"], OwnerName)
+    text = owner_text(owner)
+    place = "names nobody" if text is None else ids.parse_state_owner(text)
+    if vector["address"] is None:
+        assert isinstance(place, str)
+        return
+    kinds = {ids.CharacterOwner: "character", ids.PresetOwner: "preset"}
+    assert not isinstance(place, str)
+    assert {"kind": kinds[type(place)], **msgspec.to_builtins(place)} == vector["address"]
+    assert text == vector["text"] == str(place) == str(ids.parse_place(text))
+    assert owner_named(text) == owner
 
 
 @each("ids", "message-ids")

@@ -82,7 +82,7 @@ def stream_of(document: dict[str, Any]) -> Stream:
     version = version_of(document["version"])
     chat = Chat.from_values(version, document["metadata"], document["messages"])
     head = version_of(document["head"]) if "head" in document else version
-    stream = Stream("user", "group:vectors", CHAT_ID, chat, head)
+    stream = Stream("user", document.get("owner", "group:vectors"), CHAT_ID, chat, head)
     for namespace, state in document.get("states", {}).items():
         data = dumps(state["data"]) if "data" in state else None
         corrupt = bool(state.get("corrupt"))
