@@ -80,7 +80,7 @@ async def test_reducers_that_change_nothing_and_targets_that_are_not_there(tellb
         await chat.append({"mes": "one"})
         score = chat.floor_state("score")
         for nothing in (None, 3, "x", [1], True):
-            result = await score.update(lambda state, nothing=nothing: nothing)  # type: ignore[misc]
+            result = await score.update(lambda state, nothing=nothing: nothing)
             assert not result.changed
         assert not (await score.patch([])).changed
         for wrong in ({"floor": 1}, {"floor": -1}, {"floor": 0.5}, {"floor": True}, {"floor": "0"}, {"swipe": 1},
