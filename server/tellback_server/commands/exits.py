@@ -2,6 +2,7 @@
 
     0       done, or stopped as asked
     1       doctor or verify found something wrong
+    69      there is no server, or it went away before it answered
     70      the disk failed (poison), or the disk failed at start
     73      another process has the data folder
     78      bad configuration, or a damaged log or folder that a person has to look at
@@ -24,9 +25,10 @@ from tellback_server.logging_setup import escaped
 from tellback_server.process import EXIT_INTERRUPTED
 from tellback_server.store.files import LayoutConflict
 
-__all__ = ["CONFIGURATION", "DATA_LOCKED", "DISK_FAILED", "FOUND_WRONG", "explained", "fail"]
+__all__ = ["CONFIGURATION", "DATA_LOCKED", "DISK_FAILED", "FOUND_WRONG", "UNREACHABLE", "explained", "fail"]
 
 FOUND_WRONG: Final = 1
+UNREACHABLE: Final = 69  # EX_UNAVAILABLE
 DISK_FAILED: Final = 70  # EX_SOFTWARE of sysexits.h
 DATA_LOCKED: Final = 73  # EX_CANTCREAT
 CONFIGURATION: Final = 78  # EX_CONFIG

@@ -1,0 +1,345 @@
+"""`tellback chats`: list, show, search, export, rename, delete, restore and branch chats, for people and scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+import typer
+from msgspec import UNSET, UnsetType
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tellback_protocol.effects import RenamedEffect
+from tellback_protocol.frames import Ack, ChatListFrame, ChatSearchFrame, FoundMessage, ListedChat
+from tellback_protocol.requests import ChatBranch, ChatDelete, ChatList, ChatRename, ChatRestore, ChatSearch
+from tellback_protocol.values import dumps, loads
+from tellback_server.commands.exits import DATA_LOCKED, FOUND_WRONG, UNREACHABLE, explained, fail
+from tellback_server.fs import DirectoryLocked
+from tellback_server.logging_setup import escaped
+from tellback_server.process import EXIT_INTERRUPTED
+from tellback_server.remote import Remote, RemoteRefused, RemoteUnreachable, served
+
+app = typer.Typer(no_args_is_help=True, help="Look at chats and manage them, on a running server or in a folder.")
+Result = TypeVar("Result")
+
+TEXT_CHARACTERS_MAX: Final = 2000
+PREVIEW_CHARACTERS: Final = 60
+
+Chat = Annotated[str, typer.Argument(help='"character:<character>/<chat>", "group:<chat>" or "id:<chat_id>"')]
+Url = Annotated[str, typer.Option(envvar="TELLBACK_URL", help="The server. A token is taken from TELLBACK_TOKEN.")]
+Data = Annotated[str | None, typer.Option("--data", help="Work on this folder, which nobody serves, instead.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, an object a line.")]
+Character = Annotated[str | None, typer.Option(help="Only this character's chats.")]
+Group = Annotated[str | None, typer.Option(help='Only chats of the group with this id; "*" for all group chats.')]
+URL: Final = "ws://127.0.0.1:8765/ws"
+
+
+@app.command("list")
+def list_chats(
+    character: Character = None,
+    group: Group = None,
+    deleted: Annotated[bool, typer.Option(help="What is in the trash instead.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many; all without it.")] = None,
+    as_json: Json = False,
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Chats, the one changed last first."""
+
+    async def work(remote: Remote) -> list[ListedChat]:
+        found: dict[tuple[str, object], ListedChat] = {}
+        cursor: str | None = None
+        while True:
+            size = 1000 if limit is None else min(1000, limit - len(found))
+            request = ChatList(_given(character), _given(group), deleted, size, cursor)
+            page = await remote.ask(request, ChatListFrame)
+            for chat in page.chats:
+                found.setdefault((chat.chat, chat.deleted_ms), chat)
+            cursor = page.cursor
+            if cursor is None or (limit is not None and len(found) >= limit):
+                return list(found.values())
+
+    chats = _asked(work, url, data)
+    if as_json:
+        _lines(chats)
+        return
+    table = Table("chat", "messages", "changed", box=None, pad_edge=False)
+    table.add_column("last message", no_wrap=True, overflow="ellipsis")
+    for chat in chats:
+        name = Text(escaped(chat.chat), style="bold red" if chat.damaged else "bold")
+        if deleted and isinstance(chat.chat_id, str):
+            name.append(f"\nid:{chat.chat_id}", style="dim")
+        when = chat.deleted_ms if isinstance(chat.deleted_ms, int) else chat.changed_ms
+        preview = escaped(" ".join(chat.preview.split()), PREVIEW_CHARACTERS)
+        table.add_row(name, str(chat.count), _date(when), Text(preview, style="dim"))
+    _show(table)
+
+
+@app.command()
+def show(
+    chat: Chat,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the last so many messages.")] = None,
+    as_json: Json = False,
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """A chat's messages."""
+    opened = _asked(lambda remote: remote.open(chat, last), url, data)
+    messages = opened.messages if isinstance(opened.messages, list) else []
+    if as_json:
+        for raw in messages:
+            _out(bytes(raw) + b"\n")
+        return
+    first = opened.first if isinstance(opened.first, int) else 0
+    count = opened.count if isinstance(opened.count, int) else len(messages)
+    body = Text(f"{escaped(str(opened.chat))}  id:{opened.chat_id}  {count} messages\n", style="dim")
+    for index, raw in enumerate(messages, first):
+        message = loads(bytes(raw))
+        body.append(f"\n#{index} ", style="dim")
+        body.append(f"{escaped(_speaker(message), 64)}\n", style="bold")
+        body.append("\n".join(escaped(line, TEXT_CHARACTERS_MAX) for line in _said(message).split("\n")) + "\n")
+    if opened.read_only is True:
+        body.append("\nThis chat is damaged and served read-only.\n", style="bold red")
+    _show(body)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Words; a message is found when it holds all of them.")],
+    character: Character = None,
+    group: Group = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Find messages in all chats, whatever the case. Exit code 1 when there is none."""
+
+    async def work(remote: Remote) -> list[FoundMessage]:
+        found: list[FoundMessage] = []
+        cursor: str | None = None
+        while True:
+            request = ChatSearch(query, _given(character), _given(group), min(200, limit - len(found)), cursor)
+            page = await remote.ask(request, ChatSearchFrame)
+            found += page.found
+            cursor = page.cursor
+            if cursor is None or len(found) >= limit:
+                return found
+
+    found = _asked(work, url, data)
+    if as_json:
+        _lines(found)
+    else:
+        for hit in found:
+            line = Text(escaped(hit.chat), style="bold")
+            line.append(f" #{hit.index}\n  " if isinstance(hit.index, int) else " (name)\n  ", style="dim")
+            line.append_text(_marked(hit))
+            _show(line)
+    if not found:
+        raise typer.Exit(FOUND_WRONG)
+
+
+@app.command()
+def export(
+    chat: Chat,
+    form: Annotated[Literal["jsonl", "text"], typer.Option("--format", help="SillyTavern's lines, or text.")] = "jsonl",
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Write a whole chat to stdout, as SillyTavern reads it or as text. Hidden messages are left out of the text."""
+    opened = _asked(lambda remote: remote.open(chat), url, data)
+    messages = opened.messages if isinstance(opened.messages, list) else []
+    if form == "text":
+        shown = [message for message in map(loads, map(bytes, messages)) if message.get("is_system") is not True]
+        blocks = [f"{_speaker(message)}: {_said(message, as_shown=True)}\n" for message in shown]
+        _out("\n".join(blocks).encode("utf-8", "replace"))
+        return
+    metadata = loads(bytes(opened.metadata)) if not isinstance(opened.metadata, UnsetType) else {}
+    header = {
+        "user_name": "unused", "character_name": "unused", "version": "1.0", "chat_id": opened.chat_id,
+        "chat_metadata": metadata,
+    }
+    _out(b"\n".join([dumps(header), *map(bytes, messages)]) + b"\n")
+
+
+@app.command()
+def rename(
+    chat: Chat,
+    to: Annotated[str, typer.Argument(help="The new name alone.")],
+    as_json: Json = False,
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Give a chat another name; its state and open tabs follow."""
+
+    async def work(remote: Remote) -> _Told:
+        opened = await remote.open(chat, 0)
+        request = ChatRename(f"id:{opened.chat_id}", to, op=opened.next_op, base="*")
+        return _Told.of(await remote.ask(request, Ack), chat, opened.chat_id)
+
+    _tell("renamed", _asked(work, url, data), as_json)
+
+
+@app.command()
+def delete(chat: Chat, as_json: Json = False, url: Url = URL, data: Data = None) -> None:
+    """Put a chat into the trash, with everything it owns. `restore` brings it back."""
+
+    async def work(remote: Remote) -> _Told:
+        opened = await remote.open(chat, 0)
+        assert not isinstance(opened.version, UnsetType), "a chat has a version"
+        request = ChatDelete(f"id:{opened.chat_id}", op=opened.next_op, base=opened.version.integrity)
+        return _Told.of(await remote.ask(request, Ack), chat, opened.chat_id)
+
+    _tell("deleted", _asked(work, url, data), as_json)
+
+
+@app.command()
+def restore(
+    chat: Annotated[str, typer.Argument(help='"id:<chat_id>", as `list --deleted` tells it.')],
+    to: Annotated[str | None, typer.Option(help="Another name, when the old one is taken.")] = None,
+    as_json: Json = False,
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Bring a chat back from the trash."""
+
+    async def work(remote: Remote) -> _Told:
+        ack = await remote.ask(ChatRestore(chat, _given(to), op=1), Ack)
+        return _Told.of(ack, chat, chat.removeprefix("id:"))
+
+    _tell("restored", _asked(work, url, data), as_json)
+
+
+@app.command()
+def branch(
+    chat: Chat,
+    at: Annotated[int | None, typer.Option(min=0, help="Index of the last message in it; all without it.")] = None,
+    to: Annotated[str | None, typer.Option(help="Its name; else the first free one.")] = None,
+    checkpoint: Annotated[bool, typer.Option(help="A checkpoint instead of a branch.")] = False,
+    as_json: Json = False,
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Make a new chat of everything up to and with a message."""
+
+    async def work(remote: Remote) -> _Told:
+        opened = await remote.open(chat)
+        messages = opened.messages if isinstance(opened.messages, list) else []
+        if not messages or (at is not None and at >= len(messages)):
+            raise RemoteRefused("message-unknown", f"The chat has {len(messages)} messages.")
+        message = loads(bytes(messages[-1 if at is None else at]))["id"]
+        kind: Literal["branch", "checkpoint"] = "checkpoint" if checkpoint else "branch"
+        request = ChatBranch(f"id:{opened.chat_id}", message, _given(to), kind, op=opened.next_op, base="*")
+        ack = await remote.ask(request, Ack)
+        assert not isinstance(ack.branch, UnsetType), "a branch is told"
+        return _Told(ack.branch.chat, ack.branch.chat_id)
+
+    _tell("made", _asked(work, url, data), as_json)
+
+
+# -- asking ----------------------------------------------------------------------------------------------------------
+
+
+def _asked(work: Callable[[Remote], Awaitable[Result]], url: str, data: str | None) -> Result:
+    """Run one conversation; ends the command with a sentence when it cannot be had."""
+
+    folder = None if data is None else os.path.abspath(os.path.expanduser(data))
+
+    async def conversation() -> Result:
+        async with served(url, os.environ.get("TELLBACK_TOKEN") or None, folder) as remote:
+            return await work(remote)
+
+    with explained():
+        try:
+            return asyncio.run(conversation())
+        except RemoteRefused as refusal:
+            fail(str(refusal), FOUND_WRONG)
+        except RemoteUnreachable as error:
+            advice = "" if data is not None else " Is it running? With --data DIR no server is needed."
+            fail(f"{error}{advice}", UNREACHABLE)
+        except DirectoryLocked as error:
+            fail(f"{error}: a server has this folder. Ask it, with --url instead of --data.", DATA_LOCKED)
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _given(value: str | None) -> str | UnsetType:
+    return UNSET if value is None else value
+
+
+# -- telling ---------------------------------------------------------------------------------------------------------
+
+
+class _Told(msgspec.Struct, omit_defaults=True):
+    """What came of a life write."""
+
+    chat: str
+    chat_id: str | UnsetType
+    linked_from: list[str] = []
+    """Chats whose links lead nowhere now."""
+
+    @classmethod
+    def of(cls, ack: Ack, chat: str, chat_id: str | UnsetType) -> _Told:
+        """With the name that the chat has now."""
+        effects = ack.ops if isinstance(ack.ops, list) else []
+        name = next((effect.to for effect in effects if isinstance(effect, RenamedEffect)), chat)
+        return cls(name, chat_id, ack.linked_from if isinstance(ack.linked_from, list) else [])
+
+
+def _tell(what: str, told: _Told, as_json: bool) -> None:
+    if as_json:
+        _lines([told])
+        return
+    _show(Text(f"{what}: {escaped(told.chat)}  id:{told.chat_id}"))
+    for chat in told.linked_from:
+        _show(Text(f"  its link in {escaped(chat)} leads nowhere now", style="yellow"))
+
+
+def _lines(values: list[Any]) -> None:
+    _out(b"".join(msgspec.json.encode(value) + b"\n" for value in values))
+
+
+def _out(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _show(what: Table | Text) -> None:
+    Console(highlight=False, soft_wrap=True).print(what)
+
+
+def _date(when_ms: int) -> str:
+    return datetime.fromtimestamp(when_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _speaker(message: dict[str, Any]) -> str:
+    return str(message.get("name") or message.get("role") or "?")
+
+
+def _said(message: dict[str, Any], *, as_shown: bool = False) -> str:
+    """What a message says; `as_shown`: what an extension showed instead of it, as SillyTavern exports it."""
+    extra = message.get("extra")
+    if as_shown and isinstance(extra, dict) and isinstance(extra.get("display_text"), str):
+        return str(extra["display_text"])
+    text = message.get("mes", message.get("content", ""))
+    return text if isinstance(text, str) else dumps(text).decode()
+
+
+def _marked(hit: FoundMessage) -> Text:
+    """The snippet with its words in bold. Ranges count UTF-16 units."""
+    units = hit.snippet.encode("utf-16-le", "surrogatepass")
+    line = Text()
+    at = 0
+    for start, end in hit.ranges:
+        for piece, style in ((units[2 * at : 2 * start], ""), (units[2 * start : 2 * end], "bold yellow")):
+            line.append(escaped(" ".join(piece.decode("utf-16-le", "replace").splitlines())), style=style)
+        at = end
+    line.append(escaped(" ".join(units[2 * at :].decode("utf-16-le", "replace").splitlines())))
+    return line
