@@ -401,6 +401,15 @@ class Actor:
         stream = self._stream
         wanted = list(stream.states) if request.namespaces is UNSET else request.namespaces
         assert isinstance(wanted, list)
+        missing = [
+            namespace for namespace in wanted
+            if ((known := stream.states.get(namespace)) is None or known.data is None)
+            and namespace_problem(namespace) is None
+        ]
+        # Another program may have made it since the owner was read; that must not look like no state.
+        if (missing or request.namespaces is UNSET) and self._hub.shelf.look(self, missing):
+            self._mailbox.appendleft(Envelope(tab, request, owner_json, size_bytes))
+            return
         states: dict[str, StateValue | None] = {}
         for index, namespace in enumerate(wanted):
             problem = namespace_problem(namespace)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -46,8 +46,11 @@ class Shelf(Protocol):
     def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         """Make a chat that does not exist."""
 
-    def look(self, actor: Actor) -> bool:
-        """True when another program changed the files of a live chat: the actor is busy until that is adopted."""
+    def look(self, actor: Actor, namespaces: Iterable[str] = ()) -> bool:
+        """True when another program changed the files of a live owner: the actor is busy until that is adopted.
+
+        With `namespaces` only those are looked for, of which no state is known.
+        """
 
     def begin_life(self, actor: Actor, letter: Envelope) -> None:
         """Carry out a life write of an owner that is there, or in the trash; the actor is busy until then."""

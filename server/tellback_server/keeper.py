@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ from tellback_server.releases import Envelope
 from tellback_server.replay import Missed, missed_since, replay_bytes_max
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
-from tellback_server.store.held import OutsideEdit
+from tellback_server.store.held import OutsideEdit, has_appeared
 from tellback_server.tab import Tab
 
 log = structlog.get_logger()
@@ -226,13 +226,16 @@ class Keeper:
             return None
         return missed
 
-    def look(self, actor: Actor) -> bool:
+    def look(self, actor: Actor, namespaces: Iterable[str] = ()) -> bool:
         """See Shelf. A few stats, in the loop: an open must not be overtaken by the writes behind it."""
         held = actor.file
         if actor.state != "ready" or actor.folding or held is None:
             return False
         try:
-            changed = needs_adoption(self._files, actor.user, held)
+            if namespaces:
+                changed = has_appeared(self._files, actor.user, held, namespaces)
+            else:
+                changed = needs_adoption(self._files, actor.user, held)
         except OSError as error:
             log.warning("look-failed", chat=actor.name, error=str(error))
             return False

@@ -14,6 +14,7 @@ from tests.support.server import TabClient, new_session, running, sillytavern_co
 ALICE = {"character": "Mirelle Ashgrove"}
 PRESET = {"preset": "OpenAI Settings/Rain & Tea (short)"}
 CHAT = "character:Alice/First meeting"
+REAL_CHAT = "character:Pip/Pip - 2024-09-30@09h00m00s"
 OWNERS = [pytest.param(ALICE, id="character"), pytest.param(PRESET, id="preset")]
 ODD = [
     "odd.png name", "佐藤ひなこ", "Ünïcödé", "a" * 128, "two  blanks", "semi;colon", "quote'd", "100%", "#1", "a,b",
@@ -339,3 +340,49 @@ async def test_a_name_too_long_for_a_state_file_is_refused_before_anything_is_st
     async with running(data) as app:
         tab = await TabClient.join(app.urls[0])
         assert (await open_owner(tab, {"character": name}))["states"] == {"m": made["version"]}
+
+
+@pytest.mark.parametrize("owner", [*OWNERS, pytest.param({"chat": REAL_CHAT}, id="chat")])
+async def test_a_state_that_another_program_made_meanwhile_is_read(tmp_path: Path, owner: dict[str, str]) -> None:
+    """[Q6] [K3] It never looks like no state, also when the owner is open all the time."""
+    data = sillytavern_copy(tmp_path)
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        opening = {"chat": owner["chat"]} if "chat" in owner else {"owner": owner}
+        await tab.ask("open", since=None, **opening)
+        got = await tab.ask("state-get", owner=owner, namespaces=["late"])
+        assert got["states"] == {"late": None}
+        path = data / (
+            "default-user/chats/Pip/Pip - 2024-09-30@09h00m00s.luker-state.late.json" if "chat" in owner
+            else side_of(owner, "late")
+        )
+        path.write_text('{"by": "another"}')
+        got = await tab.ask("state-get", owner=owner, namespaces=["late"])
+        assert got["states"]["late"]["data"] == {"by": "another"}
+        assert (await tab.raw.receive_until(type="reset"))["reason"] == "outside-edit"
+        if "chat" not in owner:
+            path.with_name(path.name.replace("late", "later")).write_text("[]")
+            again = await open_owner(tab, owner)
+            assert sorted(again["states"]) == ["late", "later"]
+            got = await tab.ask("state-get", owner=owner)
+            assert sorted(got["states"]) == ["late", "later"]
+
+
+async def test_a_card_that_is_deleted_while_it_is_open(tmp_path: Path) -> None:
+    """[Q4] [K3] The tabs are told, the next one learns that it is gone, and nothing is written beside it."""
+    data = sillytavern_copy(tmp_path)
+    card = data / "default-user/characters/Pip.png"
+    pip = {"character": "Pip"}
+    async with running(data) as app:
+        tab, other = [await TabClient.join(app.urls[0]) for _ in range(2)]
+        await open_owner(tab, pip)
+        await Writer(tab, pip).update("memory", None, set={"n": 1})
+        content = card.read_bytes()
+        card.unlink()
+        gone = await open_owner(other, pip)
+        assert (gone["code"], gone["owner"]) == ("not-found", pip)
+        assert (await tab.raw.receive_until(type="reset"))["owner"] == pip
+        card.write_bytes(content)
+        back = await open_owner(other, pip)
+        assert back["type"] == "opened"
+        assert list(back["states"]) == ["memory"], "the log still has it"

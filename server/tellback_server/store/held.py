@@ -8,6 +8,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable
 
@@ -28,10 +29,11 @@ from tellback_protocol.ids import Place, StateOwner, Version
 from tellback_protocol.stream import Stream, documents_of
 from tellback_server.fs import FileMissing, FileStat
 from tellback_server.records import Anchor, FileIdentity, StateMark, encode
-from tellback_server.store.files import FileStore
+from tellback_server.store.files import SYNC_NAMESPACE, FileStore
 from tellback_server.store.jsonl import Image
+from tellback_server.store.place import is_nameable
 
-__all__ = ["FileState", "OutsideEdit", "Pending", "check_file", "quick_check"]
+__all__ = ["FileState", "OutsideEdit", "Pending", "check_file", "has_appeared", "quick_check"]
 
 
 class OutsideEdit(Exception):
@@ -126,6 +128,8 @@ class FileState(msgspec.Struct, gc=True):
     lines: int
     """Messages in the file."""
     pending: Pending
+    folder_mtime_ns: int = 0
+    """Of the folder of an owner without messages, when all state files in it were known."""
 
     def note(self, effects: Iterable[Effect]) -> None:
         """A commit was installed in the stream. Call it once for each, in order."""
@@ -200,7 +204,28 @@ def quick_check(files: FileStore, user: str, held: FileState) -> bool:
         found = files.fs.stat(files.state_path(user, held.place, namespace))
         if found is None or not same_file(found, identity):
             return False
+    return not isinstance(held.place, StateOwner) or _are_all_known(files, user, held)
+
+
+def _are_all_known(files: FileStore, user: str, held: FileState) -> bool:
+    """False when a state file stands there that was not known. Cost: a stat; a listing when the folder changed."""
+    folder = files.fs.stat(os.path.dirname(files.owner_path(user, held.place)))
+    if folder is None or folder.mtime_ns == held.folder_mtime_ns:
+        return True
+    known = {SYNC_NAMESPACE, *held.state_files}
+    if any(namespace not in known for namespace in files.namespaces(user, held.place)):
+        return False
+    held.folder_mtime_ns = folder.mtime_ns
     return True
+
+
+def has_appeared(files: FileStore, user: str, held: FileState, namespaces: Iterable[str]) -> bool:
+    """Whether one of the namespaces has a state file that was not known. Blocks for a stat each. Raises OSError."""
+    return any(
+        namespace not in held.state_files and is_nameable(held.place, namespace)
+        and files.fs.stat(files.state_path(user, held.place, namespace)) is not None
+        for namespace in namespaces
+    )
 
 
 def state_mark(version: Version, data: bytes) -> StateMark:
