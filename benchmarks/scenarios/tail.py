@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import server as servers
-from benchmarks.chats import Filler
+from benchmarks.chats import Filler, message
 from benchmarks.samples import Samples
 from benchmarks.scenarios import Plan, Scenario
 from benchmarks.server import Server
 
 SIZES = (100, 10_000)
-OPS, WARMUP_OPS = 400, 40
+OPS, WARMUP_OPS = 1500, 50
 COMMITS_IN_BATCH = 100
 KEYS = 50
 """Members of the floor state: as large in the short chat as in the long one."""
@@ -49,7 +49,7 @@ class Tail(Scenario):
         self._server.settle()
 
     def _make(self, size: int) -> Talk:
-        """A chat of so many messages, each with a commit, and two swipes of the last one."""
+        """A chat of so many messages, each with a commit."""
         name = f"character:Tail/{size}"
         self._filler.fill(name, size)
         opened = self._filler.ask("opened", {"type": "open", "chat": name, "since": None, "tail": 1})
@@ -61,10 +61,17 @@ class Tail(Scenario):
                 self._floor_update(number, {"floor": number}) for number in range(begin, begin + COMMITS_IN_BATCH)
             ]
             talk.floor = self._ask(talk, {"type": "batch", "requests": updates}, talk.floor)
-        talk.chat = self._ask(talk, self._swipe(talk, "add", content={"mes": "Or so."}), talk.chat)
-        # Adding a swipe hid the last message's commit.
-        talk.floor = talk.chat
         return talk
+
+    def _end_with_swipes(self, talk: Talk) -> None:
+        """A new last message with two swipes, each with a commit."""
+        ack = {"type": "append", "chat": talk.name, "op": talk.op, "base": "*", "messages": [message(300)]}
+        answer = self._filler.ask("ack", ack)
+        talk.op += 1
+        talk.last_id, talk.chat = answer["messages"][0], answer["version"]["integrity"]
+        talk.floor = self._ask(talk, self._floor_update(1), talk.floor)
+        talk.chat = talk.floor = self._ask(talk, self._swipe(talk, "add", content={"mes": "Or so."}), talk.chat)
+        talk.floor = self._ask(talk, self._floor_update(2), talk.floor)
 
     def _floor_update(self, number: int, at: dict[str, Any] | None = None) -> dict[str, Any]:
         patch = [{"op": "add", "path": f"/k{number % KEYS}", "value": number}]
@@ -94,6 +101,8 @@ class Tail(Scenario):
     def _measure(self, kind: str, talk: Talk) -> float:
         """CPU of the server per op, in microseconds."""
         assert self._server is not None
+        if kind == "swipe":
+            self._end_with_swipes(talk)
         for number in range(WARMUP_OPS):
             self._step(kind, talk, number)
         self._server.settle(20)

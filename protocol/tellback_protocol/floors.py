@@ -31,8 +31,8 @@ LOG_SUFFIX = "__floor_log"
 ORPHANS_SUFFIX = "__orphans"
 KEY = "tellback"
 """The one member that we add to a commit of Luker's."""
-SNAPSHOT_COMMITS = 64
-"""How far the states near the end of a log are apart: some milliseconds of replay."""
+SNAPSHOT_COMMITS = 16
+"""How far the states near the end of a log are apart: a tenth of a millisecond of replay."""
 
 
 class FloorCommit:
