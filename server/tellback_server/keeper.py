@@ -260,6 +260,7 @@ class Keeper:
     # -- coming ------------------------------------------------------------------------------------------------------
 
     async def _load(self, actor: Actor) -> None:
+        await self.lifecycle.passed(actor.user, actor.name)
         user, place = actor.user, _place(actor)
         chat_id = self._ids.get((user, actor.name))
         now_ms = self._hub.clock.now_ms()
@@ -289,6 +290,7 @@ class Keeper:
         try:
             self._hub.admit()
             await self._run(lambda: self._files.check_free(user, place))
+            await self._run(lambda: self._orphans.make_room(user, place))
         except Refused as refusal:
             tab.answer_refusal(request, owner_json, size_bytes, refusal)
             actor.state = "missing"
@@ -354,7 +356,7 @@ class Keeper:
         self._timers.pop(actor, None)
         self._hub.spawn(self._fold(actor))
 
-    async def _settle(self, actor: Actor, letter: Envelope) -> bool:
+    async def _settle(self, actor: Actor, letter: Envelope | None) -> bool:
         """Fold everything that is pending while the actor stands still for `letter`. False: an outside edit was adopted
         first, and the letter comes again. Raises Refused when the disk does not take it.
         """
@@ -364,7 +366,8 @@ class Keeper:
             held = actor.file
             assert held is not None, "a live chat has files"
             if await self._run(lambda: needs_adoption(self._files, actor.user, held)):  # noqa: B023
-                actor.put_back(letter)
+                if letter is not None:
+                    actor.put_back(letter)
                 actor.folding = True
                 await self._look_closer(actor)
                 return False
@@ -372,7 +375,7 @@ class Keeper:
                 return True
             actor.settling = letter
             folded = await self._fold(actor, "busy")
-            if actor.settling is None:
+            if actor.settling is not letter or actor.state != "busy":
                 return False
             actor.settling = None
             if not folded:

@@ -4,6 +4,7 @@ Rules of this module (STORAGE "Trash"):
 - A state file is an orphan when the file of its owner does not stand beside it (`store.place`).
 - Another program may be renaming or copying just now, so it is taken only when two looks at least ORPHANED_S apart
   found the owner gone, and a third one right before it is moved.
+- A chat that is made under the name begins without them: they are put aside before it is.
 - What is live here is left alone: a chat that was made and has no file yet, an owner whose commits are being folded.
 - What cannot be moved stays and is looked at again; the reason is told once a look.
 """
@@ -18,14 +19,14 @@ from typing import Final
 
 import structlog
 
-from tellback_protocol.ids import Place
+from tellback_protocol.ids import Place, sidecar_name
 from tellback_server.clock import Clock
 from tellback_server.fs import FileMissing
 from tellback_server.store.files import FileStore
-from tellback_server.store.place import OWNER_FOLDERS, file_of, is_text, state_of
+from tellback_server.store.place import OWNER_FOLDERS, STATE_ENDING, file_of, is_text, state_of
 from tellback_server.trash import Entry, Trash
 
-__all__ = ["ORPHANED_S", "Orphans"]
+__all__ = ["ORPHANED_S", "Orphans", "find_orphans"]
 
 log = structlog.get_logger()
 
@@ -81,14 +82,29 @@ class Orphans:
         return found
 
     def _take(self, user: str, place: Place, paths: list[str]) -> None:
-        if self._files.stat_owner(user, place) is not None:
-            return
-        entry = Entry(
-            id=self._files.chat_id_of(user, place), name=str(place), deleted_ms=self._clock.now_ms(),
-            reason="orphaned", files=paths,
-        )
-        self._trash.put(user, entry)
-        log.warning("orphans-to-trash", owner=entry.name, count=len(paths))
+        put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
+
+    def make_room(self, user: str, place: Place) -> None:
+        """Puts aside at once what a deleted owner left, for a new one of its name. Blocks."""
+        folders = file_of(place)[0]
+        start = sidecar_name(place, "").removesuffix(STATE_ENDING)
+        names = _listed(self._files, os.path.join(self._files.user_root(user), *folders))
+        paths = [
+            "/".join((*folders, name)) for name in names
+            if name.startswith(start) and (owned := state_of(folders, name)) is not None and owned[0] == place
+        ]
+        if paths:
+            put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
+
+
+def put_aside(files: FileStore, trash: Trash, user: str, place: Place, paths: list[str], now_ms: int) -> None:
+    """Moves an owner's state files to the trash, unless the owner is there. Durable on return. Raises OSError."""
+    if files.stat_owner(user, place) is not None:
+        return
+    trash.put(user, Entry(
+        id=files.chat_id_of(user, place), name=str(place), deleted_ms=now_ms, reason="orphaned", files=paths,
+    ))
+    log.warning("orphans-to-trash", owner=str(place), count=len(paths))
 
 
 def find_orphans(files: FileStore, user: str) -> dict[Place, list[str]]:

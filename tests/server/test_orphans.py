@@ -15,6 +15,7 @@ from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.place import file_of, state_of
 from tellback_server.trash import Trash
 from tests.support.chat_desk import SilentLogger
+from tests.support.server import TabClient, running
 
 OWNED = {
     "chats/Pip/talk.jsonl": ["chats/Pip/talk.luker-state.memory.json", "chats/Pip/talk.luker-state.chat_sync.json"],
@@ -123,3 +124,24 @@ async def test_it_takes_two_looks_and_nobody_live(tmp_path: Path) -> None:
 )
 def test_a_state_file_tells_its_owner(folders: tuple[str, ...], name: str, owned: tuple[Place, str] | None) -> None:
     assert state_of(folders, name) == owned
+
+
+async def test_a_new_chat_does_not_inherit_the_states_of_a_deleted_one(tmp_path: Path) -> None:
+    """[Q7] They are in the trash before the chat is there."""
+    user = tmp_path / DEFAULT_USER
+    (user / "chats/Pip").mkdir(parents=True)
+    for stem in ("talk.luker-state.memory", "talk.luker-state.chat_sync", "talk more.luker-state.memory"):
+        (user / f"chats/Pip/{stem}.json").write_text("{}")
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open("character:Pip/talk", create=True)
+        assert opened["created"] is True
+        got = await tab.ask("state-get", owner={"chat": "character:Pip/talk"})
+        assert got["states"] == {}
+        made = await tab.write_state("state-update", "character:Pip/talk", namespace="memory", base=None, set=[1])
+        assert made["type"] == "ack"
+    assert (user / "chats/Pip/talk.luker-state.memory.json").read_text() == "[1]"
+    files = FileStore(Fs(), str(tmp_path), (DEFAULT_USER,), logger=SilentLogger())
+    [entry] = Trash(files).entries(DEFAULT_USER)
+    assert (entry.name, entry.reason, len(entry.files)) == ("character:Pip/talk", "orphaned", 2)
+    assert (user / "chats/Pip/talk more.luker-state.memory.json").exists()
