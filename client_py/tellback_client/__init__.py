@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tellback_protocol.frames import Character, FoundMessage, ListedChat
 
-    from .blocking import BlockingChat, BlockingClient, BlockingOwner, BlockingState
+    from .blocking import BlockingChat, BlockingClient, BlockingFloorState, BlockingOwner, BlockingState
     from .catalog import Pages
     from .chat import Batch, Chat, State
     from .client import Client, connect
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Status,
         StatusChanged,
     )
+    from .floors import FloorState
     from .history import HistoryProvider
     from .outbox import WriteResult
     from .owner import Owner
@@ -59,6 +60,7 @@ __all__ = [
     "Batch",
     "BlockingChat",
     "BlockingClient",
+    "BlockingFloorState",
     "BlockingOwner",
     "BlockingState",
     "Character",
@@ -76,6 +78,7 @@ __all__ = [
     "DeletedError",
     "Event",
     "EventsLost",
+    "FloorState",
     "ForbiddenError",
     "FoundMessage",
     "Gone",
@@ -106,7 +109,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "blocking": ("BlockingChat", "BlockingClient", "BlockingOwner", "BlockingState"),
+    "blocking": ("BlockingChat", "BlockingClient", "BlockingFloorState", "BlockingOwner", "BlockingState"),
     "catalog": ("Character", "FoundMessage", "ListedChat", "Pages"),
     "chat": ("Batch", "Chat", "State"),
     "client": ("Client", "connect"),
@@ -120,6 +123,7 @@ _HOMES = {
         "ChatDeleted", "ChatRenamed", "Committed", "Conflicted", "ConnectionChanged", "Event", "EventsLost", "Gone",
         "Replaced", "Status", "StatusChanged",
     ),
+    "floors": ("FloorState",),
     "history": ("HistoryProvider",),
     "outbox": ("WriteResult",),
     "owner": ("Owner",),

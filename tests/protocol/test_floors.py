@@ -47,20 +47,40 @@ class History:
         return f"00000000-0000-4000-8000-{number:012d}"
 
     def ask(self, request: dict[str, Any]) -> None:
-        """Carry out a request, tell the tab, and write the log."""
+        """[E2] Carry out a request, tell the tab, and write the log."""
         op = self.live.next_op(SESSION)
         frame = {"chat": "group:x", "op": op, "base": self.live.chat.version.integrity, **request}
         if request["type"].startswith("state-"):
             frame["owner"] = {"chat": frame.pop("chat")}
         decoded: Any = codec.decode_client(dumps(frame), LIMITS)
         fresh = Fresh(self.integrity(op), op << 16, 0)
+        before = self.picture() if op % 7 == 0 else None
         decision = decide(self.live, decoded, SESSION, fresh, LIMITS)
         assert isinstance(decision, Committed), (request, decision.outcome.body)
+        if before is not None:
+            again = decide(self.live, decoded, SESSION, fresh, LIMITS)
+            assert isinstance(again, Committed)
+            assert again.record == decision.record, "[E2] not the same decision"
+            assert self.picture() == before, "[E2] deciding changed the stream"
         install(self.live, SESSION, op, decision, 0)
         self.recovered.fold(decode_commit(decision.record))
         told = msgspec.json.decode(b'{"type":"integrity","chat":"group:x",' + decision.core + b"}", type=IntegrityFrame)
         self.tab.fold_effects(decode_commit(msgspec.json.encode(
             {"version": told.version, "previous": told.previous, "ops": told.ops})))
+
+    def picture(self) -> Any:
+        """Everything of the live stream that a decision could disturb, as values of its own."""
+        return (
+            self.live.head, list(self.live.chat.messages.items()),
+            [(name, document.version, document.data, list(document.skipped))
+             for name, document in self.live.states.items()],
+            [
+                ([(commit.id, commit.message, commit.swipe, commit.patches) for commit in log.commits],
+                 dict(log.positions), {message: list(at) for message, at in log.by_message.items()}, dict(log.shown),
+                 [(snapshot.position, snapshot.data) for snapshot in log.snapshots], log.skipped, log.raw)
+                for log in self.live.floors.values()
+            ],
+        )
 
     def state_version(self, namespace: str) -> str | None:
         document = self.live.states.get(namespace)
