@@ -55,7 +55,7 @@ from tellback_protocol.frames import (
 )
 from tellback_protocol.requests import History, StateGet, UserRequest, owner_named
 
-from .errors import error_of, ProtocolViolation, TellbackError, refused
+from .errors import ProtocolViolation, TellbackError, error_of
 from .heartbeat import Backoff, Heartbeat
 from .outbox import Entry, PendingWrite, Record
 from .replica import text_of

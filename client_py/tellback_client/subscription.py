@@ -44,7 +44,7 @@ from .intents import RecordedIntent
 from .lane import targets_of_request
 from .outbox import Entry, PendingWrite, WriteResult, added
 from .replica import Replica, asked_effects
-from .writes import Writes, text_or_none
+from .writes import Writes
 
 Phase = Literal["closed", "opening", "parts", "replaying", "live", "gone"]
 Answer = Ack | ConflictFrame

@@ -105,8 +105,9 @@ class FloorEffect(StateEffect, tag="floor", tag_field="op", gc=False):
 
 
 class RenamedEffect(msgspec.Struct, tag="renamed", tag_field="op", gc=False):
-    """The owner has this name from here on, and is there: `to` as `chat` names it, or the name alone of a character
-    or preset. What came out of the trash has one too.
+    """The owner has this name from here on, and is there. What came out of the trash has one too.
+
+    `to` is its one text: as `chat` names it, `character:<character>` or `preset:<folder>/<preset>`.
     """
 
     to: str

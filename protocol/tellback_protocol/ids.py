@@ -176,6 +176,12 @@ def sidecar_name(place: Place, namespace: str) -> str:
             return f"{place.chat}{SIDECAR_MARK}{namespace}.json"
 
 
+def stem_of(place: Place) -> str:
+    """The owner's name alone, as its files begin."""
+    stem: str = getattr(place, place.__struct_fields__[-1])
+    return stem
+
+
 _SURELY_SHORT_CHARS = 50
 """Four bytes each, and what stands around them, still fit a file name."""
 

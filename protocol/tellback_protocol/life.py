@@ -22,12 +22,15 @@ from .errors import Refused
 from .ids import (
     NAME_BYTES_MAX,
     CharacterChat,
+    CharacterOwner,
     ChatById,
     ChatName,
     GroupChat,
+    PresetOwner,
     Version,
     new_name_problem,
     parse_chat,
+    parse_place,
 )
 from .patch import Operation
 from .requests import (
@@ -79,10 +82,18 @@ class Twig(msgspec.Struct, gc=False):
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
-def sibling(name: str, chat: str) -> str:
-    """The full name of a chat called `chat` beside the one called `name`."""
-    place = _place(name)
-    return str(CharacterChat(place.character, chat) if isinstance(place, CharacterChat) else GroupChat(chat))
+def sibling(name: str, to: str) -> str:
+    """The one text of an owner called `to` beside the one whose text is `name`."""
+    match parse_place(name):
+        case CharacterChat(character=character):
+            return str(CharacterChat(character, to))
+        case GroupChat():
+            return str(GroupChat(to))
+        case CharacterOwner():
+            return str(CharacterOwner(to))
+        case PresetOwner(folder=folder):
+            return str(PresetOwner(folder, to))
+    raise AssertionError("a stream has a name")
 
 
 def branch_stem(name: str) -> str:
@@ -139,7 +150,7 @@ def carry_out_life(work: Work, request: LifeWrite, bases: Bases, facts: Facts) -
             _branch(work, request, bases, facts)
         case OwnerRename():
             bases.check_owner(request.base)
-            _rename(work, request.to, facts.to, facts)
+            _rename(work, request.to, sibling(work.stream.name, request.to), facts)
         case OwnerDelete():
             bases.check_owner(request.base)
             _delete(work, facts)

@@ -534,6 +534,18 @@ class Actor:
         frame = codec.answer("ack", request.id, letter.owner_json, request.op, hub.durability(decision.outcome.body))
         return Release(position, self, tab, frame, letter.size_bytes, decision)
 
+    def told_by_the_server(self, commit: Commit, record: bytes, told: Told) -> Release:
+        """Log and install a commit that nobody asked of this owner; the release is the caller's. Raises LogError."""
+        if not self.anchored:
+            self._anchor()
+        position = self._last_position = self._hub.log.append(
+            records.COMMIT, self.key, commit.version.seq, record
+        )
+        self._stream.fold(commit)
+        self._hub.counters.commits += 1
+        self._unreleased += 1
+        return Release(position, self, None, None, 0, told)
+
     def made(self, loaded: LoadedStream) -> None:
         """The chat begins; its first commit follows in the same step."""
         self._take(loaded)

@@ -32,6 +32,8 @@ from tellback_server.tab import Tab
 
 log = structlog.get_logger()
 
+NAMES_LEFT_MAX = 4096
+"""Renames and deletions that are remembered for those who are just looking into folders."""
 
 
 class Shelf(Protocol):
@@ -121,6 +123,10 @@ class Hub:
         """What waits for the disk, in the order of the log."""
         self.tabs: set[Tab] = set()
         """All connections; reception keeps them."""
+        self.names_left: deque[tuple[str, str]] = deque(maxlen=NAMES_LEFT_MAX)
+        """User and name of chats that were renamed or deleted, the last one last: who looked into the folders meanwhile
+        may have seen them still there."""
+        self.names_left_count = 0
         self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
         """Why nothing is admitted any more: code and sentence."""
@@ -133,6 +139,10 @@ class Hub:
     def actors(self) -> list[Actor]:
         """All that are live. Cost: one pointer each."""
         return list(dict.fromkeys(self._by_name.values()))
+
+    def names(self, user: str) -> dict[str, Actor]:
+        """A user's live actors by each name that they have, one that is only reserved for them included."""
+        return {name: actor for (of, name), actor in self._by_name.items() if of == user}
 
     def actor(self, user: str, address: ChatAddress | StateOwner) -> Actor | None:
         """The live actor of an owner, made and loading when there is none; None for an id that nobody has open."""
@@ -153,6 +163,10 @@ class Hub:
         """The actor's id is known now. Only chats are asked for by id."""
         if actor.is_chat:
             self._by_id[actor.user, actor.chat_id] = actor
+
+    def hold(self, actor: Actor) -> None:
+        """An owner in the trash is found by its id, whatever it was."""
+        self._by_id[actor.user, actor.chat_id] = actor
 
     def end(self, actor: Actor) -> None:
         """Let an actor go; the next request makes a new one."""
@@ -185,6 +199,8 @@ class Hub:
 
     def forget_name(self, user: str, name: str) -> None:
         """A name changed hands: no connection may go on using the actor that it knew by it."""
+        self.names_left.append((user, name))
+        self.names_left_count += 1
         for tab in self.tabs:
             if tab.user == user:
                 tab.forget(name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from tellback_server.log import Log
-from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, DONE, decode_base, decode_done
+from tellback_server.operations import Operation, decode_operation
+from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, DONE, OPERATION, decode_base, decode_done
 
 
 class Leftovers(msgspec.Struct):
@@ -32,8 +33,17 @@ def find_leftovers(log: Log) -> Leftovers:
     """Blocks: reads the retained log."""
     owners: dict[str, _Seen] = {}
     names: dict[tuple[str, str], str] = {}
+    moving: dict[str, Operation] = {}
     for _position, record in log.scan():
-        if record.kind == DONE and decode_done(record.body).gone:
+        if record.kind == OPERATION:
+            operation = decode_operation(record.body)
+            if operation.folder_moves:
+                moving[operation.integrity] = operation
+            continue
+        done = decode_done(record.body) if record.kind == DONE else None
+        if done is not None and done.integrity in moving:
+            _follow(moving.pop(done.integrity), owners, names)
+        if done is not None and done.gone:
             seen = owners.pop(record.owner, None)
             if seen is not None:
                 names.pop((seen.user, record.owner.removeprefix(f"{seen.user}/")), None)
@@ -55,3 +65,14 @@ def find_leftovers(log: Log) -> Leftovers:
             seen.folded = base.head.seq - 1
     unfolded = [(seen.user, seen.name) for seen in owners.values() if seen.name and seen.committed > seen.folded]
     return Leftovers(names, unfolded)
+
+
+def _follow(operation: Operation, owners: dict[str, _Seen], names: dict[tuple[str, str], str]) -> None:
+    """The chats of a character that was renamed have its new name."""
+    old, new = f"{operation.name}/", f"{operation.registered[0].name}/"
+    for (user, chat_id), name in list(names.items()):
+        if user == operation.user and name.startswith(old):
+            names[user, chat_id] = new + name.removeprefix(old)
+    for seen in owners.values():
+        if seen.user == operation.user and seen.name.startswith(old):
+            seen.name = new + seen.name.removeprefix(old)

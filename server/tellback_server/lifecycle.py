@@ -15,7 +15,8 @@ Rules of this module (BEHAVIOUR J):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ import structlog
 
 from tellback_protocol.decide import Committed, Facts, Fresh, decide, fingerprint
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import GroupChat, Version, file_integrity
+from tellback_protocol.ids import CharacterOwner, GroupChat, Version, file_integrity, new_name_problem
 from tellback_protocol.life import branch_twig
 from tellback_protocol.requests import (
     ChatBranch,
@@ -34,6 +35,9 @@ from tellback_protocol.requests import (
     ChatRestore,
     LifeWrite,
     Malformed,
+    OwnerDelete,
+    OwnerRename,
+    OwnerRestore,
     Request,
     Write,
 )
@@ -42,11 +46,12 @@ from tellback_server import planning
 from tellback_server.actor import Actor
 from tellback_server.departed import load_departed, save_departed
 from tellback_server.failpoint import failpoint
+from tellback_server.followers import Followers
 from tellback_server.hub import Hub
 from tellback_server.loading import LoadedStream, create_chat
 from tellback_server.log import LogError
 from tellback_server.operations import Operation, carry_out, unfinished
-from tellback_server.planning import Plan, place_of
+from tellback_server.planning import Plan, chat_of, place_of
 from tellback_server.records import CHECKPOINT, DONE, Done, encode, owner_key
 from tellback_server.registrar import Registered, Registrar
 from tellback_server.releases import Envelope
@@ -75,7 +80,7 @@ class Lifecycle:
         hub: Hub,
         files: FileStore,
         *,
-        settle: Callable[[Actor, Envelope], Awaitable[bool]],
+        settle: Callable[[Actor, Envelope | None], Awaitable[bool]],
         named: Callable[[str, str, str], None],
         forgotten: Callable[[str, str, str], None],
         identified: Callable[[Actor], None],
@@ -88,6 +93,8 @@ class Lifecycle:
         self._forgotten = forgotten
         self._identified = identified
         self._locks: dict[str, asyncio.Lock] = {}
+        self._gates: dict[tuple[str, str], asyncio.Event] = {}
+        """Beginnings of names whose owners are on their way."""
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +137,9 @@ class Lifecycle:
 
     def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
         """A request that names an owner by the name it had: the outcome that its op has, else where it went."""
-        if isinstance(letter.request, Write):
+        if isinstance(letter.request, OwnerRestore) and former.gone is not None:
+            self._hub.spawn(self._restore_named(letter, former))
+        elif isinstance(letter.request, Write):
             self._hub.spawn(self._answer_former(letter, former))
         else:
             letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
@@ -139,11 +148,20 @@ class Lifecycle:
         if not await self._answered_before(letter, former):
             letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
 
+    async def _restore_named(self, letter: Envelope, former: Registered) -> None:
+        """A character or preset comes back by its name."""
+        actor = await self._hub.actor_by_id(former.user, former.chat_id)
+        if actor is not None and letter.tab.is_open:
+            actor.submit(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
+
     async def _answered_before(self, letter: Envelope, former: Registered) -> bool:
         """Give the outcome that this op had, when the owner has it under its name of today."""
         if not isinstance(letter.request, Write) or not isinstance(letter.request.op, int):
             return False
-        actor = await self._hub.actor_by_id(former.user, former.chat_id)
+        actor = (
+            self._hub.actor(former.user, place_of(former.name)) if former.gone is None
+            else await self._hub.actor_by_id(former.user, former.chat_id)
+        )
         while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110  - As above.
             await asyncio.sleep(POLL_S)
         stream = None if actor is None else actor.stream
@@ -162,7 +180,7 @@ class Lifecycle:
         actor = Actor(self._hub, user, registered.name)
         actor.chat_id = chat_id
         actor.key = owner_key(user, chat_id)
-        self._hub.identified(actor)
+        self._hub.hold(actor)
         self._hub.spawn(self._load_departed(actor, registered))
         return actor
 
@@ -219,6 +237,20 @@ class Lifecycle:
         stream = actor.stream
         assert stream is not None, "a live owner, or a deleted one"
         now_ms = hub.clock.now_ms()
+        followers = self._followers(actor, request)
+        if followers is None:
+            await self._decide(actor, letter, stream, now_ms, None)
+            return
+        with self._gate(actor.user, followers):
+            await followers.stand_still(self._settle_follower)
+            if not await self._decide(actor, letter, stream, now_ms, followers):
+                followers.stay()
+
+    async def _decide(
+        self, actor: Actor, letter: Envelope, stream: Stream, now_ms: int, followers: Followers | None
+    ) -> bool:
+        """Decide and carry out. False when nothing was committed."""
+        hub, request = self._hub, letter.request
         plan = await self._plan(actor, stream, request, now_ms)
         hub.admit()
         fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
@@ -228,16 +260,19 @@ class Lifecycle:
             actor.life_decided(letter, decision, now_ms, b"")
             if stream.deleted:
                 await self._save_departed(actor)
-            return
+            return False
         operation = await self._operation(actor, stream, request, plan, decision.version, now_ms)
         # From here to the flush there is no await: others see all of it or nothing.
         release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation))
+        if followers is not None:
+            followers.commit()
         if operation.what in ("rename", "restore"):
             hub.reserve(actor, plan.facts.to)
         await hub.log.flush()
         failpoint("operation.after_log")
         if not await self._execute(letter, operation):
-            return
+            hub.end(actor)
+            return True
         self.record(operation)
         for registered in operation.registered:
             self.registrar.put(registered)
@@ -253,14 +288,57 @@ class Lifecycle:
             case "restore":
                 self._forgotten(actor.user, actor.chat_id, operation.name)
                 self._named(actor.user, actor.chat_id, plan.facts.to)
+        if followers is not None:
+            followers.arrive(self._named, self._forgotten)
         if release is not None:
             hub.release(release)
         if operation.what == "delete":
-            await self._gone(actor, operation)
+            await self._gone(actor, followers)
         elif operation.what == "restore":
             # The next request reads the files.
             hub.end(actor)
             await actor.hand_on()
+        return True
+
+    def _followers(self, actor: Actor, request: Request | Malformed) -> Followers | None:
+        """The live chats that go with a character."""
+        place = place_of(actor.name)
+        if not isinstance(place, CharacterOwner):
+            return None
+        if isinstance(request, OwnerRename) and new_name_problem(request.to) is None:
+            return Followers(self._hub, actor.user, place.character, request.to)
+        if isinstance(request, OwnerDelete) and request.chats:
+            return Followers(self._hub, actor.user, place.character, None)
+        return None
+
+    @contextlib.contextmanager
+    def _gate(self, user: str, followers: Followers) -> Iterator[None]:
+        """Who asks for a chat of the character meanwhile waits."""
+        opened = asyncio.Event()
+        self._gates[user, followers.prefix] = opened
+        try:
+            yield
+        finally:
+            del self._gates[user, followers.prefix]
+            opened.set()
+
+    async def passed(self, user: str, name: str) -> None:
+        """Wait while the folder of a character is moved."""
+        while True:
+            gate = next(
+                (gate for (whose, prefix), gate in self._gates.items() if whose == user and name.startswith(prefix)),
+                None,
+            )
+            if gate is None:
+                return
+            await gate.wait()
+
+    async def _settle_follower(self, actor: Actor) -> None:
+        while not await self._settle(actor, None):
+            # An outside edit was adopted; it goes on as soon as it stands still again.
+            if actor.state != "ready":
+                return
+            actor.state = "busy"
 
     async def _execute(self, letter: Envelope, operation: Operation) -> bool:
         """Move the files; False when the server stops before the disk takes it, and the next start goes on."""
@@ -287,10 +365,12 @@ class Lifecycle:
         actor.file.place = place_of(to)
         actor.file.head = version
 
-    async def _gone(self, actor: Actor, operation: Operation) -> None:
+    async def _gone(self, actor: Actor, followers: Followers | None) -> None:
         """Everybody was told; nobody hears more of it."""
         await self._hub.log.flush()
         actor.leave()
+        if followers is not None:
+            await followers.leave()
         await self._save_departed(actor)
         self._rest(actor)
 
@@ -311,7 +391,7 @@ class Lifecycle:
     async def _plan(self, actor: Actor, stream: Stream, request: Request | Malformed, now_ms: int) -> Plan:
         files, registrar, user, name = self._files, self.registrar, actor.user, stream.name
         match request:
-            case ChatRename():
+            case ChatRename() | OwnerRename():
                 plan = await self._run(
                     lambda: planning.plan_rename(files, registrar, user, name, request, now_ms)
                 )
@@ -323,7 +403,11 @@ class Lifecycle:
                     if other.user == user and other.stream is not None and other.name.rpartition("/")[0] == beside
                 }
                 plan = await self._run(lambda: planning.plan_delete(files, user, name, stream, open_chats))
-            case ChatRestore():
+            case OwnerDelete():
+                plan = await self._run(lambda: planning.plan_delete(
+                    files, user, name, stream, {}, with_chats=request.chats
+                ))
+            case ChatRestore() | OwnerRestore():
                 plan = await self._run(
                     lambda: planning.plan_restore(files, registrar, user, actor.chat_id, request, now_ms)
                 )
@@ -335,8 +419,6 @@ class Lifecycle:
                 ))
             case ChatCreate():
                 return Plan(facts=Facts(refused=("exists", "The name is taken.")))
-            case _:
-                raise Refused("unsupported", "This server does not offer that yet.", pointer="/type")
         return await self._with_live(actor, plan)
 
     async def _with_live(self, actor: Actor, plan: Plan) -> Plan:
@@ -364,16 +446,16 @@ class Lifecycle:
         self, actor: Actor, stream: Stream, request: LifeWrite, plan: Plan, version: Version, now_ms: int
     ) -> Operation:
         registrar = self.registrar
-        if isinstance(request, ChatRestore):
+        if isinstance(request, ChatRestore | OwnerRestore):
             return planning.restore_operation(plan, registrar, stream, version, now_ms)
         held = actor.file
         assert held is not None, "a live chat has files"
-        if isinstance(request, ChatRename):
+        if isinstance(request, ChatRename | OwnerRename):
             return planning.rename_operation(plan, registrar, stream, held, version, now_ms)
-        if isinstance(request, ChatDelete):
+        if isinstance(request, ChatDelete | OwnerDelete):
             return planning.delete_operation(plan, registrar, stream, held, version, now_ms)
         assert isinstance(request, ChatBranch), "the others are refused"
-        twig = branch_twig(stream.chat, request, place_of(stream.name).chat)
+        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat)
         return await self._run(
             lambda: planning.stage_branch(self._files, plan, stream, held, twig, version, now_ms)
         )
@@ -405,7 +487,7 @@ class Lifecycle:
             actor.not_made()
 
     async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:
-        hub, user, place, clock = self._hub, actor.user, place_of(actor.name), self._hub.clock
+        hub, user, place, clock = self._hub, actor.user, chat_of(actor.name), self._hub.clock
         hub.admit()
         refused, edits, has_folder = await self._run(lambda: self._room_for(user, actor.name, request))
         if refused is None and await self._is_live(actor, actor.name):
@@ -442,7 +524,7 @@ class Lifecycle:
         self, user: str, name: str, request: ChatCreate
     ) -> tuple[tuple[str, str] | None, list[GroupEdit], bool]:
         """Why it cannot be made, the edits of group files, and whether the character is there already."""
-        files, place = self._files, place_of(name)
+        files, place = self._files, chat_of(name)
         now_ms = self._hub.clock.now_ms()
         sentence = taken(files, user, place)
         refused = None if sentence is None else ("exists", sentence)
@@ -472,7 +554,7 @@ def blank_chat(user: str, name: str, chat_id: str, now_ms: int) -> LoadedStream:
     """A chat before its first commit."""
     before = Version(1, 0, file_integrity(1, 0, name, b""))
     created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    loaded, _header = create_chat(user, place_of(name), chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
+    loaded, _header = create_chat(user, chat_of(name), chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
     return loaded
 
 

@@ -70,6 +70,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """To be made first."""
     moves: list[Move] = []
     """In this order."""
+    folder_moves: list[Move] = []
+    """Whole folders, after the files."""
     trash: Entry | None = None
     """What goes to the trash, or comes out of it when `out` is there."""
     out: dict[str, str] | None = None
@@ -123,6 +125,9 @@ def carry_out(files: FileStore, operation: Operation) -> None:
             fs.make_directories(files.checked_path(user, folder))
         if operation.moves:
             _move_all(files, operation)
+        for move in operation.folder_moves:
+            _move_folder(files, operation, move)
+            failpoint("operation.after_folder")
         if operation.trash is not None:
             _trash(files, operation, operation.trash)
             failpoint("operation.after_trash")
@@ -181,6 +186,25 @@ def _move_all(files: FileStore, operation: Operation) -> None:
         with contextlib.suppress(FileMissing):
             fs.fsync_directory(folder)
     failpoint("operation.after_moves")
+
+
+def _move_folder(files: FileStore, operation: Operation, move: Move) -> None:
+    fs, user = files.fs, operation.user
+    source, target = files.checked_path(user, move.source), files.checked_path(user, move.target)
+    here, there = fs.stat(source), fs.stat(target)
+    if here is None or here.inode != move.inode or not here.is_directory:
+        # Done before. A folder that another program made under the old name since is its own.
+        return
+    if there is not None:
+        with files.operation("put-aside", target):
+            for number in range(1, ASIDE_MAX):
+                aside = f"{target} - recovered #{number}"
+                if fs.stat(aside) is None:
+                    fs.rename(target, aside)
+                    break
+    with files.operation("move-folder", target):
+        fs.rename(source, target)
+        fs.fsync_directory(os.path.dirname(target))
 
 
 def _folders(paths: Iterable[str]) -> Iterator[str]:

@@ -13,14 +13,27 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.floors import branched
-from tellback_protocol.ids import SIDECAR_MARK, ChatName, Version, new_name_problem, parse_chat
+from tellback_protocol.ids import (
+    SIDECAR_MARK,
+    CharacterOwner,
+    ChatName,
+    GroupChat,
+    Place,
+    StateOwner,
+    Version,
+    new_name_problem,
+    parse_place,
+    sidecar_name,
+    stem_of,
+)
 from tellback_protocol.life import Facts, Twig, branch_stem, branched_name, sibling
-from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore
+from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerRename, OwnerRestore
 from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, loads
 from tellback_server.operations import Move, Operation, Written
@@ -30,11 +43,12 @@ from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPAC
 from tellback_server.store.groups import GroupEdit
 from tellback_server.store.held import FileState
 from tellback_server.store.jsonl import render
-from tellback_server.survey import ChatFiles, chat_files, folder_of, linked_from, taken
+from tellback_server.store.place import CARD_ENDING
+from tellback_server.survey import OwnerFiles, all_files, folder_of, linked_from, owner_files, taken
 from tellback_server.trash import Entry, Trash
 
 __all__ = [
-    "Plan", "delete_operation", "place_of", "plan_branch", "plan_delete", "plan_rename", "plan_restore",
+    "Plan", "chat_of", "delete_operation", "place_of", "plan_branch", "plan_delete", "plan_rename", "plan_restore",
     "rename_operation", "restore_operation", "stage_branch",
 ]
 
@@ -46,19 +60,30 @@ class Plan(msgspec.Struct, kw_only=True):
     """What was found out, for the decision and for what follows it."""
 
     facts: Facts
-    own: ChatFiles | None = None
+    own: OwnerFiles | None = None
     entry: Entry | None = None
     """What comes out of the trash."""
+    with_chats: bool = False
+    chats: list[str] = []
+    """Files of a character's chats that go with it, below the user's root."""
+    chats_inode: int | None = None
+    """The folder of a character's chats, when there is one."""
     sync_fields: dict[str, object] = {}
     lines: int = 0
 
 
-def place_of(name: str) -> ChatName:
+def place_of(name: str) -> Place:
     """The place that a stored name means."""
-    place = parse_chat(name)
+    place = parse_place(name)
     assert not isinstance(place, str), "a stored name is an address"
-    assert hasattr(place, "chat"), "and not an id"
-    return place  # type: ignore[return-value]  # ChatById has no `chat`.
+    return place
+
+
+def chat_of(name: str) -> ChatName:
+    """As `place_of`, for a chat."""
+    place = place_of(name)
+    assert not isinstance(place, StateOwner), "a chat's name"
+    return place
 
 
 def held_back(registrar: Registrar, files: FileStore, user: str, name: str, now_ms: int) -> tuple[str, str] | None:
@@ -74,7 +99,7 @@ def held_back(registrar: Registrar, files: FileStore, user: str, name: str, now_
 
 
 def _refused(
-    files: FileStore, registrar: Registrar, user: str, target: str, now_ms: int, own: ChatFiles | None
+    files: FileStore, registrar: Registrar, user: str, target: str, now_ms: int, own: OwnerFiles | None
 ) -> tuple[str, str] | None:
     sentence = taken(files, user, place_of(target), own)
     if sentence is not None:
@@ -86,13 +111,18 @@ def _refused(
 
 
 def plan_rename(
-    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatRename, now_ms: int
+    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatRename | OwnerRename, now_ms: int
 ) -> Plan:
-    own = chat_files(files, user, place_of(name))
+    own = owner_files(files, user, place_of(name))
     if new_name_problem(request.to) is not None:
         return Plan(facts=Facts(), own=own)
     target = sibling(name, request.to)
-    return Plan(facts=Facts(to=target, refused=_refused(files, registrar, user, target, now_ms, own)), own=own)
+    facts = Facts(to=target, refused=_refused(files, registrar, user, target, now_ms, own))
+    inode: int | None = None
+    if isinstance(own.place, CharacterOwner):
+        stat = files.fs.stat(files.checked_path(user, f"chats/{own.place.character}"))
+        inode = None if stat is None or not stat.is_directory else stat.inode
+    return Plan(facts=facts, own=own, chats_inode=inode)
 
 
 def rename_operation(
@@ -100,25 +130,48 @@ def rename_operation(
 ) -> Operation:
     own, user, to = plan.own, stream.user, plan.facts.to
     assert own is not None, "a rename has a chat"
-    chat = place_of(to).chat
+    name = stem_of(place_of(to))
     known = registrar.of(user, stream.chat_id)
     former = [] if known is None else [former for former in known.former if former.name not in (to, stream.name)]
-    written, unlinked = _synced(own, chat, stream, held, version, to, now_ms)
+    written, unlinked = _synced(own, name, stream, held, version, to, now_ms)
+    moves = [
+        Move(f"{own.folder}/{file}", f"{own.folder}/{own.renamed(file, name)}", stat.inode)
+        for file, stat in own.files.items()
+    ]
     return Operation(
         what="rename", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
         seq=version.seq,
-        moves=[
-            Move(f"{own.folder}/{name}", f"{own.folder}/{own.renamed(name, chat)}", stat.inode)
-            for name, stat in own.files.items()
-        ],
+        moves=moves,
+        folder_moves=_chats_of(plan, to),
         written=written,
         unlinked=unlinked,
-        groups=[GroupEdit(path=path, action="replace", chat=own.chat, to=chat) for path in own.groups],
+        groups=_group_edits(own, "replace", name),
         registered=[Registered(
             user=user, chat_id=stream.chat_id, name=to, former=[*former, FormerName(stream.name, now_ms)],
         )],
         bases=[_base(stream, held, version, to)],
     )
+
+
+def _chats_of(plan: Plan, to: str) -> list[Move]:
+    """The folder of a character's chats under its new name."""
+    own, place = plan.own, place_of(to)
+    if own is None or not isinstance(own.place, CharacterOwner) or plan.chats_inode is None:
+        return []
+    return [Move(f"chats/{own.place.character}", f"chats/{stem_of(place)}", plan.chats_inode)]
+
+
+def _group_edits(own: OwnerFiles, action: Literal["replace", "remove"], to: str = "") -> list[GroupEdit]:
+    if isinstance(own.place, CharacterOwner):
+        # A group keeps a member that was deleted, as SillyTavern does; a renamed one goes along.
+        if action == "remove":
+            return []
+        return [
+            GroupEdit(path=path, action=action, chat=own.place.character + CARD_ENDING, to=to + CARD_ENDING,
+                      among="members")
+            for path in own.groups
+        ]
+    return [GroupEdit(path=path, action=action, chat=stem_of(own.place), to=to) for path in own.groups]
 
 
 def _base(stream: Stream, held: FileState, version: Version, name: str) -> Checkpointed:
@@ -129,14 +182,13 @@ def _base(stream: Stream, held: FileState, version: Version, name: str) -> Check
 
 
 def _synced(
-    own: ChatFiles, chat: str, stream: Stream, held: FileState, version: Version, to: str, now_ms: int
+    own: OwnerFiles, chat: str, stream: Stream, held: FileState, version: Version, to: str, now_ms: int
 ) -> tuple[list[Written], list[Move]]:
     """chat_sync under the new name, and what goes of the old one."""
-    assert held.identity is not None, "everything is in the files"
-    mark = SyncMark(
-        stream.chat_id, to, held.version, version,
-        Watermark(held.identity.size_bytes, held.lines, held.identity.crc32), dict(held.states),
-    )
+    watermark = Watermark(0, 0, 0)
+    if held.identity is not None:
+        watermark = Watermark(held.identity.size_bytes, held.lines, held.identity.crc32)
+    mark = SyncMark(stream.chat_id, to, held.version, version, watermark, dict(held.states))
     fields = None if own.sync is None else own.sync.fields
     written = _sync_file(f"{own.folder}/{own.renamed(own.sync_name, chat)}", fields, mark, now_ms)
     unlinked = [] if own.sync_stat is None else [Move(f"{own.folder}/{own.sync_name}", "", own.sync_stat.inode)]
@@ -144,8 +196,9 @@ def _synced(
 
 
 def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_ms: int) -> Written:
+    of_chat = not isinstance(place_of(mark.name), StateOwner)
     content = {
-        **(fields or {}), "integrity": mark.version.integrity, "updated_at": now_ms,
+        **(fields or {}), "integrity": (mark.version if of_chat else mark.head).integrity, "updated_at": now_ms,
         "tellback": msgspec.to_builtins(mark),
     }
     return Written(path, dumps(content).decode("utf-8", "surrogatepass"))
@@ -155,14 +208,19 @@ def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_
 
 
 def plan_delete(
-    files: FileStore, user: str, name: str, stream: Stream, live: Mapping[str, tuple[bytes, list[bytes]]]
+    files: FileStore, user: str, name: str, stream: Stream, live: Mapping[str, tuple[bytes, list[bytes]]],
+    *, with_chats: bool = False,
 ) -> Plan:
     place = place_of(name)
+    own = owner_files(files, user, place)
+    if isinstance(place, CharacterOwner) and with_chats:
+        chats = all_files(files, user, f"chats/{place.character}")
+        return Plan(facts=Facts(), own=own, with_chats=True, chats=chats)
+    if isinstance(place, StateOwner):
+        return Plan(facts=Facts(), own=own)
     metadata = loads(stream.chat.metadata)
     main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
-    return Plan(
-        facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=chat_files(files, user, place)
-    )
+    return Plan(facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=own)
 
 
 def delete_operation(
@@ -172,18 +230,20 @@ def delete_operation(
     assert own is not None, "a deletion has a chat"
     known = registrar.of(user, stream.chat_id)
     names = [*own.files, *([own.sync_name] if own.sync_stat is not None else [])]
+    paths = [f"{own.folder}/{name}" for name in names] + plan.chats
     gone = Gone(
         deleted_ms=now_ms, base=_base(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
-        groups=own.groups,
+        groups=own.groups, with_chats=plan.with_chats,
     )
     return Operation(
         what="delete", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
         seq=version.seq,
         trash=Entry(
             id=stream.chat_id, name=stream.name, deleted_ms=now_ms, reason="deleted",
-            files=[f"{own.folder}/{name}" for name in names], head=version,
+            files=paths, head=version,
         ),
-        groups=[GroupEdit(path=path, action="remove", chat=own.chat) for path in own.groups],
+        groups=_group_edits(own, "remove"),
+        emptied=[f"chats/{stem_of(own.place)}"] if plan.with_chats else [],
         registered=[Registered(
             user=user, chat_id=stream.chat_id, name=stream.name, former=[] if known is None else known.former,
             gone=gone,
@@ -192,13 +252,13 @@ def delete_operation(
 
 
 def plan_restore(
-    files: FileStore, registrar: Registrar, user: str, chat_id: str, request: ChatRestore, now_ms: int
+    files: FileStore, registrar: Registrar, user: str, chat_id: str, request: ChatRestore | OwnerRestore, now_ms: int
 ) -> Plan:
     registered = registrar.of(user, chat_id)
     if registered is None or registered.gone is None:
         return Plan(facts=Facts())
     name = registered.name
-    if isinstance(request.to, str):
+    if isinstance(request, ChatRestore) and isinstance(request.to, str):
         if new_name_problem(request.to) is not None:
             return Plan(facts=Facts())
         name = sibling(name, request.to)
@@ -218,7 +278,12 @@ def plan_restore(
                 continue
     former = registrar.former(user, name, now_ms)
     refused = None
-    sentence = taken(files, user, place_of(name))
+    place = place_of(name)
+    sentence = taken(files, user, place)
+    if isinstance(place, CharacterOwner) and sentence is not None and files.stat_owner(user, place) is None:
+        # Its chats were not deleted with it; they are its own.
+        own = owner_files(files, user, place)
+        sentence = None if not own.files and own.sync_stat is None else sentence
     if sentence is not None:
         refused = "exists", sentence
     elif former is not None and former.chat_id != chat_id:
@@ -237,25 +302,26 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
     out: dict[str, str] = {}
     for path in entry.files:
         within, _slash, name = path.rpartition("/")
-        if within == folder_of(old) and name.startswith(old.chat):
-            out[path] = f"{folder}/{place.chat}{name[len(old.chat):]}"
+        if within == folder_of(old) and name.startswith(stem_of(old)):
+            out[path] = f"{folder}/{stem_of(place)}{name[len(stem_of(old)):]}"
     base = registered.gone.base
     base = msgspec.structs.replace(base, name=to, head=version)
-    written: list[Written] = []
+    watermark = Watermark(0, 0, 0)
     if base.file is not None:
-        mark = SyncMark(
-            stream.chat_id, to, base.version, version, Watermark(base.file.size_bytes, plan.lines, base.file.crc32),
-            base.states,
-        )
-        path = f"{folder}/{place.chat}{SIDECAR_MARK}{SYNC_NAMESPACE}{STATE_ENDING}"
-        written.append(_sync_file(path, plan.sync_fields, mark, now_ms))
+        watermark = Watermark(base.file.size_bytes, plan.lines, base.file.crc32)
+    mark = SyncMark(stream.chat_id, to, base.version, version, watermark, base.states)
+    path = f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"
+    written = [_sync_file(path, plan.sync_fields, mark, now_ms)]
     former = [former for former in registered.former if former.name != to]
     if registered.name != to:
         former.append(FormerName(registered.name, now_ms))
     return Operation(
         what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
         seq=version.seq, folders=[folder], trash=entry, out=out, written=written,
-        groups=[GroupEdit(path=path, action="add", chat=place.chat) for path in registered.gone.groups],
+        groups=[
+            GroupEdit(path=path, action="add", chat=stem_of(place)) for path in registered.gone.groups
+            if isinstance(place, GroupChat)
+        ],
         registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former)],
         bases=[base],
     )
@@ -269,7 +335,7 @@ def plan_branch(
     integrity: str, now_ms: int,
 ) -> Plan:
     """`live` are names of chats that have no file yet."""
-    own = chat_files(files, user, place_of(name))
+    own = owner_files(files, user, place_of(name))
     refused: tuple[str, str] | None = None
     if isinstance(request.to, str):
         if new_name_problem(request.to) is not None:
@@ -281,7 +347,7 @@ def plan_branch(
     else:
         for number in range(1, NUMBERS_MAX):
             to = branched_name(name, request.kind, number)
-            if new_name_problem(place_of(to).chat) is not None:
+            if new_name_problem(chat_of(to).chat) is not None:
                 # An old name that nobody could give today: its branches need a name of their own.
                 refused = "name-illegal", "A name made from the chat's name would not be legal; give one."
                 break
@@ -299,7 +365,7 @@ def stage_branch(
     """Write the new chat's files under temporary names, each synced and verified. Blocks."""
     own, user, facts = plan.own, stream.user, plan.facts
     assert own is not None, "a branch has a source"
-    place = place_of(facts.to)
+    place, source = chat_of(facts.to), stem_of(own.place)
     born = Version(1, 1, facts.integrity)
     rendered = render(held.image, twig.messages, twig.bare, twig.metadata, facts.chat_id, now_ms)
     moves: list[Move] = []
@@ -313,7 +379,7 @@ def stage_branch(
 
     states = branched(stream.floors, Chat(born, twig.metadata, twig.messages, bare=twig.bare))
     for name in own.files:
-        namespace = name[len(own.chat) + len(SIDECAR_MARK) : -len(STATE_ENDING)]
+        namespace = name[len(source) + len(SIDECAR_MARK) : -len(STATE_ENDING)]
         # What the server keeps for itself about the source is not about the new chat.
         if not name.endswith(CHAT_ENDING) and namespace not in states and not namespace.startswith("tellback_"):
             states[namespace] = files.read(files.checked_path(user, f"{own.folder}/{name}")).data

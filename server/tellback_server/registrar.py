@@ -50,6 +50,8 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
     """Chats that linked to it."""
     groups: list[str] = []
     """Paths of the group files that it was taken out of."""
+    with_chats: bool = False
+    """A character's chats went with it."""
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +152,19 @@ class Registrar:
         return self._by_id.get((user, chat_id))
 
     def former(self, user: str, name: str, now_ms: int) -> Registered | None:
-        """Who had this name last and has it no more, for 30 days."""
+        """Who had this name last and has it no more, for 30 days. A chat of a character that was renamed, or deleted
+        with its chats, is answered for by the character.
+        """
+        found = self._former(user, name, now_ms)
+        owner, slash, chat = name.partition("/")
+        if found is not None or not slash or not name.startswith("character:"):
+            return found
+        above = self._former(user, owner, now_ms)
+        if above is None or (above.gone is not None and not above.gone.with_chats):
+            return None
+        return msgspec.structs.replace(above, name=f"{above.name}/{chat}")
+
+    def _former(self, user: str, name: str, now_ms: int) -> Registered | None:
         for chat_id in reversed(self._by_name.get((user, name), ())):
             registered = self._by_id[user, chat_id]
             if registered.gone is not None:

@@ -1,4 +1,4 @@
-"""Survey: what the folders say just before a life write is decided: which names are free, what belongs to a chat.
+"""Survey: what the folders say just before a life write is decided: which names are free, what belongs to an owner.
 
 Rules of this module:
 - Every function blocks and only reads; the lifecycle calls it in a thread, one life write of a user at a time.
@@ -15,48 +15,57 @@ from typing import Final
 
 import msgspec
 
-from tellback_protocol.ids import SIDECAR_MARK, CharacterChat, ChatName, GroupChat
+from tellback_protocol.ids import (
+    CharacterChat,
+    CharacterOwner,
+    ChatName,
+    GroupChat,
+    Place,
+    sidecar_name,
+    stem_of,
+)
 from tellback_protocol.values import loads
 from tellback_server.fs import FileMissing, FileStat, FsError
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, ChatSync, FileStore, twin_key
 from tellback_server.store.groups import groups_with
+from tellback_server.store.place import file_of
 
-__all__ = ["ChatFiles", "chat_files", "folder_of", "linked_from", "taken", "target_path"]
+__all__ = ["OwnerFiles", "all_files", "folder_of", "linked_from", "owner_files", "taken"]
 
 _LINE_BYTES: Final = 1 << 16
 """A header of ordinary size is read with one read."""
 
 
-class ChatFiles(msgspec.Struct, kw_only=True):
-    """Everything that belongs to a chat."""
+class OwnerFiles(msgspec.Struct, kw_only=True):
+    """Everything that belongs to an owner."""
 
+    place: Place
     folder: str
     """Below the user's root."""
-    chat: str
     files: dict[str, FileStat]
-    """Names in the folder: the chat's file and all sidecars but chat_sync."""
+    """Names in the folder: the owner's file first, then all sidecars but chat_sync."""
     sync: ChatSync | None
     sync_stat: FileStat | None
     groups: list[str]
     """Paths of the groups that hold it."""
 
     def renamed(self, name: str, to: str) -> str:
-        """The name of one of the files when the chat is called `to`."""
-        return to + name[len(self.chat) :]
+        """The name of one of the files when the owner is called `to`."""
+        return to + name[len(stem_of(self.place)) :]
 
     @property
     def sync_name(self) -> str:
-        return f"{self.chat}{SIDECAR_MARK}{SYNC_NAMESPACE}{STATE_ENDING}"
+        return sidecar_name(self.place, SYNC_NAMESPACE)
 
 
-def folder_of(place: ChatName) -> str:
-    """The chat's folder below the user's root."""
-    return f"chats/{place.character}" if isinstance(place, CharacterChat) else "group chats"
+def folder_of(place: Place) -> str:
+    """The owner's folder below the user's root."""
+    return "/".join(file_of(place)[0])
 
 
-def target_path(place: ChatName) -> str:
-    """The chat's file below the user's root."""
-    return f"{folder_of(place)}/{place.chat}{CHAT_ENDING}"
+def start_of(place: Place) -> str:
+    """How the names of an owner's sidecars begin."""
+    return sidecar_name(place, "").removesuffix(STATE_ENDING)
 
 
 def _names(files: FileStore, user: str, folder: str) -> list[str]:
@@ -65,24 +74,21 @@ def _names(files: FileStore, user: str, folder: str) -> list[str]:
     return []
 
 
-def chat_files(files: FileStore, user: str, place: ChatName) -> ChatFiles:
-    """See ChatFiles. Raises FileUnsafe, OSError."""
-    folder = folder_of(place)
+def owner_files(files: FileStore, user: str, place: Place) -> OwnerFiles:
+    """See OwnerFiles. Raises FileUnsafe, OSError."""
+    folder, own = folder_of(place), file_of(place)[1]
     names = _names(files, user, folder)
-    others = [name.removesuffix(CHAT_ENDING) for name in names if name.endswith(CHAT_ENDING)]
-    start = place.chat + SIDECAR_MARK
-    sync_name = f"{start}{SYNC_NAMESPACE}{STATE_ENDING}"
+    ending, start, sync_name = own[len(stem_of(place)) :], start_of(place), sidecar_name(place, SYNC_NAMESPACE)
+    mark = start[len(stem_of(place)) :]
+    others = [name.removesuffix(ending) for name in names if name.endswith(ending) and name != own]
     found: dict[str, FileStat] = {}
     sync_stat: FileStat | None = None
     for name in names:
         is_state = name.startswith(start) and name.endswith(STATE_ENDING)
         if is_state:
-            # A chat whose name goes on behind the mark has state files of its own.
-            is_state = not any(
-                len(other) > len(place.chat) and name.startswith(other + SIDECAR_MARK) for other in others
-                if other.startswith(start)
-            )
-        if not is_state and name != place.chat + CHAT_ENDING:
+            # An owner whose name goes on behind the mark has state files of its own.
+            is_state = not any(other.startswith(start) and name.startswith(other + mark) for other in others)
+        if not is_state and name != own:
             continue
         stat = files.fs.stat(files.checked_path(user, f"{folder}/{name}"))
         if stat is None or not stat.is_regular:
@@ -91,35 +97,49 @@ def chat_files(files: FileStore, user: str, place: ChatName) -> ChatFiles:
             sync_stat = stat
         else:
             found[name] = stat
-    # The chat's own file first.
-    found = dict(sorted(found.items(), key=lambda item: not item[0].endswith(CHAT_ENDING)))
-    groups = [] if isinstance(place, CharacterChat) else groups_with(files, user, place.chat)
-    return ChatFiles(
-        folder=folder, chat=place.chat, files=found, sync=files.read_sync(user, place), sync_stat=sync_stat,
-        groups=groups,
+    found = dict(sorted(found.items(), key=lambda item: item[0] != own))
+    groups: list[str] = []
+    if isinstance(place, GroupChat):
+        groups = groups_with(files, user, place.chat)
+    elif isinstance(place, CharacterOwner):
+        groups = groups_with(files, user, own, "members")
+    return OwnerFiles(
+        place=place, folder=folder, files=found, sync=files.read_sync(user, place), sync_stat=sync_stat, groups=groups,
     )
 
 
-def taken(files: FileStore, user: str, target: ChatName, own: ChatFiles | None = None) -> str | None:
+def all_files(files: FileStore, user: str, folder: str) -> list[str]:
+    """Every regular file in a folder, below the user's root."""
+    paths = [f"{folder}/{name}" for name in _names(files, user, folder)]
+    return [
+        path for path in paths
+        if (stat := files.fs.stat(files.checked_path(user, path))) is not None and stat.is_regular
+    ]
+
+
+def taken(files: FileStore, user: str, target: Place, own: OwnerFiles | None = None) -> str | None:
     """Why `target` is not free, as a sentence, or None. What `own` holds is in nobody's way."""
-    folder = folder_of(target)
-    if isinstance(target, CharacterChat):
+    folder, file = folder_of(target), file_of(target)[1]
+    if isinstance(target, CharacterChat | CharacterOwner):
+        mine = stem_of(own.place) if own is not None and isinstance(own.place, CharacterOwner) else None
         for other in _names(files, user, "chats"):
-            if other != target.character and twin_key(other) == twin_key(target.character):
-                return "A character's folder whose name differs only in case or Unicode form is there."
-    wanted = twin_key(target.chat + CHAT_ENDING)
-    start = twin_key(target.chat + SIDECAR_MARK)
-    mine = set() if own is None or own.folder != folder else {*own.files, own.sync_name}
+            if other != mine and twin_key(other) == twin_key(target.character):
+                if other != target.character:
+                    return "A character's folder whose name differs only in case or Unicode form is there."
+                if isinstance(target, CharacterOwner):
+                    return "Chats of another character stand under that name."
+    wanted, start = twin_key(file), twin_key(start_of(target))
+    ours = set() if own is None or own.folder != folder else {*own.files, own.sync_name}
     for name in _names(files, user, folder):
-        if name in mine:
+        if name in ours:
             continue
         key = twin_key(name)
-        if name == target.chat + CHAT_ENDING:
+        if name == file:
             return "The name is taken."
         if key == wanted:
             return "A name that differs only in case or Unicode form is taken."
         if key.startswith(start) and key.endswith(STATE_ENDING):
-            return "State files of another chat stand under that name."
+            return "State files of another owner stand under that name."
     return None
 
 

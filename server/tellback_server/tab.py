@@ -40,6 +40,7 @@ from tellback_protocol.requests import (
     StateGet,
     StateUpdate,
     UserRequest,
+    owner_named,
 )
 from tellback_protocol.session import HELLO_TIMEOUT_S, ConnectionClosing, ServerSession
 from tellback_server.outbox import Outbox
@@ -197,6 +198,8 @@ class Tab:
             name = owner_of(frame)
             key = owner if isinstance(owner, OwnerName) and owner.chat is UNSET else name
             target = self._targets.get(key)
+            if target is None and isinstance(frame, Close):
+                target = self._open_as(codec.owner_member(name))
             if target is None or target[0].state == "ended":
                 address = address_of(frame, name)
         except Refused as refusal:
@@ -225,9 +228,18 @@ class Tab:
             self._throttled = True
             self.connection.pause_reading()
 
+    def _open_as(self, owner_json: bytes) -> tuple[Actor, bytes] | None:
+        """What is open under a name that it had when it was opened."""
+        for actor in self.chats:
+            subscription = actor.subscriptions.get(self)
+            if subscription is not None and subscription.owner_json == owner_json:
+                return actor, owner_json
+        return None
+
     def forget(self, name: str) -> None:
         """The name changed hands: look it up again."""
         self._targets.pop(name, None)
+        self._targets.pop(owner_named(name), None)
 
     def answered(self, size_bytes: int, count: int = 1) -> None:
         """`count` requests of together `size_bytes` have their answer: reading may go on."""

@@ -110,6 +110,7 @@ async def test_a_rename_takes_everything_along_and_tabs_follow_j4(tmp_path: Path
         assert (await one.append(TO, "two", base=after["version"]["integrity"]))["type"] == "ack"
         # Who had it open hears on, under the name that it used.
         assert (await other.raw.receive_until(type="integrity", chat=CHAT))["ops"][0]["op"] == "append"
+        assert (await other.ask("close", chat=CHAT))["type"] == "closed"
         by_id = await other.open(f"id:{opened['chat_id']}")
         assert texts(by_id["messages"]) == ["one", "two"]
         again = await one.ask("chat-rename", chat=CHAT, op=ack["op"], to="Second thoughts", base="*")
@@ -125,7 +126,7 @@ async def test_a_rename_takes_everything_along_and_tabs_follow_j4(tmp_path: Path
 
 
 async def test_what_a_rename_is_refused_for_is_an_outcome(tmp_path: Path) -> None:
-    """[J1]: taken names, twins, illegal names, its own name; nothing moves."""
+    """[J1] [J9]: taken names, twins, illegal names, its own name; nothing moves."""
     async with running(tmp_path) as app:
         tab, opened = await begun(app.urls[0], "one")
         await tab.ask("chat-create", chat="character:Alice/Taken", op=1)

@@ -34,9 +34,10 @@ class GroupEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Below the user's root."""
     action: Literal["add", "replace", "remove"]
     chat: str
-    """The chat's name alone."""
+    """The chat's name alone, or of a member the name of its card."""
     to: str = ""
     """Its new name, for `replace`."""
+    among: Literal["chats", "members"] = "chats"
 
 
 def group_path(files: FileStore, user: str, group: str) -> str | None:
@@ -47,18 +48,18 @@ def group_path(files: FileStore, user: str, group: str) -> str | None:
     return path if _read(files, user, path) is not None else None
 
 
-def groups_with(files: FileStore, user: str, chat: str) -> list[str]:
-    """Paths of the groups that a group chat belongs to. Cost: every group's file."""
+def groups_with(files: FileStore, user: str, name: str, among: Literal["chats", "members"] = "chats") -> list[str]:
+    """Paths of the groups that have a chat or member of this name. Cost: every group's file."""
     folder = files.checked_path(user, FOLDER)
     try:
         names = files.fs.listdir(folder)
     except FileMissing:
         return []
     found: list[str] = []
-    for name in names:
-        path = f"{FOLDER}/{name}"
-        group = _read(files, user, path) if name.endswith(".json") and existing_name_problem(name) is None else None
-        if group is not None and (chat in _chats(group) or group.get("chat_id") == chat):
+    for file in names:
+        path = f"{FOLDER}/{file}"
+        group = _read(files, user, path) if file.endswith(".json") and existing_name_problem(file) is None else None
+        if group is not None and (name in _listed(group, among) or (among == "chats" and group.get("chat_id") == name)):
             found.append(path)
     return found
 
@@ -71,9 +72,9 @@ def _read(files: FileStore, user: str, path: str) -> dict[str, Any] | None:
     return group if isinstance(group, dict) else None
 
 
-def _chats(group: dict[str, Any]) -> list[Any]:
-    chats = group.get("chats")
-    return chats if isinstance(chats, list) else []
+def _listed(group: dict[str, Any], among: str) -> list[Any]:
+    names = group.get(among)
+    return names if isinstance(names, list) else []
 
 
 def edited(data: bytes, edit: GroupEdit) -> bytes | None:
@@ -84,8 +85,14 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
         return None
     if not isinstance(group, dict):
         return None
-    chats = list(_chats(group))
+    chats = list(_listed(group, edit.among))
     before = json.dumps(group)
+    if edit.among == "members":
+        # SillyTavern lists the ones that are silent apart.
+        for key in ("members", "disabled_members"):
+            if edit.action == "replace" and edit.chat in _listed(group, key):
+                group[key] = [edit.to if name == edit.chat else name for name in _listed(group, key)]
+        return None if json.dumps(group) == before else _written(group, data)
     match edit.action:
         case "add":
             if edit.chat not in chats:
@@ -105,8 +112,11 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
             past = group.get("past_metadata")
             if isinstance(past, dict) and edit.chat in past and edit.to not in past:
                 group["past_metadata"] = {edit.to if key == edit.chat else key: value for key, value in past.items()}
-    if json.dumps(group) == before:
-        return None
+    return None if json.dumps(group) == before else _written(group, data)
+
+
+def _written(group: dict[str, Any], data: bytes) -> bytes:
+    """The file as other programs write it, with the indentation that it had."""
     return json.dumps(group, ensure_ascii=False, indent=_indent(data), separators=_separators(data)).encode(
         "utf-8", "surrogatepass"
     )
