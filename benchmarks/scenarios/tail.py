@@ -4,7 +4,6 @@ Each chat has a floor state with one commit a message, so the long one has a log
 each answer; the server's CPU is read before and after.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +52,7 @@ class Tail(Scenario):
         name = f"character:Tail/{size}"
         self._filler.fill(name, size)
         opened = self._filler.ask("opened", {"type": "open", "chat": name, "since": None, "tail": 1})
-        last = opened["first"] if "first" in opened else 0
-        assert last == size - 1, "the tail is the last message"
+        assert opened.get("first", 0) == size - 1, "the tail is the last message"
         talk = Talk(name, opened["next_op"], opened["messages"][-1]["id"], opened["version"]["integrity"])
         for begin in range(0, size, COMMITS_IN_BATCH):
             updates = [
@@ -113,7 +111,7 @@ class Tail(Scenario):
 
     def _step(self, kind: str, talk: Talk, number: int) -> None:
         if kind == "state":
-            patch = json.loads('[{"op":"add","path":"/n","value":%d}]' % number)
+            patch = [{"op": "add", "path": "/n", "value": number}]
             frame = {"type": "state-update", "namespace": "plain", "patch": patch}
             talk.state = self._ask(talk, frame, talk.state)
         elif kind == "floor":
