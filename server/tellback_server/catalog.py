@@ -245,6 +245,7 @@ class Catalog:
         """Files and live chats in one order. What of them is live may be read until the next await."""
         for _try in range(LOOKS_MAX):
             before = live_chats(self._hub.actors, user)
+            left_before = self._hub.names_left_count
             folder = await self._folder(user)
             stored = folder.order
             if chosen.prefix:
@@ -256,9 +257,10 @@ class Catalog:
             if before.keys() <= live.keys():
                 break
         chosen_live = {name: actor for name, actor in live.items() if chosen.takes(name, folder.group_of)}
-        # What is live stands for its file, also for one under a name that the chat had a moment ago.
-        hidden = {*live, *(str(actor.file.place) for actor in live.values() if actor.file is not None)}
-        hidden.update(name for actor in live.values() if (name := folder.by_id.get(actor.chat_id)) is not None)
+        # What is live stands for its file, also for one that has its next name already, or still had the one before
+        # when the folders were looked at.
+        hidden = {name for name, actor in self._hub.names(user).items() if actor.name in live}
+        hidden |= self._hub.left_since(user, left_before)
         keys = {name: live_key(actor) for name, actor in chosen_live.items()}
         doubled = sum(name in folder.chats and chosen.takes(name, folder.group_of) for name in hidden)
         total = len(stored) + len(keys) - doubled

@@ -205,6 +205,11 @@ class Hub:
             if tab.user == user:
                 tab.forget(name)
 
+    def left_since(self, user: str, count: int) -> set[str]:
+        """Names of the user's chats that were given up since `names_left_count` was `count`."""
+        recent = min(self.names_left_count - count, len(self.names_left))
+        return {name for of, name in list(self.names_left)[len(self.names_left) - recent :] if of == user}
+
     async def actor_by_id(self, user: str, chat_id: str) -> Actor | None:
         """The actor of a chat by its id, live, loading or in the trash."""
         actor = self._by_id.get((user, chat_id))

@@ -39,6 +39,7 @@ _SYNC_ENDING: Final = f"{SIDECAR_MARK}{SYNC_NAMESPACE}{STATE_ENDING}"
 CARD_ENDING: Final = ".png"
 GROUP_ENDING: Final = ".json"
 GROUP_BYTES_MAX: Final = 8 << 20
+LOOKS_MAX: Final = 4
 WORK_S: Final = 0.002
 PAUSE_S: Final = 0.0003
 """Reading many files is paused this long after each piece of work, so that the loop is never kept for long."""
@@ -151,7 +152,12 @@ class ChatIndex:
             root = self._files.user_root(self.user)
         except FileMissing:
             root = ""
-        chats, read = self._chats(root, before.chats)
+        for _try in range(LOOKS_MAX):
+            folders = self._fs.stat(os.path.join(root, "chats")) if root else None
+            chats, read = self._chats(root, before.chats)
+            # A character's folder that was renamed meanwhile was perhaps seen twice, or not at all.
+            if not root or self._fs.stat(os.path.join(root, "chats")) == folders:
+                break
         cards = self._cards(root, before.cards)
         groups = self._groups(root, before.groups)
         is_same = read == 0 and len(chats) == len(before.chats) and cards == before.cards and groups == before.groups
