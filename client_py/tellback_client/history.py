@@ -7,7 +7,8 @@
 
 Rules of this module:
 - A session is the chat `character:history/<session id>`; it is made by the first message, never by reading.
-- A session without messages is empty; a server that cannot be reached, or a chat that cannot be read, is an error.
+- A session that never was is empty; a server that cannot be reached, a chat that cannot be read, and one that
+  somebody put into the trash are errors.
 - `save_message` returns when the message is durable, exactly once, however often the connection was lost meanwhile;
   it waits for the server as long as its caller does.
 - `get_history` sees every message whose `save_message` returned before, whichever process saved it: it asks the server
@@ -30,7 +31,6 @@ from .intents import Message
 CLEAR_PASSES_MAX = 8
 SESSIONS_OPEN_MAX = 64
 """Sessions that stay open between calls; well below what a server allows one connection."""
-_ABSENT = ("not-found", "deleted")
 
 
 class HistoryProvider:
@@ -65,9 +65,9 @@ class HistoryProvider:
         except TimeoutError:
             raise ConnectionLost(f"{self._url} did not answer within {self._timeout_s:g} s") from None
         except RefusedError as error:
-            if error.code in _ABSENT:
-                return []
-            raise
+            if error.code != "not-found":
+                raise
+            return []
 
     async def save_message(self, session_id: str, message: Mapping[str, Any]) -> str:
         """Put a message at the end of a session. Returns its id. Raises: RefusedError, TypeError."""
@@ -96,7 +96,7 @@ class HistoryProvider:
                         if not left:
                             raise
         except RefusedError as error:
-            if error.code not in _ABSENT:
+            if error.code != "not-found":
                 raise
 
     async def disconnect(self) -> None:

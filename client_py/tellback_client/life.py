@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw
 
 from tellback_protocol.codec import encode
 from tellback_protocol.effects import Effect
+from tellback_protocol.frames import Ack
 from tellback_protocol.requests import ChatBranch, ChatCreate, ChatDelete, ChatRename, ChatRestore, History
 from tellback_protocol.values import dumps
 
@@ -116,10 +117,13 @@ class Lives:
         Raises: RefusedError `exists`, `name-illegal`; DeletedError when a chat of that name is in the trash and another
         one links to it.
         """
-        await self._ask(ChatCreate(
+        ack = await self._ask(ChatCreate(
             name, UNSET if metadata is None else Raw(dumps(dict(metadata))),
             [Raw(dumps(dict(message))) for message in messages], UNSET if group is None else group, op=1,
         ))
+        if isinstance(ack, Ack) and ack.duplicate is True:
+            # Not this call's doing: this session made the same chat before.
+            raise refused("exists", f"{name!r} exists: this session made it before.", pointer="/chat")
         return await self.open(name)
 
     async def restore_chat(self: _Client, chat_id: str, to: str | None = None) -> Chat:
@@ -156,10 +160,13 @@ class Lives:
                 return
             if isinstance(answer, Exception):
                 future.set_exception(answer)
-            else:
-                future.set_result(answer)
+                return
+            if isinstance(answer, Ack) and read.asked > 1:
+                # The answer to a resend is this call's own.
+                answer.duplicate = UNSET
+            future.set_result(answer)
 
         request_id = link.new_request_id()
-        link.ask(request_id, encode(msgspec.structs.replace(request, id=request_id)), answered)
+        read = link.ask(request_id, encode(msgspec.structs.replace(request, id=request_id)), answered)
         self.stepped()
         return await future

@@ -77,12 +77,14 @@ Waiter = Callable[[Any], None]
 class Read:
     """A question that changes nothing; asked again on the next connection when this one ends first."""
 
-    __slots__ = ("data", "request_id", "sent", "waiter")
+    __slots__ = ("asked", "data", "request_id", "sent", "waiter")
 
     def __init__(self, request_id: int, data: bytes, waiter: Waiter) -> None:
         self.request_id = request_id
         self.data = data
         self.sent = False
+        self.asked = 0
+        """On how many connections it was sent."""
         self.waiter = waiter
         """Gets the frame, or an error."""
 
@@ -250,12 +252,14 @@ class Link:
         # Ahead of all opens: the same chat may be opened again at once.
         self._control.append(encode(subscription.close_frame(request_id)))
 
-    def ask(self, request_id: int, data: bytes, waiter: Waiter) -> None:
+    def ask(self, request_id: int, data: bytes, waiter: Waiter) -> Read:
         """Send a question; `waiter` gets the answering frame or an error."""
+        read = Read(request_id, data, waiter)
         if self.error is not None:
             waiter(self.error)
         else:
-            self._reads[request_id] = Read(request_id, data, waiter)
+            self._reads[request_id] = read
+        return read
 
     def states(self, subscription: Subscription, waiter: Waiter) -> None:
         """Ask for all state documents; `waiter` is called when the replica has them."""
@@ -318,6 +322,7 @@ class Link:
         for read in self._reads.values():
             if not read.sent:
                 read.sent = True
+                read.asked += 1
                 frames.append(read.data)
 
     def _collect_writes(self, frames: list[bytes], now_s: float) -> None:

@@ -17,6 +17,7 @@ from tellback_protocol.ids import is_reserved_namespace, namespace_problem
 
 from ..chat import Chat
 from ..errors import RefusedError, refused
+from ..floors import plain_namespace
 from .base import ContextBase
 
 _MISUSE = ("message-unknown", "swipe-unknown", "bad-frame")
@@ -61,7 +62,7 @@ class FloorState:
                 raise TypeError("a reducer is no coroutine: it is run again whenever somebody was faster")
             return after if isinstance(after, dict) else before
 
-        kept = chat.floor_state(self.namespace)  # type: ignore[attr-defined]
+        kept = chat.floor_state(self.namespace)
         return await self._accepted(kept.update(next_state, floor=floor, swipe=swipe_id))
 
     async def patch(
@@ -71,7 +72,7 @@ class FloorState:
         chat = self._chat(floor, swipe_id)
         if chat is None:
             return False
-        kept = chat.floor_state(self.namespace)  # type: ignore[attr-defined]
+        kept = chat.floor_state(self.namespace)
         return await self._accepted(kept.patch(operations, floor=floor, swipe=swipe_id))
 
     async def get(self) -> Any:
@@ -117,10 +118,11 @@ class FloorsOfContext(ContextBase):
     """How floor states are made."""
 
     async def create_floor_state(self, namespace: str) -> FloorState:
-        """A floor state of a namespace, for whichever chat is shown.
+        """A floor state of a namespace, in lower case as the seed spells it, for whichever chat is shown.
 
         Raises: RefusedError `namespace-illegal` or `namespace-reserved`.
         """
+        namespace = plain_namespace(namespace)
         problem = namespace_problem(namespace)
         if problem is not None:
             raise refused("namespace-illegal", problem, pointer="/namespace")

@@ -171,7 +171,7 @@ class LivesOfContext(MessagesOfContext):
         old, new = strip_extension(old_file_name), strip_extension(new_name)
         address = self._address(old)
         chat = await self._target(address)
-        await chat.rename(new)  # type: ignore[attr-defined]
+        await chat.rename(new)
         if self._held is None or self._held.chat is not chat:
             self._forget_target(address)
             self._tell([(EventTypes.CHAT_RENAMED, (old, new))])
@@ -225,12 +225,13 @@ class LivesOfContext(MessagesOfContext):
             for tail in ("", f"{now.microsecond // 1000:03}ms", f"{now.microsecond:06}us"):
                 name = f"{prefix} - {stamp}{tail}" if prefix else f"{stamp}{tail}"
                 try:
-                    await self.client.create_chat(folder + name, group=group)  # type: ignore[attr-defined]
+                    made_chat = await self.client.create_chat(folder + name, group=group)
                     break
                 except RefusedError as error:
-                    if error.code != "exists" or tail.endswith("us"):
+                    if error.code not in ("exists", "deleted") or tail.endswith("us"):
                         raise
             await self._show_of(folder + name, group=group)
+            made_chat.holders -= 1
             made = EventTypes.CHAT_CREATED if group is None else EventTypes.GROUP_CHAT_CREATED
             self._tell([(made, (name,))])
         await self.refresh()
@@ -238,7 +239,7 @@ class LivesOfContext(MessagesOfContext):
     async def _delete(self, address: str) -> None:
         chat = await self._target(address)
         shown = self._held is not None and self._held.chat is chat
-        await chat.remove()  # type: ignore[attr-defined]
+        await chat.remove()
         if not shown:
             # Of the shown chat the commit itself tells.
             self._forget_target(address)

@@ -15,6 +15,7 @@ from typing import Any
 from tellback_protocol.swipes import active, count
 
 from ..errors import refused
+from ..intents import SwipeIntent
 from .base import Held
 from .messages import Key, MessagesOfContext
 
@@ -129,7 +130,7 @@ class SwipesOfContext(MessagesOfContext):
         return message_id, active(message), count(message), total == 1 and message.get("is_user") is not True
 
     async def _select_swipe(self, held: Held, message_id: str, swipe: int) -> None:
-        await held.chat.swipe_select(message_id, swipe)  # type: ignore[attr-defined]
+        await self._write(held, SwipeIntent(message_id, "select", swipe=swipe))
 
     async def _delete_swipe(self, held: Held, message_id: str, swipe: int, *, silent: bool) -> None:
-        await held.chat.swipe_delete(message_id, swipe)  # type: ignore[attr-defined]
+        await self._write(held, SwipeIntent(message_id, "delete", swipe=swipe), silent=silent)
