@@ -17,7 +17,7 @@ from tellback_protocol.effects import decode_effects, encode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import ClientFrame, ServerFrame
 from tellback_protocol.patch import apply_patch, check_operations, merge_to_patch
-from tellback_protocol.requests import Malformed, OwnerName, owner_named, owner_text
+from tellback_protocol.requests import LifeWrite, Malformed, OwnerName, owner_named, owner_text
 from tests.support import vectors
 from tests.support.vectors import CHAT_ID, LIMITS
 
