@@ -16,6 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -45,6 +46,8 @@ from tellback_server.search import Query
 from tellback_server.search_page import SearchPage
 from tellback_server.store.chat_index import ChatIndex, Folder
 from tellback_server.store.files import FileStore
+from tellback_server.store.groups import GroupEdit, edit_group
+from tellback_server.store.held import OutsideEdit
 from tellback_server.tab import Tab
 from tellback_server.trash import Trash
 from tellback_server.websocket import text_frame
@@ -382,7 +385,17 @@ class Catalog:
             self._active.set(user, scope, chat_id, name, self._hub.clock.now_ms())
             self._save_soon()
         await self._durable()
+        if name is not None and wanted is not UNSET and isinstance(request.group, str):
+            await self._run(partial(self._select, user, folder.groups[request.group].file, name.removeprefix("group:")))
         return ActiveChatFrame(name, chat_id, request.character, request.group, request.id)
+
+    def _select(self, user: str, file: str, chat: str) -> None:
+        """SillyTavern shows what its group's file says. When that cannot be written, what was set counts all the same.
+        """
+        try:
+            edit_group(self._files, user, GroupEdit(path=f"groups/{file}", action="select", chat=chat))
+        except (OSError, OutsideEdit) as error:
+            log.warning("group-not-in-step", user=user, file=file, error=str(error))
 
     # -- saving ------------------------------------------------------------------------------------------------------
 

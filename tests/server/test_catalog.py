@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.real_data import COUNTS
+from tests.support.real_data import COUNTS, real_user
 from tests.support.server import Process, TabClient, running, sillytavern_copy, tree
 
 ALICE = "character:Alice/First meeting"
@@ -585,6 +585,11 @@ async def test_the_active_chat_is_remembered_by_its_id_and_survives_everything(t
         group = await tab.ask("active-chat", group="1795229131318", chat="group:2024-10-12@19h00m00s")
         assert (await tab.ask("active-chat", group="1795229131318"))["chat"] == "group:2024-10-12@19h00m00s"
         assert (await tab.ask("active-chat", group="1795229131318", chat=other))["code"] == "bad-frame"
+        told = (await tab.ask("group-list"))["groups"][0]
+        assert told["chat_id"] == "2024-10-12@19h00m00s"
+        source = real_user() / "groups/1795229131318.json"
+        wanted = source.read_text().replace('"chat_id": "2025-09-02@20h15m00s"', '"chat_id": "2024-10-12@19h00m00s"')
+        assert (data / "default-user/groups/1795229131318.json").read_text() == wanted
     finally:
         await server.kill()
 

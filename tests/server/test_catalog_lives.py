@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.server.test_catalog import ALICE, listed, pages, write_chat
+from tests.server.test_catalog import listed, pages, write_chat
 from tests.support.server import Process, TabClient, running, sillytavern_copy
 
 
@@ -135,4 +135,11 @@ async def test_the_active_chat_follows_renames_and_leaves_with_a_deletion(tmp_pa
         ack = await tab.ask("chat-restore", chat=f"id:{opened['chat_id']}", op=head["next_op"] + 1)
         assert ack["type"] == "ack", ack
         assert await active("Pip") == "character:Pip/Renamed"
-        assert ALICE not in await listed(tab)
+        ack = await tab.ask("owner-rename", owner={"character": "Pip"}, to="Philip", op=1, base="*")
+        assert ack["type"] == "ack", ack
+        assert await active("Philip") == "character:Philip/Renamed"
+        assert {name.partition("/")[0] for name in await listed(tab, character="Philip")} == {"character:Philip"}
+        assert await listed(tab, character="Pip") == {}
+        found = {entry["character"]: entry for entry in (await tab.ask("character-list"))["characters"]}
+        assert (found["Philip"]["chat"], found["Philip"]["chats"]) == ("Renamed", 3)
+        assert "Pip" not in found

@@ -32,7 +32,7 @@ class GroupEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     path: str
     """Below the user's root."""
-    action: Literal["add", "replace", "remove"]
+    action: Literal["add", "replace", "remove", "select"]
     chat: str
     """The chat's name alone, or of a member the name of its card."""
     to: str = ""
@@ -104,6 +104,9 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
             if group.get("chat_id") == edit.chat and rest:
                 # As SillyTavern does: the last one that is left is shown next.
                 group["chat_id"] = rest[-1]
+        case "select":
+            if edit.chat in chats:
+                group["chat_id"] = edit.chat
         case "replace":
             if edit.chat in chats:
                 group["chats"] = [edit.to if chat == edit.chat else chat for chat in chats]
