@@ -73,7 +73,8 @@ def test_ranges_point_to_what_folds_to_the_word(text: str, word: str) -> None:
     [
         ("a b", "b then a", True), ("a  a", "only one a", True), ("A", "a", True), ("ss", "Straße", True),
         ("straße", "STRASSE", True), ("fi", "ﬁne", True), ("k", "K", True), ("é", "e\u0301", False),
-        ('say "hi"', 'to say "hi"', True), ("a/b", "a/b", True), ("\\", "back\\slash", True), ("tab\there", "tab here", True),
+        ('say "hi"', 'to say "hi"', True), ("a/b", "a/b", True), ("\\", "back\\slash", True),
+        ("tab\there", "tab here", True),
     ],
 )
 def test_words(query: str, text: str, is_found: bool) -> None:
