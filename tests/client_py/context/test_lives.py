@@ -283,6 +283,29 @@ async def test_a_chat_deleted_by_another_tab_is_shown_no_more(server: ServerProc
         assert len(await mine.get_past_character_chats(ALICE)) == 2
 
 
+async def test_a_branch_is_told_to_every_tab(server: ServerProcess) -> None:
+    async with (
+        connect(server.url) as one, connect(server.url) as other,
+        await shown(one) as mine, await shown(other) as theirs,
+    ):
+        told: list[list[dict[str, Any]]] = [[], []]
+        for context, heard in zip((mine, theirs), told, strict=True):
+            context.event_source.on(EventTypes.CHAT_BRANCH_CREATED, heard.append)
+        message_id = mine.chat[10]["id"]
+        chat = await one.open(f"character:{ALICE}/{FIRST}")
+        await chat.branch(message_id, to="My branch")
+        await chat.branch(message_id, to="My checkpoint", kind="checkpoint")
+        await settled(mine, theirs)
+        info = {"index": 10, "message_id": message_id}
+        assert told[0] == told[1] == [
+            {**info, "branch": "My branch", "kind": "branch"},
+            {**info, "branch": "My checkpoint", "kind": "checkpoint"},
+        ]
+        await theirs.open_character_chat("My branch")
+        assert theirs.get_message_count() == 11
+        assert theirs.chat_metadata["main_chat"] == FIRST
+
+
 async def test_reloading_reads_what_others_wrote_one_at_a_time(server: ServerProcess) -> None:
     async with (
         connect(server.url) as one, connect(server.url) as other,

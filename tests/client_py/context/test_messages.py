@@ -6,12 +6,13 @@ import asyncio
 import copy
 import json
 import logging
+import random
 from typing import Any
 
 import pytest
 
 from tellback_client import ConflictError, RefusedError, ServerProcess
-from tellback_client.context import EventTypes, ReadOnlyViewError
+from tellback_client.context import Context, EventTypes, ReadOnlyViewError
 from tests.support.contexts import heard_by, settled, two_contexts, until
 
 
@@ -292,3 +293,43 @@ async def test_events_go_on_in_order_through_kill_and_restart(tellback_server: S
         assert told == heard == [("message_sent", index) for index in range(30)]
         assert online[0] == "offline"
         await until(lambda: online[-1] == theirs.online_status == "connected")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_events_alone_tell_the_whole_chat(tellback_server: ServerProcess, seed: int) -> None:
+    draw = random.Random(seed)
+    async with two_contexts(tellback_server) as (mine, theirs):
+        mirrors: list[list[str]] = [[], []]
+        for context, mirror in zip((mine, theirs), mirrors, strict=True):
+
+            def added(index: int, info: dict[str, Any], mirror: list[str] = mirror) -> None:
+                assert index == len(mirror)
+                mirror.append(info["message_id"])
+
+            def deleted(_length: int, info: dict[str, Any], mirror: list[str] = mirror) -> None:
+                mirror.remove(info["message_id"])
+
+            context.event_source.on(EventTypes.MESSAGE_SENT, added)
+            context.event_source.on(EventTypes.MESSAGE_RECEIVED, added)
+            context.event_source.on(EventTypes.MESSAGE_DELETED, deleted)
+
+        async def act(context: Context) -> None:
+            count = context.get_message_count()
+            if draw.random() < 0.6 or count == 0:
+                await context.add_messages([{"mes": "x", "is_user": draw.random() < 0.5}] * draw.randint(1, 3))
+            else:
+                await context.delete_messages([draw.randrange(count) for _ in range(draw.randint(1, 3))])
+
+        for _ in range(40):
+            results = await asyncio.gather(*(
+                act(context) for context in (mine, theirs) for _ in range(draw.randint(0, 3))
+            ), return_exceptions=True)
+            for result in results:
+                # Two tabs may delete the same message at once.
+                if isinstance(result, ConflictError):
+                    result.conflict.take_theirs()
+                elif result is not None:
+                    assert isinstance(result, RefusedError)
+                    assert result.code == "message-unknown"
+        await settled(mine, theirs)
+        assert mirrors[0] == mirrors[1] == [message["id"] for message in mine.chat]

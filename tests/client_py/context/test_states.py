@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tellback_client import Client, RefusedError, ServerProcess, connect
+from tellback_client import Client, Owner, RefusedError, ServerProcess, connect
 from tellback_client.context import Context, EventTypes, create_context
 from tests.support.contexts import CHAT, settled, two_contexts, until
+from tests.support.server import sillytavern_copy
 
 
 def cut(client: Client) -> None:
@@ -212,3 +214,55 @@ async def test_two_tabs_count_a_thousand_times_each_under_reconnects(tellback_se
 
         assert turn > 10
         assert await mine.get_chat_state("counter") == await theirs.get_chat_state("counter") == {"n": 2000}
+
+
+async def test_state_of_characters_and_presets(tmp_path: Path) -> None:
+    server = ServerProcess(sillytavern_copy(tmp_path))
+    server.start()
+    try:
+        async with (
+            connect(server.url) as one, connect(server.url) as other,
+            await create_context(one) as mine, await create_context(other) as theirs,
+        ):
+            avatar = mine.characters[0]["avatar"]
+            assert await mine.get_character_state(avatar, "memory") is None
+            await mine.set_character_state(avatar, "memory", {"list": [1]})
+            assert await theirs.get_character_state(avatar, "memory") == {"list": [1]}
+
+            def count(state: dict[str, Any]) -> dict[str, Any]:
+                return {"n": state.get("n", 0) + 1}
+
+            results = await asyncio.gather(*(
+                context.update_character_state(avatar, "count", count) for _ in range(20) for context in (mine, theirs)
+            ))
+            assert all(results)
+            assert max(result.state["n"] for result in results) == 40
+            await mine.set_character_state(avatar, "memory", None)
+            await mine.set_character_state(avatar, "memory", None)
+            assert await mine.get_character_state(avatar, "memory") is None
+            with pytest.raises(RefusedError):
+                await mine.get_character_state("Nobody.png", "memory")
+            with pytest.raises(RefusedError):
+                await mine.set_character_state(avatar, "two words", {})
+
+            preset = "TextGen Settings/Canal Steady"
+            assert await mine.get_preset_state(preset, "memory") is None
+            assert (await mine.update_preset_state(preset, "memory", count)).state == {"n": 1}
+            assert (await theirs.update_preset_state(preset, "memory", count)).state == {"n": 2}
+            assert (await theirs.delete_preset_state(preset, "memory")).updated
+            owner = mine._owners[f"preset:{preset}"]
+            assert isinstance(owner, Owner)
+            await until(lambda: "memory" not in owner.versions)
+            assert await mine.get_preset_state(preset, "memory") is None
+    finally:
+        server.close()
+
+
+async def test_patching_a_state(tellback_server: ServerProcess) -> None:
+    async with two_contexts(tellback_server) as (mine, _):
+        operations = mine.build_object_patch_operations({}, {"a": {"b": 1}})
+        assert (await mine.patch_chat_state("memory", operations))[:3] == (True, {"a": {"b": 1}}, True)
+        failed = await mine.patch_chat_state("memory", [{"op": "remove", "path": "/none"}])
+        assert not failed
+        assert isinstance(failed.error, RefusedError)
+        assert await mine.get_chat_state("memory") == {"a": {"b": 1}}
