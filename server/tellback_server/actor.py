@@ -236,7 +236,7 @@ class Actor:
         clock = hub.clock
         session = tab.session_id
         if isinstance(request, LifeWrite) and request.op == stream.next_op(session):
-            hub.shelf.begin_life(self, Envelope(tab, request, owner_json, size_bytes))
+            hub.lives.begin(self, Envelope(tab, request, owner_json, size_bytes))
             return
         try:
             hub.admit()
@@ -432,16 +432,16 @@ class Actor:
 
     def _handle_missing(self, tab: Tab, request: Request | Malformed, owner_json: bytes, size_bytes: int) -> None:
         is_making = isinstance(request, Open) and request.create and request.since is None
-        if is_making and self.is_chat and self._hub.shelf.former(self.user, self.name) is None:
+        if is_making and self.is_chat and self._hub.lives.former(self.user, self.name) is None:
             assert isinstance(request, Open), "asked just above"
             self._hub.create(self, tab, request, owner_json, size_bytes)
             return
-        former = self._hub.shelf.former(self.user, self.name)
+        former = self._hub.lives.former(self.user, self.name)
         if isinstance(request, ChatCreate):
-            self._hub.shelf.create_life(self, Envelope(tab, request, owner_json, size_bytes))
+            self._hub.lives.create(self, Envelope(tab, request, owner_json, size_bytes))
             return
         if former is not None:
-            self._hub.shelf.answer_former(self, Envelope(tab, request, owner_json, size_bytes), former)
+            self._hub.lives.answer_former(self, Envelope(tab, request, owner_json, size_bytes), former)
             return
         refusal = Refused("not-found", "There is no such chat.", pointer="/chat")
         if not self.is_chat:

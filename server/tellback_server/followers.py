@@ -20,6 +20,7 @@ from tellback_protocol.stream import Past, past_of
 from tellback_server import records
 from tellback_server.actor import Actor
 from tellback_server.hub import Hub
+from tellback_server.names import Names
 from tellback_server.planning import chat_of
 from tellback_server.records import Checkpointed
 from tellback_server.releases import Release
@@ -106,16 +107,15 @@ class Followers:
             if follower.to:
                 self._hub.reserve(actor, follower.to)
 
-    def arrive(self, named: Callable[[str, str, str], None], forgotten: Callable[[str, str, str], None]) -> None:
+    def arrive(self, names: Names) -> None:
         """The files are moved: the chats have their new names, and go on."""
+        names.moved(self._user, self.prefix, "" if self._to is None else f"character:{self._to}/")
         for follower in self._all:
             actor, stream, held = follower.actor, follower.actor.stream, follower.actor.file
             assert stream is not None, "a live chat"
             assert held is not None, "a live chat"
             assert follower.release is not None, "it was committed"
-            forgotten(actor.user, actor.chat_id, follower.old)
             if follower.to:
-                named(actor.user, actor.chat_id, follower.to)
                 self._hub.renamed(actor, follower.old, follower.to)
                 held.place = chat_of(follower.to)
                 held.head = stream.head

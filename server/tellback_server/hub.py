@@ -54,21 +54,6 @@ class Shelf(Protocol):
         With `namespaces` only those are looked for, of which no state is known.
         """
 
-    def begin_life(self, actor: Actor, letter: Envelope) -> None:
-        """Carry out a life write of an owner that is there, or in the trash; the actor is busy until then."""
-
-    def create_life(self, actor: Actor, letter: Envelope) -> None:
-        """`chat-create` of a chat that is not there."""
-
-    def former(self, user: str, name: str) -> Registered | None:
-        """Who had a name that nobody has now."""
-
-    def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
-        """Answer a request that names an owner by a name that it had."""
-
-    def departed(self, user: str, chat_id: str) -> Actor | None:
-        """An actor for a chat in the trash; None when there is no such chat."""
-
     async def find(self, user: str, chat_id: str) -> str | None:
         """The name of a chat by its id, None when the user has no such chat."""
 
@@ -87,6 +72,25 @@ class Desk(Protocol):
 
     def left(self, tab: Tab) -> None:
         """The connection is gone: nobody waits for its answers."""
+
+
+class Lives(Protocol):
+    """Who makes, moves and ends owners; owned by the hub, implemented by `lifecycle`."""
+
+    def begin(self, actor: Actor, letter: Envelope) -> None:
+        """Carry out a life write of an owner that is there, or in the trash; the actor is busy until then."""
+
+    def create(self, actor: Actor, letter: Envelope) -> None:
+        """`chat-create` of a chat that is not there."""
+
+    def former(self, user: str, name: str) -> Registered | None:
+        """Who had a name that nobody has now."""
+
+    def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
+        """Answer a request that names an owner by a name that it had."""
+
+    def departed(self, user: str, chat_id: str) -> Actor | None:
+        """An actor for a chat in the trash; None when there is no such chat."""
 
 
 class Hub:
@@ -113,6 +117,8 @@ class Hub:
         self.outbox_bytes_max = outbox_bytes_max
         self.shelf: Shelf
         """Set once, before the first request."""
+        self.lives: Lives
+        """As `shelf`."""
         self.desk: Desk
         """Set once, before the first request."""
         self.is_synced = durable
@@ -217,7 +223,7 @@ class Hub:
             return actor
         name = await self.shelf.find(user, chat_id)
         if name is None:
-            return self._by_id.get((user, chat_id)) or self.shelf.departed(user, chat_id)
+            return self._by_id.get((user, chat_id)) or self.lives.departed(user, chat_id)
         place = parse_place(name)
         assert not isinstance(place, str), "a stored name is an address"
         return self.actor(user, place)
@@ -233,7 +239,7 @@ class Hub:
         if name is None:
             departed = None
             if isinstance(address, ChatById):
-                departed = self._by_id.get((tab.user, address.chat_id)) or self.shelf.departed(
+                departed = self._by_id.get((tab.user, address.chat_id)) or self.lives.departed(
                     tab.user, address.chat_id
                 )
             if departed is not None:

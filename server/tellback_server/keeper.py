@@ -26,16 +26,16 @@ from tellback_protocol.requests import History, Open
 from tellback_server.actor import Actor
 from tellback_server.checkpoint import CheckpointFailed, CheckpointJob, checkpoint
 from tellback_server.fs import FileUnreadable, FileUnsafe
-from tellback_server.history import as_it_was, chat_at, page
 from tellback_server.hub import Hub
 from tellback_server.leftovers import find_leftovers
 from tellback_server.lifecycle import Lifecycle
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
+from tellback_server.lookback import Lookback
+from tellback_server.names import Names
 from tellback_server.orphans import Orphans
-from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope
-from tellback_server.replay import Missed, missed_since, replay_bytes_max
+from tellback_server.replay import Missed
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit, has_appeared
@@ -50,13 +50,11 @@ RETRY_S = 5.0
 """After a checkpoint that failed (a full disk, say); the log has it all."""
 SETTLE_S = 10.0
 """A stop waits this long for chats that are being read; the log has them all."""
+COLLECT_S = 60.0
+"""How often log segments that nobody needs are let go."""
 SWEEP_S = 1.0
 LOOK_S = 5.0
 """How often the files of open chats are looked at when nothing else is a reason to."""
-LOOKS_MAX = 2
-"""Tabs for which the log is read at the same time: chats that are read or written must not wait for a crowd of them."""
-COLLECT_S = 60.0
-"""How often log segments that nobody needs are let go."""
 
 
 class Keeper:
@@ -70,18 +68,16 @@ class Keeper:
         self._timers: dict[Actor, asyncio.TimerHandle] = {}
         self._work_s: dict[Actor, float] = {}
         """How long the last checkpoint of a chat took."""
-        self._names: dict[tuple[str, str], str] = {}
-        """Names of chats by user and chat_id, as far as the log and this process know them."""
-        self._ids: dict[tuple[str, str], str] = {}
-        """The other way. A name belongs to the chat that had it last, and an id that lost its name to none."""
+        self._names = Names()
         self._saved: dict[Actor, Position] = {}
         """Up to which position a chat's outcomes and commits are in its session file."""
-        self._looks = asyncio.Semaphore(LOOKS_MAX)
+        self._lookback = Lookback(hub)
         self._orphans = Orphans(files, hub.clock, hub.executor, hub.is_live)
         self.lifecycle = Lifecycle(
-            hub, files, settle=self._settle, named=self._named, forgotten=self._forgotten,
-            identified=self._identified,
+            hub, files, settle=self._settle, names=self._names, identified=self._identified,
+            make_room=self._orphans.make_room,
         )
+        hub.lives = self.lifecycle
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
         self._left_over: set[tuple[str, str]] = set()
@@ -93,15 +89,12 @@ class Keeper:
     async def start(self) -> None:
         """Learn the names that the log knows, and begin to fold what a crash left."""
         now_ms = self._hub.clock.now_ms()
-        for operation in await self._run(lambda: self.lifecycle.recover(self._files.known_users(), now_ms)):
-            self.lifecycle.record(operation)
+        self.lifecycle.record_all(await self._run(lambda: self.lifecycle.recover(self._files.known_users(), now_ms)))
         await self._hub.log.flush()
         leftovers = await self._run(lambda: find_leftovers(self._hub.log))
         for (user, chat_id), name in leftovers.names.items():
-            self._named(user, chat_id, name)
-        for known in self.lifecycle.registrar.entries:
-            if known.gone is None:
-                self._named(known.user, known.chat_id, known.name)
+            self._names.named(user, chat_id, name)
+        self.lifecycle.know_names()
         await self._run(lambda: [self._files.clean_temporaries(user) for user in self._files.known_users()])
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
         self._left_over.update(leftovers.unfolded)
@@ -153,78 +146,28 @@ class Keeper:
         """See Shelf."""
         self._hub.spawn(self._create(actor, tab, request, owner_json, size_bytes))
 
-    def begin_life(self, actor: Actor, letter: Envelope) -> None:
-        """See Shelf."""
-        self.lifecycle.begin(actor, letter)
-
-    def create_life(self, actor: Actor, letter: Envelope) -> None:
-        """See Shelf."""
-        self.lifecycle.create(actor, letter)
-
-    def former(self, user: str, name: str) -> Registered | None:
-        """See Shelf."""
-        return self.lifecycle.former(user, name)
-
-    def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
-        """See Shelf."""
-        self.lifecycle.answer_former(actor, letter, former)
-
-    def departed(self, user: str, chat_id: str) -> Actor | None:
-        """See Shelf."""
-        return self.lifecycle.departed(user, chat_id)
-
     async def find(self, user: str, chat_id: str) -> str | None:
         """See Shelf."""
-        name = self._names.get((user, chat_id))
+        name = self._names.name_of(user, chat_id)
         if name is None:
             place = await self._run(lambda: self._files.resolve(user, chat_id))
             if place is None:
                 return None
             name = str(place)
-            self._named(user, chat_id, name)
+            self._names.named(user, chat_id, name)
         # Characters and presets are asked for by name.
         return None if isinstance(parse_place(name), StateOwner) else name
 
     async def history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
         """See Shelf."""
         try:
-            return await self._history(actor, request)
+            return await self._lookback.history(actor, request)
         except (LogError, OSError) as error:
             raise _refusal_of(actor, error) from error
 
-    async def _history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
-        key, records = actor.key, self._hub.log
-        if not isinstance(request.at, int):
-            after = request.after if isinstance(request.after, int) else 0
-            return await self._run(lambda: page(records, key, request.chat, request.id, after, request.limit)), None
-        at = request.at
-        stream = actor.stream
-        assert stream is not None, "history is asked of a chat that is there"
-        copy, head_seq = stream.chat.copy(), stream.head.seq
-        await records.flush()
-        return await self._run(
-            lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head_seq, at))
-        )
-
     async def missed(self, actor: Actor, request: Open) -> Missed | None:
-        """See Shelf. Cost: what a replay may have, read once."""
-        key, records, stream, since = actor.key, self._hub.log, actor.stream, request.since
-        assert stream is not None, "a live chat"
-        assert since is not None, "what was missed begins somewhere"
-        missed = Missed("known", since)
-        try:
-            async with self._looks:
-                await records.flush()
-                while actor.stream is stream and stream.since(missed.last) is None and not missed.is_too_large:
-                    last, bytes_max = missed.last, replay_bytes_max(stream) - missed.size_bytes
-                    more = await self._run(lambda: missed_since(records, key, last, bytes_max))  # noqa: B023
-                    missed.extend(more)
-                    if more.verdict != "known" or not more.commits:
-                        break
-        except (LogError, OSError) as error:
-            log.error("log-not-readable", chat=actor.name, error=str(error))
-            return None
-        return missed
+        """See Shelf."""
+        return await self._lookback.missed(actor, request)
 
     def look(self, actor: Actor, namespaces: Iterable[str] = ()) -> bool:
         """See Shelf. A few stats, in the loop: an open must not be overtaken by the writes behind it."""
@@ -262,7 +205,7 @@ class Keeper:
     async def _load(self, actor: Actor) -> None:
         await self.lifecycle.passed(actor.user, actor.name)
         user, place = actor.user, _place(actor)
-        chat_id = self._ids.get((user, actor.name))
+        chat_id = self._names.id_of(user, actor.name)
         now_ms = self._hub.clock.now_ms()
         try:
             loaded = await self._run(
@@ -284,6 +227,10 @@ class Keeper:
             self.became_dirty(actor)
 
     async def _create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
+        async with self.lifecycle.lock(actor.user):
+            await self._make(actor, tab, request, owner_json, size_bytes)
+
+    async def _make(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         user, place = actor.user, _place(actor)
         assert not isinstance(place, StateOwner), "only chats are created"
         clock = self._hub.clock
@@ -291,6 +238,8 @@ class Keeper:
             self._hub.admit()
             await self._run(lambda: self._files.check_free(user, place))
             await self._run(lambda: self._orphans.make_room(user, place))
+            if await self.lifecycle.creation.is_live(actor, actor.name):
+                raise Refused("exists", "A name that differs only in case or Unicode form is taken.")
         except Refused as refusal:
             tab.answer_refusal(request, owner_json, size_bytes, refusal)
             actor.state = "missing"
@@ -321,23 +270,8 @@ class Keeper:
         self._hub.end(actor)
 
     def _identified(self, actor: Actor) -> None:
-        self._named(actor.user, actor.chat_id, actor.name)
+        self._names.named(actor.user, actor.chat_id, actor.name)
         self._hub.identified(actor)
-
-    def _named(self, user: str, chat_id: str, name: str) -> None:
-        """`name` is the name of `chat_id` from now on. Whoever asks for the chat that had it before must not get it."""
-        before = self._ids.get((user, name))
-        if before is not None and before != chat_id:
-            del self._names[user, before]
-        self._names[user, chat_id] = name
-        self._ids[user, name] = chat_id
-
-    def _forgotten(self, user: str, chat_id: str, name: str) -> None:
-        """`chat_id` has this name no more."""
-        if self._ids.get((user, name)) == chat_id:
-            del self._ids[user, name]
-        if self._names.get((user, chat_id)) == name:
-            del self._names[user, chat_id]
 
     async def _fold_leftovers(self, unfolded: list[tuple[str, str]]) -> None:
         for user, name in unfolded:

@@ -17,15 +17,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 import structlog
 
-from tellback_protocol.decide import Committed, Facts, Fresh, decide, fingerprint
+from tellback_protocol.decide import Committed, Facts, Fresh, decide
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import CharacterOwner, GroupChat, Version, file_integrity, new_name_problem
+from tellback_protocol.ids import CharacterOwner, ChatName, Version, new_name_problem
 from tellback_protocol.life import branch_twig
 from tellback_protocol.requests import (
     ChatBranch,
@@ -39,26 +38,24 @@ from tellback_protocol.requests import (
     OwnerRename,
     OwnerRestore,
     Request,
-    Write,
 )
 from tellback_protocol.stream import Stream
 from tellback_server import planning
 from tellback_server.actor import Actor
-from tellback_server.departed import load_departed, save_departed
+from tellback_server.afterlife import Afterlife
+from tellback_server.creation import Creation
 from tellback_server.failpoint import failpoint
 from tellback_server.followers import Followers
 from tellback_server.hub import Hub
-from tellback_server.loading import LoadedStream, create_chat
 from tellback_server.log import LogError
+from tellback_server.names import Names
 from tellback_server.operations import Operation, carry_out, unfinished
 from tellback_server.planning import Plan, chat_of, place_of
 from tellback_server.records import CHECKPOINT, DONE, Done, encode, owner_key
 from tellback_server.registrar import Registered, Registrar
 from tellback_server.releases import Envelope
-from tellback_server.store.files import FileStore, twin_key
-from tellback_server.store.groups import GroupEdit, group_path
+from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
-from tellback_server.survey import taken
 
 log = structlog.get_logger()
 Result = TypeVar("Result")
@@ -81,17 +78,20 @@ class Lifecycle:
         files: FileStore,
         *,
         settle: Callable[[Actor, Envelope | None], Awaitable[bool]],
-        named: Callable[[str, str, str], None],
-        forgotten: Callable[[str, str, str], None],
+        names: Names,
         identified: Callable[[Actor], None],
+        make_room: Callable[[str, ChatName], None],
     ) -> None:
         self._hub = hub
         self._files = files
         self.registrar = Registrar(files)
         self._settle = settle
-        self._named = named
-        self._forgotten = forgotten
-        self._identified = identified
+        self._names = names
+        self.afterlife = Afterlife(hub, files, self.registrar)
+        self.creation = Creation(
+            hub, files, self.afterlife, lock=self.lock, execute=self._execute, record=self.record,
+            identified=identified, make_room=make_room,
+        )
         self._locks: dict[str, asyncio.Lock] = {}
         self._gates: dict[tuple[str, str], asyncio.Event] = {}
         """Beginnings of names whose owners are on their way."""
@@ -106,6 +106,17 @@ class Lifecycle:
             carry_out(self._files, operation)
         self.registrar.load(users, now_ms)
         return cut_off
+
+    def record_all(self, operations: list[Operation]) -> None:
+        """See `record`."""
+        for operation in operations:
+            self.record(operation)
+
+    def know_names(self) -> None:
+        """Names that the log may not know any more."""
+        for known in self.registrar.entries:
+            if known.gone is None:
+                self._names.named(known.user, known.chat_id, known.name)
 
     def record(self, operation: Operation) -> None:
         """Append what says that an operation is done. Loop thread."""
@@ -122,90 +133,25 @@ class Lifecycle:
     # -- what actors ask ---------------------------------------------------------------------------------------------
 
     def begin(self, actor: Actor, letter: Envelope) -> None:
-        """The next op of a session on a live or deleted owner is a life write."""
+        """See Lives."""
         actor.state = "busy"
         self._hub.spawn(self._live(actor, letter))
 
     def create(self, actor: Actor, letter: Envelope) -> None:
-        """`chat-create` of a chat that is not there."""
-        actor.state = "loading"
-        self._hub.spawn(self._create(actor, letter))
+        """See Lives."""
+        self.creation.begin(actor, letter)
 
     def former(self, user: str, name: str) -> Registered | None:
-        """Whose name that was."""
-        return self.registrar.former(user, name, self._hub.clock.now_ms())
+        """See Lives."""
+        return self.afterlife.former(user, name)
 
     def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
-        """A request that names an owner by the name it had: the outcome that its op has, else where it went."""
-        if isinstance(letter.request, OwnerRestore) and former.gone is not None:
-            self._hub.spawn(self._restore_named(letter, former))
-        elif isinstance(letter.request, Write):
-            self._hub.spawn(self._answer_former(letter, former))
-        else:
-            letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
-
-    async def _answer_former(self, letter: Envelope, former: Registered) -> None:
-        if not await self._answered_before(letter, former):
-            letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
-
-    async def _restore_named(self, letter: Envelope, former: Registered) -> None:
-        """A character or preset comes back by its name."""
-        actor = await self._hub.actor_by_id(former.user, former.chat_id)
-        if actor is not None and letter.tab.is_open:
-            actor.submit(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
-
-    async def _answered_before(self, letter: Envelope, former: Registered) -> bool:
-        """Give the outcome that this op had, when the owner has it under its name of today."""
-        if not isinstance(letter.request, Write) or not isinstance(letter.request.op, int):
-            return False
-        actor = (
-            self._hub.actor(former.user, place_of(former.name)) if former.gone is None
-            else await self._hub.actor_by_id(former.user, former.chat_id)
-        )
-        while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110  - As above.
-            await asyncio.sleep(POLL_S)
-        stream = None if actor is None else actor.stream
-        ops = None if stream is None else stream.sessions.get(letter.tab.session_id)
-        outcome = None if ops is None else ops.outcomes.get(letter.request.op)
-        if actor is None or outcome is None or outcome.fingerprint != fingerprint(letter.request):
-            return False
-        actor.answer_again(letter, outcome)
-        return True
+        """See Lives."""
+        self.afterlife.answer_former(actor, letter, former)
 
     def departed(self, user: str, chat_id: str) -> Actor | None:
-        """An actor for a chat in the trash, loading; None when there is no such chat."""
-        registered = self.registrar.of(user, chat_id)
-        if registered is None or registered.gone is None:
-            return None
-        actor = Actor(self._hub, user, registered.name)
-        actor.chat_id = chat_id
-        actor.key = owner_key(user, chat_id)
-        self._hub.hold(actor)
-        self._hub.spawn(self._load_departed(actor, registered))
-        return actor
-
-    async def _load_departed(self, actor: Actor, registered: Registered) -> None:
-        now_ms = self._hub.clock.now_ms()
-        try:
-            stream = await self._run(lambda: load_departed(self._files, self._hub.log, registered, now_ms))
-        except Exception as error:
-            log.error("departed-not-loaded", chat=actor.name, exc_info=error)
-            actor.failed(Refused("unreadable", "What is known of the deleted chat cannot be read now."))
-            self._hub.end(actor)
-            return
-        actor.departed(stream)
-        self._rest(actor)
-
-    def _rest(self, actor: Actor) -> None:
-        self._hub.loop.call_later(REST_S, self._let_go, actor)
-
-    def _let_go(self, actor: Actor) -> None:
-        if actor.state != "gone":
-            return
-        if actor.quiet:
-            self._hub.end(actor)
-        else:
-            self._rest(actor)
+        """See Lives."""
+        return self.afterlife.departed(user, chat_id)
 
     # -- one life write ----------------------------------------------------------------------------------------------
 
@@ -259,7 +205,7 @@ class Lifecycle:
         if not isinstance(decision, Committed):
             actor.life_decided(letter, decision, now_ms, b"")
             if stream.deleted:
-                await self._save_departed(actor)
+                await self.afterlife.save(actor)
             return False
         operation = await self._operation(actor, stream, request, plan, decision.version, now_ms)
         # From here to the flush there is no await: others see all of it or nothing.
@@ -281,15 +227,15 @@ class Lifecycle:
             case "rename":
                 self._renamed(actor, operation.name, plan.facts.to, decision.version)
             case "delete":
-                self._forgotten(actor.user, actor.chat_id, actor.name)
+                self._names.forgotten(actor.user, actor.chat_id, actor.name)
                 hub.unname(actor)
             case "branch":
-                self._named(actor.user, plan.facts.chat_id, plan.facts.to)
+                self._names.named(actor.user, plan.facts.chat_id, plan.facts.to)
             case "restore":
-                self._forgotten(actor.user, actor.chat_id, operation.name)
-                self._named(actor.user, actor.chat_id, plan.facts.to)
+                self._names.forgotten(actor.user, actor.chat_id, operation.name)
+                self._names.named(actor.user, actor.chat_id, plan.facts.to)
         if followers is not None:
-            followers.arrive(self._named, self._forgotten)
+            followers.arrive(self._names)
         if release is not None:
             hub.release(release)
         if operation.what == "delete":
@@ -359,8 +305,8 @@ class Lifecycle:
 
     def _renamed(self, actor: Actor, old: str, to: str, version: Version) -> None:
         assert actor.file is not None, "a live chat has files"
-        self._forgotten(actor.user, actor.chat_id, old)
-        self._named(actor.user, actor.chat_id, to)
+        self._names.forgotten(actor.user, actor.chat_id, old)
+        self._names.named(actor.user, actor.chat_id, to)
         self._hub.renamed(actor, old, to)
         actor.file.place = place_of(to)
         actor.file.head = version
@@ -371,20 +317,8 @@ class Lifecycle:
         actor.leave()
         if followers is not None:
             await followers.leave()
-        await self._save_departed(actor)
-        self._rest(actor)
-
-    async def _save_departed(self, actor: Actor) -> None:
-        """Its outcomes, so that the log may forget them."""
-        stream, registered = actor.stream, self.registrar.of(actor.user, actor.chat_id)
-        if stream is None or registered is None or registered.gone is None:
-            return
-        base, now_ms = registered.gone.base, self._hub.clock.now_ms()
-        await self._hub.log.flush()
-        try:
-            await self._run(save_departed(self._files, stream, base, now_ms))
-        except OSError as error:
-            log.error("sessions-not-saved", chat=actor.name, error=str(error))
+        await self.afterlife.save(actor)
+        self.afterlife.rest(actor)
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
@@ -423,24 +357,10 @@ class Lifecycle:
 
     async def _with_live(self, actor: Actor, plan: Plan) -> Plan:
         """A name that a live chat has, whose file is not made yet, is not free either."""
-        if plan.facts.to and plan.facts.refused is None and await self._is_live(actor, plan.facts.to):
+        if plan.facts.to and plan.facts.refused is None and await self.creation.is_live(actor, plan.facts.to):
             facts = Facts(to=plan.facts.to, refused=("exists", "The name is taken."))
             return Plan(facts=facts, own=plan.own, entry=plan.entry)
         return plan
-
-    async def _is_live(self, actor: Actor, name: str) -> bool:
-        key = twin_key(name)
-        while True:
-            others = [
-                other for other in self._hub.actors
-                if other is not actor and other.user == actor.user and twin_key(other.name) == key
-            ]
-            if any(other.state in ("ready", "busy") for other in others):
-                return True
-            if not others:
-                return False
-            # Somebody asks for a chat of that name: soon it is there or it is not. Nobody else waits for that.
-            await asyncio.sleep(POLL_S)
 
     async def _operation(
         self, actor: Actor, stream: Stream, request: LifeWrite, plan: Plan, version: Version, now_ms: int
@@ -460,110 +380,5 @@ class Lifecycle:
             lambda: planning.stage_branch(self._files, plan, stream, held, twig, version, now_ms)
         )
 
-    # -- creating ----------------------------------------------------------------------------------------------------
-
-    async def _create(self, actor: Actor, letter: Envelope) -> None:
-        tab, request = letter.tab, letter.request
-        assert isinstance(request, ChatCreate), "nothing else comes here"
-        try:
-            former = self.former(actor.user, actor.name)
-            if former is not None and await self._answered_before(letter, former):
-                actor.not_made()
-                return
-            async with self.lock(actor.user):
-                await self._make(actor, letter, request)
-        except Refused as refusal:
-            self._hub.counters.refused(refusal.code)
-            tab.answer_refusal(request, letter.owner_json, letter.size_bytes, refusal)
-            actor.not_made()
-        except LogError:
-            actor.log_failed(letter)
-        except Exception as error:
-            log.error("create-failed", chat=actor.name, exc_info=error)
-            code = "unreadable" if isinstance(error, OSError) else "internal"
-            tab.answer_refusal(
-                request, letter.owner_json, letter.size_bytes, Refused(code, "The chat could not be made.")
-            )
-            actor.not_made()
-
-    async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:
-        hub, user, place, clock = self._hub, actor.user, chat_of(actor.name), self._hub.clock
-        hub.admit()
-        refused, edits, has_folder = await self._run(lambda: self._room_for(user, actor.name, request))
-        if refused is None and await self._is_live(actor, actor.name):
-            refused = "exists", "The name is taken."
-        now_ms = clock.now_ms()
-        loaded = blank_chat(user, actor.name, clock.uuid4(), now_ms)
-        facts = Facts(to=actor.name if has_folder else "", refused=refused, chat_id=loaded.stream.chat_id)
-        fresh = Fresh(clock.integrity(), clock.random_bits(64), now_ms)
-        hub.admit()
-        decision = decide(loaded.stream, request, letter.tab.session_id, fresh, hub.limits, facts)
-        assert isinstance(decision, Committed), "what is not made is refused without a trace"
-        operation = Operation(
-            what="create", user=user, chat_id=loaded.stream.chat_id, name=actor.name,
-            integrity=decision.version.integrity, seq=decision.version.seq, groups=edits,
-        )
-        actor.made(loaded)
-        release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation) if edits else b"")
-        self._identified(actor)
-        hub.forget_name(user, str(place))
-        await hub.log.flush()
-        if edits:
-            failpoint("operation.after_log")
-            if not await self._execute(letter, operation):
-                return
-            self.record(operation)
-            failpoint("operation.after_done")
-        if release is not None:
-            hub.release(release)
-        actor.state = "ready"
-        hub.shelf.became_dirty(actor)
-        actor.drain()
-
-    def _room_for(
-        self, user: str, name: str, request: ChatCreate
-    ) -> tuple[tuple[str, str] | None, list[GroupEdit], bool]:
-        """Why it cannot be made, the edits of group files, and whether the character is there already."""
-        files, place = self._files, chat_of(name)
-        now_ms = self._hub.clock.now_ms()
-        sentence = taken(files, user, place)
-        refused = None if sentence is None else ("exists", sentence)
-        if refused is None:
-            held_back = planning.held_back(self.registrar, files, user, name, now_ms)
-            # A new chat in its place would be what the link leads to, and empty.
-            refused = None if held_back is None else ("deleted", held_back[1])
-        edits: list[GroupEdit] = []
-        if isinstance(place, GroupChat):
-            if isinstance(request.group, str):
-                path = group_path(files, user, request.group)
-                if path is None:
-                    refused = refused or ("not-found", "There is no such group.")
-                else:
-                    edits.append(GroupEdit(path=path, action="add", chat=place.chat))
-            return refused, edits, True
-        return refused, edits, any(
-            files.fs.stat(files.checked_path(user, path)) is not None
-            for path in (f"chats/{place.character}", f"characters/{place.character}.png")
-        )
-
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await self._hub.loop.run_in_executor(self._hub.executor, work)
-
-
-def blank_chat(user: str, name: str, chat_id: str, now_ms: int) -> LoadedStream:
-    """A chat before its first commit."""
-    before = Version(1, 0, file_integrity(1, 0, name, b""))
-    created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    loaded, _header = create_chat(user, chat_of(name), chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
-    return loaded
-
-
-def moved(former: Registered) -> Refused:
-    """What an old name answers."""
-    if former.gone is not None:
-        return Refused(
-            "deleted", f"It is in the trash; restore id:{former.chat_id}.", details={"chat_id": former.chat_id}
-        )
-    return Refused(
-        "renamed", "It has another name now.", details={"to": former.name, "chat_id": former.chat_id}
-    )

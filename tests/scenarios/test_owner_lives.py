@@ -95,6 +95,7 @@ async def test_a_characters_chats_and_groups_go_along_j4(tmp_path: Path) -> None
         assert (await one.append(to, "three"))["type"] == "ack"
         quiet = await one.open("character:Alicia/Quiet")
         assert texts(quiet["messages"]) == ["nobody has it open"]
+        assert (await one.open(f"id:{quiet['chat_id']}"))["chat_id"] == quiet["chat_id"]
         for name in (CHAT, "character:Alice/Quiet"):
             old = await one.ask("open", chat=name, since=None)
             assert (old["code"], old["to"]) == ("renamed", name.replace("Alice", "Alicia"))

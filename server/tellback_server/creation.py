@@ -1,0 +1,177 @@
+"""Creation: chats that are not there yet, made by `chat-create` or by `open` with `create`.
+
+Rules of this module (BEHAVIOUR J1, J2):
+- A chat begins with a commit of its own; its file is made by the first checkpoint.
+- One name is given once: folders, live chats without a file and names kept for the trash are looked at, one life write
+  of a user at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from tellback_protocol.decide import Committed, Facts, Fresh, decide
+from tellback_protocol.errors import Refused
+from tellback_protocol.ids import ChatName, GroupChat, Version, file_integrity
+from tellback_protocol.requests import ChatCreate
+from tellback_server import planning
+from tellback_server.actor import Actor
+from tellback_server.afterlife import Afterlife
+from tellback_server.failpoint import failpoint
+from tellback_server.hub import Hub
+from tellback_server.loading import LoadedStream, create_chat
+from tellback_server.log import LogError
+from tellback_server.operations import Operation
+from tellback_server.planning import chat_of
+from tellback_server.releases import Envelope
+from tellback_server.store.files import FileStore, twin_key
+from tellback_server.store.groups import GroupEdit, group_path
+from tellback_server.survey import taken
+
+log = structlog.get_logger()
+Result = TypeVar("Result")
+
+POLL_S = 0.005
+
+
+class Creation:
+    """See the module."""
+
+    def __init__(
+        self, hub: Hub, files: FileStore, afterlife: Afterlife, *,
+        lock: Callable[[str], asyncio.Lock],
+        execute: Callable[[Envelope, Operation], Awaitable[bool]],
+        record: Callable[[Operation], None],
+        identified: Callable[[Actor], None],
+        make_room: Callable[[str, ChatName], None],
+    ) -> None:
+        self._hub = hub
+        self._files = files
+        self._afterlife = afterlife
+        self.registrar = afterlife.registrar
+        self.lock = lock
+        self._execute = execute
+        self.record = record
+        self._identified = identified
+        self._make_room = make_room
+
+    def begin(self, actor: Actor, letter: Envelope) -> None:
+        """`chat-create` of a chat that is not there."""
+        actor.state = "loading"
+        self._hub.spawn(self._create(actor, letter))
+
+    async def _create(self, actor: Actor, letter: Envelope) -> None:
+        tab, request = letter.tab, letter.request
+        assert isinstance(request, ChatCreate), "nothing else comes here"
+        try:
+            former = self._afterlife.former(actor.user, actor.name)
+            if former is not None and await self._afterlife.answered_before(letter, former):
+                actor.not_made()
+                return
+            async with self.lock(actor.user):
+                await self._make(actor, letter, request)
+        except Refused as refusal:
+            self._hub.counters.refused(refusal.code)
+            tab.answer_refusal(request, letter.owner_json, letter.size_bytes, refusal)
+            actor.not_made()
+        except LogError:
+            actor.log_failed(letter)
+        except Exception as error:
+            log.error("create-failed", chat=actor.name, exc_info=error)
+            code = "unreadable" if isinstance(error, OSError) else "internal"
+            tab.answer_refusal(
+                request, letter.owner_json, letter.size_bytes, Refused(code, "The chat could not be made.")
+            )
+            actor.not_made()
+
+    async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:
+        hub, user, place, clock = self._hub, actor.user, chat_of(actor.name), self._hub.clock
+        hub.admit()
+        refused, edits, has_folder = await self._run(lambda: self._room_for(user, actor.name, request))
+        if refused is None and await self.is_live(actor, actor.name):
+            refused = "exists", "The name is taken."
+        now_ms = clock.now_ms()
+        loaded = blank_chat(user, actor.name, clock.uuid4(), now_ms)
+        facts = Facts(to=actor.name if has_folder else "", refused=refused, chat_id=loaded.stream.chat_id)
+        fresh = Fresh(clock.integrity(), clock.random_bits(64), now_ms)
+        hub.admit()
+        decision = decide(loaded.stream, request, letter.tab.session_id, fresh, hub.limits, facts)
+        assert isinstance(decision, Committed), "what is not made is refused without a trace"
+        operation = Operation(
+            what="create", user=user, chat_id=loaded.stream.chat_id, name=actor.name,
+            integrity=decision.version.integrity, seq=decision.version.seq, groups=edits,
+        )
+        actor.made(loaded)
+        release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation) if edits else b"")
+        self._identified(actor)
+        hub.forget_name(user, str(place))
+        await hub.log.flush()
+        if edits:
+            failpoint("operation.after_log")
+            if not await self._execute(letter, operation):
+                return
+            self.record(operation)
+            failpoint("operation.after_done")
+        if release is not None:
+            hub.release(release)
+        actor.state = "ready"
+        hub.shelf.became_dirty(actor)
+        actor.drain()
+
+    def _room_for(
+        self, user: str, name: str, request: ChatCreate
+    ) -> tuple[tuple[str, str] | None, list[GroupEdit], bool]:
+        """Why it cannot be made, the edits of group files, and whether the character is there already."""
+        files, place = self._files, chat_of(name)
+        now_ms = self._hub.clock.now_ms()
+        self._make_room(user, place)
+        sentence = taken(files, user, place)
+        refused = None if sentence is None else ("exists", sentence)
+        if refused is None:
+            held_back = planning.held_back(self.registrar, files, user, name, now_ms)
+            # A new chat in its place would be what the link leads to, and empty.
+            refused = None if held_back is None else ("deleted", held_back[1])
+        edits: list[GroupEdit] = []
+        if isinstance(place, GroupChat):
+            if isinstance(request.group, str):
+                path = group_path(files, user, request.group)
+                if path is None:
+                    refused = refused or ("not-found", "There is no such group.")
+                else:
+                    edits.append(GroupEdit(path=path, action="add", chat=place.chat))
+            return refused, edits, True
+        return refused, edits, any(
+            files.fs.stat(files.checked_path(user, path)) is not None
+            for path in (f"chats/{place.character}", f"characters/{place.character}.png")
+        )
+
+    async def is_live(self, actor: Actor, name: str) -> bool:
+        key = twin_key(name)
+        while True:
+            others = [
+                other for other in self._hub.actors
+                if other is not actor and other.user == actor.user and twin_key(other.name) == key
+            ]
+            if any(other.state in ("ready", "busy") for other in others):
+                return True
+            if not others:
+                return False
+            # Somebody asks for a chat of that name: soon it is there or it is not. Nobody else waits for that.
+            await asyncio.sleep(POLL_S)
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        return await self._hub.loop.run_in_executor(self._hub.executor, work)
+
+
+def blank_chat(user: str, name: str, chat_id: str, now_ms: int) -> LoadedStream:
+    """A chat before its first commit."""
+    before = Version(1, 0, file_integrity(1, 0, name, b""))
+    created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    loaded, _header = create_chat(user, chat_of(name), chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
+    return loaded
