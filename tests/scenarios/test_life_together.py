@@ -1,0 +1,167 @@
+"""Life writes in the middle of everything else: appends, states and checkpoints from several tabs, another program's
+edits, and the folder that a real SillyTavern wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+
+from tests.support.server import TabClient, running, sillytavern_copy, texts
+
+CHAT = "character:Alice/First meeting"
+
+
+async def test_renames_and_branches_among_appends_states_and_checkpoints_lose_nothing_j4(tmp_path: Path) -> None:
+    """[J4] [J7]: every acknowledged message is there once, in the order of each tab, under the last name."""
+    async with running(tmp_path, checkpoint_interval_s=0.01) as app:
+        first = await TabClient.join(app.urls[0])
+        address = f"id:{(await first.open(CHAT, create=True))['chat_id']}"
+        acked: dict[int, list[str]] = {}
+
+        async def write(number: int) -> None:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(address)
+            acked[number] = []
+            for count in range(60):
+                text = f"{number}-{count}"
+                assert (await tab.append(address, text))["type"] == "ack"
+                acked[number].append(text)
+                if count % 7 == 0:
+                    ack = await tab.write_state(
+                        "state-update", address, namespace=f"of{number}", base="*", merge={"count": count}
+                    )
+                    assert ack["type"] == "ack", ack
+
+        async def live() -> list[dict[str, Any]]:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(address)
+            made = []
+            for count in range(12):
+                ack = await tab.write("chat-rename", address, to=f"Name {count}", base="*")
+                assert ack["type"] == "ack", ack
+                last = (await tab.open(address, tail=1))["messages"][-1]["id"]
+                branch = await tab.write("chat-branch", address, message=last, base="*")
+                assert branch["type"] == "ack", branch
+                made.append(branch["branch"])
+            return made
+
+        *_, made = await asyncio.gather(*(write(number) for number in range(3)), live())
+        tab = await TabClient.join(app.urls[0])
+        said = texts((await tab.open("character:Alice/Name 11"))["messages"])
+        assert len(said) == len(set(said)) == 180
+        for number, own in acked.items():
+            assert [text for text in said if text.startswith(f"{number}-")] == own
+        for branch in made:
+            begun = texts((await tab.open(branch["chat"]))["messages"])
+            assert said[: len(begun)] == begun
+        states = (await tab.ask("state-get", owner={"chat": address}))["states"]
+        assert {name: state["data"] for name, state in states.items()} == {f"of{n}": {"count": 56} for n in range(3)}
+    home = tmp_path / "default-user/chats/Alice"
+    assert not [path.name for path in home.iterdir() if "tellback-tmp" in path.name]
+    assert not (home / "Name 3.jsonl").exists()
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        assert texts((await tab.open(address))["messages"]) == said
+
+
+async def test_a_deletion_among_appends_takes_what_was_acknowledged_with_it_j6(tmp_path: Path) -> None:
+    """[J6]: what was acknowledged before it is in the trash, what came later was refused."""
+    async with running(tmp_path, checkpoint_interval_s=0.01) as app:
+        first = await TabClient.join(app.urls[0])
+        opened = await first.open(CHAT, create=True)
+        address = f"id:{opened['chat_id']}"
+        acked: list[str] = []
+
+        async def write(number: int) -> None:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(address)
+            for count in range(200):
+                answer = await tab.append(address, f"{number}-{count}")
+                if answer["type"] == "error":
+                    assert answer["code"] == "deleted", answer
+                    return
+                acked.append(f"{number}-{count}")
+
+        async def delete() -> dict[str, Any]:
+            await asyncio.sleep(0.05)
+            base = opened["version"]["integrity"]
+            return await first.write("chat-delete", CHAT, base=base, force=True)
+
+        *_, gone = await asyncio.gather(*(write(number) for number in range(3)), delete())
+        assert gone["type"] == "ack", gone
+        back = await first.ask("chat-restore", chat=address, op=gone["op"] + 1)
+        assert back["type"] == "ack", back
+        assert sorted(texts((await first.open(CHAT))["messages"])) == sorted(acked)
+
+
+async def test_another_programs_edit_of_the_moment_before_comes_along(tmp_path: Path) -> None:
+    """[J3]: it is adopted first, and then the rename is carried out."""
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+        path = tmp_path / "default-user/chats/Alice/First meeting.jsonl"
+        for _ in range(100):
+            if path.exists():
+                break
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        path.write_bytes(path.read_bytes() + b'\n{"mes":"theirs"}')
+        ack = await tab.write("chat-rename", CHAT, to="Second", base="*")
+        assert ack["type"] == "ack", ack
+        assert texts((await tab.open("character:Alice/Second"))["messages"]) == ["one", "theirs"]
+
+
+async def test_every_chat_of_a_real_folder_goes_through_its_life_with_its_lines_untouched(tmp_path: Path) -> None:
+    """[J4] [J6] [J7] [F2]"""
+    data = sillytavern_copy(tmp_path)
+    root = next(path for path in (data, data / "default-user") if (path / "chats").exists())
+    chats = sorted([*root.glob("chats/*/*.jsonl"), *root.glob("group chats/*.jsonl")])
+    assert len(chats) > 10
+    lived = 0
+    rng = random.Random(7)
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        for number, path in enumerate(chats):
+            stem = path.name.removesuffix(".jsonl")
+            name = f"group:{stem}" if path.parent.name == "group chats" else f"character:{path.parent.name}/{stem}"
+            before = path.read_bytes()
+            opened = await tab.open(name)
+            if opened["type"] != "opened":
+                continue
+            to = name[: len(name) - len(stem)] + f"Lived {number}"
+            ack = await tab.write("chat-rename", name, to=f"Lived {number}", base="*")
+            assert ack["type"] == "ack", (name, ack)
+            moved = path.with_name(f"Lived {number}.jsonl")
+            assert moved.read_bytes() == before
+            assert not path.exists()
+            tab.ops[to] = tab.ops[name]
+            if opened["messages"] and not opened.get("read_only"):
+                at = rng.randrange(len(opened["messages"]))
+                branch = await tab.write("chat-branch", to, message=opened["messages"][at]["id"], base="*")
+                assert branch["type"] == "ack", (name, branch)
+                made = await tab.open(branch["branch"]["chat"])
+                assert made["messages"] == opened["messages"][: at + 1]
+                copied = path.with_name(branch["branch"]["chat"].split("/")[-1].removeprefix("group:") + ".jsonl")
+                lines = [line for line in copied.read_bytes().split(b"\n")[1:] if line.strip()]
+                assert set(lines) <= set(before.split(b"\n")), name
+                lived += 1
+            base = (await tab.open(to))["version"]["integrity"]
+            gone = await tab.write("chat-delete", to, base=base)
+            assert gone["type"] == "ack", (name, gone)
+            assert not moved.exists()
+            back = await tab.ask(
+                "chat-restore", chat=f"id:{opened['chat_id']}", op=gone["op"] + 1, to=f"Lived again {number}"
+            )
+            assert back["type"] == "ack", (name, back)
+            again = await tab.open(back["ops"][0]["to"])
+            assert [message["mes"] for message in again["messages"] if "mes" in message] == [
+                message["mes"] for message in opened["messages"] if "mes" in message
+            ]
+            if opened.get("read_only"):
+                assert path.with_name(f"Lived again {number}.jsonl").read_bytes() == before
+    assert lived > 5
