@@ -248,7 +248,17 @@ def wants_websocket(headers: Headers) -> bool:
     )
 
 
+_FORWARDING_HEADERS: Final = frozenset({
+    "forwarded", "via",
+    "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "x-proxyuser-ip",
+    "client-ip", "true-client-ip", "fastly-client-ip", "fly-client-ip",
+    "cdn-loop",
+})
+_FORWARDING_PREFIXES: Final = ("x-forwarded-", "cf-", "x-envoy-", "x-amzn-trace-", "x-azure-", "x-appengine-")
+
+
 def is_forwarding_header(name: str) -> bool:
-    """Whether a header is one that only a proxy adds (RFC 7239, and the older custom)."""
+    """Whether a header is one that only a proxy, a tunnel or a content network adds: those of RFC 7239 and RFC 9110
+    section 7.6.3, and the custom of the usual ones."""
     lowered = name.lower()
-    return lowered in ("forwarded", "x-real-ip") or lowered.startswith("x-forwarded-")
+    return lowered in _FORWARDING_HEADERS or lowered.startswith(_FORWARDING_PREFIXES)

@@ -64,7 +64,7 @@ class Reception:
             if identity.user != tab.user:
                 raise Refused("forbidden", "A connection stays with the user of its hello.", pointer="/token")
         except Refused as refusal:
-            tab.refuse_user(refusal)
+            tab.refuse_user(refusal, frame.id)
             return
         tab.identity = identity
         tab.outbox.urgent(text_frame(tab.session.welcome_again(frame, self._server_name, self._heartbeat_ms)))

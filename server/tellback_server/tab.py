@@ -296,10 +296,10 @@ class Tab:
         self.outbox.urgent(text_frame(welcome))
         self.outbox.flush()
 
-    def refuse_user(self, refusal: Refused) -> None:
-        """The token is not good (or not for this): say so and close."""
+    def refuse_user(self, refusal: Refused, request_id: int | None = None) -> None:
+        """The token is not good (or not for this): say so, to the request if there was one, and close."""
         code = CLOSE_FORBIDDEN if refusal.code == "forbidden" else CLOSE_UNAUTHENTICATED
-        self.outbox.urgent(text_frame(codec.error(refusal, {})))
+        self.outbox.urgent(text_frame(codec.error(refusal, {"id": request_id})))
         self.close(code, refusal.code)
 
     def taken_over(self) -> None:

@@ -53,7 +53,7 @@ async def test_own_origins_named_ones_and_programs_without_one_are_let_in(tmp_pa
 
 @pytest.mark.parametrize("headers", [
     {"Host": "evil.example"}, {"Host": "rebound.attacker.test:8765"}, {"X-Forwarded-For": "8.8.8.8"},
-    {"Forwarded": "for=8.8.8.8"},
+    {"Forwarded": "for=8.8.8.8"}, {"Via": "1.1 proxy"}, {"CF-Connecting-IP": "8.8.8.8"},
 ])
 async def test_a_rebound_name_or_a_proxy_in_front_of_an_open_server_is_refused(
     tmp_path: Path, headers: dict[str, str]
@@ -134,7 +134,7 @@ async def test_without_a_good_token_the_connection_ends_with_4502(tmp_path: Path
 
 
 async def test_a_fresh_token_must_be_of_the_same_user(tmp_path: Path) -> None:
-    """[C9]"""
+    """[C9] [W3]: a refused `auth` is told to its request, then the connection closes."""
     users = token_file(tmp_path / "users.json", alice=ALICE, bob=BOB)
     async with running(tmp_path / "data", auth_file=str(users)) as app:
         alice = await TabClient.join(app.urls[0], token=ALICE)
@@ -142,8 +142,13 @@ async def test_a_fresh_token_must_be_of_the_same_user(tmp_path: Path) -> None:
         assert (again["type"], again["user"]) == ("welcome", "alice")
         await alice.raw.send({"type": "auth", "id": 9, "token": BOB})
         refused = await alice.raw.receive()
-        assert (refused["type"], refused["code"]) == ("error", "forbidden")
+        assert (refused["type"], refused["code"], refused["id"]) == ("error", "forbidden", 9)
         assert await alice.raw.wait_closed() == 4503
+        bob = await TabClient.join(app.urls[0], token=BOB)
+        await bob.raw.send({"type": "auth", "id": 10, "token": "no such token"})
+        refused = await bob.raw.receive()
+        assert (refused["code"], refused["id"]) == ("unauthenticated", 10)
+        assert await bob.raw.wait_closed() == 4502
 
 
 async def test_a_token_that_is_revoked_ends_the_open_connection(tmp_path: Path) -> None:

@@ -150,7 +150,11 @@ def test_without_users_only_the_own_machine_is_answered(host: str, expected: int
 
 @pytest.mark.parametrize(
     "header",
-    ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-FORWARDED-PROTO", "X-Forwarded-Anything", "X-Real-IP"],
+    [
+        "Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-FORWARDED-PROTO", "X-Forwarded-Anything", "X-Real-IP",
+        "Via", "CF-Connecting-IP", "CF-Ray", "CF-Visitor", "CDN-Loop", "True-Client-IP", "Fastly-Client-IP",
+        "X-Client-IP", "X-Envoy-External-Address", "X-Amzn-Trace-Id",
+    ],
 )
 def test_without_users_nothing_forwarded_is_answered(header: str) -> None:
     fields = {"Host": "localhost:8000", header: "127.0.0.1"}
