@@ -1,12 +1,14 @@
 """Bases: is the version that a write was made against still the version of its document?
 
-Rules of this module (BEHAVIOUR B1-B9):
+Rules of this module (BEHAVIOUR B1-B12):
 - A missing base is an error, never "skip the check".
 - A base may name any commit of the stream since which nobody touched the document.
 - `"*"` is for writes whose result does not depend on what is there.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from msgspec import UnsetType
 
@@ -16,6 +18,8 @@ from .ids import WIRE_INTEGER_MAX, Version, is_integrity
 from .requests import Base, OpBase
 from .stream import Outcome, Past, StateDocument, Stream, author_of, overlap
 
+Places = Callable[[int], bool]
+"""Whether a request's indexes lie among so many first messages."""
 _OWNER = ""
 """Stands for the owner as a whole where a namespace is expected; no namespace is empty."""
 
@@ -34,8 +38,10 @@ class Bases:
         """The base of a rebased request, the oldest one of a batch; None when every base held."""
         self._missed_most = 0
 
-    def check_chat(self, base: Base, targets: tuple[str, ...], any_allowed: bool) -> None:
-        """The chat's own document: metadata and messages."""
+    def check_chat(
+        self, base: Base, targets: tuple[str, ...], any_allowed: bool, places: Places | None = None
+    ) -> None:
+        """The chat's own document: metadata and messages. `places` is of a request that names messages by index."""
         if base == "*":
             if not any_allowed:
                 raise Refused(
@@ -45,7 +51,7 @@ class Bases:
                     pointer="/base",
                 )
             return
-        self._check(base, self.stream.chat.version, None, targets)
+        self._check(base, self.stream.chat.version, None, targets, places)
 
     def check_state(self, base: Base, namespace: str, document: StateDocument | None, any_allowed: bool) -> None:
         """One state document; a base of null means that there must be none."""
@@ -67,7 +73,8 @@ class Bases:
             self._check(base, self.stream.head, _OWNER, ("o:",))
 
     def _check(
-        self, base: Base, version: Version | None, namespace: str | None, targets: tuple[str, ...]
+        self, base: Base, version: Version | None, namespace: str | None, targets: tuple[str, ...],
+        places: Places | None = None,
     ) -> None:
         if isinstance(base, UnsetType):
             raise Refused(
@@ -92,6 +99,7 @@ class Bases:
             raise Refused("base-illegal", 'A base is an integrity, null, "*" or {"op": number}.', pointer="/base")
         found = self.stream.since_integrity(known)
         missed = None if found is None else list(found)
+        places_hold = places is None or (missed is not None and self._places_hold(_touched(missed), places))
         if missed is not None and own_ops and _overlapping(_touched(missed), targets):
             # What this session did up to the op that the base names is no news to it.
             missed = [past for past in missed if not self._is_own(past, own_ops)]
@@ -99,15 +107,22 @@ class Bases:
         if touched is not None and version is not None and not _touches(touched, namespace):
             # The base is a later commit of this stream that left the document alone.
             return
-        if self.force:
+        if self.force and places_hold:
             return
-        if self.rebase and touched is not None and not _overlapping(touched, targets):
+        if self.rebase and places_hold and touched is not None and not _overlapping(touched, targets):
             others = missed is not None and any(not self._is_own(past, WIRE_INTEGER_MAX) for past in missed)
             if others and missed is not None and len(missed) > self._missed_most:
                 self._missed_most = len(missed)
                 self.rebased_from = known
             return
         raise Conflicting(version, None if touched is None else known, namespace or None)
+
+    def _places_hold(self, touched: list[str], places: Places) -> bool:
+        """Whether indexes mean the messages that they meant before those commits (BEHAVIOUR B12)."""
+        if "i" in touched or "d" in touched:
+            return False
+        appended = touched.count("a")
+        return not appended or places(len(self.stream.chat.messages) - appended)
 
     def _ack_of(self, base: OpBase) -> Outcome:
         """The ack of my op `base.op`. What it vouches for is its version, or its own base when others came between

@@ -19,7 +19,6 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from .bases import Bases
-from .chat import Chat
 from .decision import (
     Committed,
     Conflicting,
@@ -40,7 +39,6 @@ from .floors import LOG_SUFFIX
 from .frames import Limits
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
-from .patch import Operation, join_pointer
 from .requests import (
     UNREADING,
     Append,
@@ -70,7 +68,8 @@ from .requests import (
     Write,
 )
 from .stream import Outcome, Past, StateDocument, Stream, targets_of, wire_effects
-from .values import NestedTooDeeply, read_payload
+from .targets import chat_targets, metadata_targets, overwrites_only_tested, places_hold
+from .values import NestedTooDeeply
 from .whole_chat import WholeChat
 from .work import Work, operations_of
 
@@ -247,13 +246,14 @@ def _check_base(bases: Bases, work: Work, request: _Inner, base: Base) -> None:
         case Patch() | BatchedPatch():
             operations = operations_of(request.patch, work.limits)
             if isinstance(request.message, UnsetType):
-                bases.check_chat(base, _chat_targets(work.stream.chat, operations), False)
+                targets = chat_targets(work.stream.chat.order(), operations)
+                bases.check_chat(base, targets, False, lambda count: places_hold(operations, count))
             else:
-                bases.check_chat(base, (f"m:{request.message}",), base == "*" and _tested(operations))
+                bases.check_chat(base, (f"m:{request.message}",), base == "*" and _may_be_anywhere(work, request))
         case MetadataUpdate() | BatchedMetadataUpdate():
             _exactly_one(request.set, request.merge, request.patch)
             merging = isinstance(request.merge, Raw)
-            bases.check_chat(base, _metadata_targets(work, request), merging)
+            bases.check_chat(base, metadata_targets(request, work.limits), merging)
         case StateUpdate() | BatchedStateUpdate():
             _exactly_one(request.set, request.merge, request.patch)
             document = _state_document(work.stream, request.namespace)
@@ -318,7 +318,7 @@ def _committed(work: Work, rebased_from: str | None, session: str, op: int, prin
     if only_append and work.plain:
         ids: list[str] = work.undo[0].messages  # type: ignore[union-attr, assignment]
         body += b',"messages":' + _encode(ids)
-        targets: tuple[str, ...] = ("a",)
+        targets: tuple[str, ...] = ("a",) * len(ids)
     else:
         targets = targets_of(effects)
         namespaces = list(work.states)
@@ -370,48 +370,10 @@ def _check_swipe(request: Swipe | BatchedSwipe) -> None:
         raise Refused("bad-frame", "swipe is which one to select or delete; add has none.", pointer="/swipe")
 
 
-def _tested(operations: list[Operation]) -> bool:
-    """True when every replaced, removed or read path was tested before (DESIGN section 5, base "*")."""
-    tested: set[str] = set()
-    for operation in operations:
-        kind = operation["op"]
-        if kind == "test":
-            tested.add(operation["path"])
-            continue
-        read = operation["path"] if kind in ("replace", "remove") else operation.get("from")
-        if read is not None and kind != "add" and read not in tested:
-            return False
-    return True
-
-
-def _chat_targets(chat: Chat, operations: list[Operation]) -> tuple[str, ...]:
-    """What a patch of the whole chat touches; an index that only a later operation makes is nobody else's."""
-    targets: list[str] = []
-    for operation in operations:
-        for member in ("path", "from"):
-            path = operation.get(member)
-            if not isinstance(path, str):
-                continue
-            parts = path.split("/")
-            if len(parts) > 1 and parts[1] == "metadata":
-                targets.append("M:" + path[len("/metadata"):])
-            elif len(parts) > 2 and parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 12:
-                index = int(parts[2])
-                if index < len(chat.messages):
-                    # An index is a view: any change of the order since the base moves it.
-                    targets.append(f"m:{chat.order()[index]}")
-                targets.append("x")
-    return tuple(targets)
-
-
-def _metadata_targets(work: Work, request: MetadataUpdate | BatchedMetadataUpdate) -> tuple[str, ...]:
-    if isinstance(request.patch, Raw):
-        operations = operations_of(request.patch, work.limits)
-    elif isinstance(request.merge, Raw):
-        merge = read_payload(bytes(request.merge), "/merge", work.limits.depth)
-        # A member that is taken away is touched as well, so the names decide, not the operations.
-        return tuple("M:" + join_pointer([key]) for key in merge) if isinstance(merge, dict) else ("M:",)
-    else:
-        return ("M:",)
-    members = ("path", "from")
-    return tuple(f"M:{operation[member]}" for operation in operations for member in members if member in operation)
+def _may_be_anywhere(work: Work, request: Patch | BatchedPatch) -> bool:
+    """Whether a patch of one message may be made against `"*"`."""
+    chat, message = work.stream.chat, request.message
+    if not isinstance(message, str) or message not in chat.messages:
+        return True
+    # Applying may change the operations' own values, so these are read for it alone.
+    return overwrites_only_tested(chat.value(message), operations_of(request.patch, work.limits))

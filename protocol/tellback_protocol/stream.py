@@ -9,7 +9,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -294,23 +294,24 @@ class Stream:
         document.source = lambda: log.document(self.chat)
         return log
 
-    def _read_floor(self, name: str) -> None:
+    def _read_floor(self, name: str, known: Mapping[str, FloorLog] | None = None) -> None:
         namespace, document = name[: -len(LOG_SUFFIX)], self.states[name]
         self.floors.pop(namespace, None)
         state = self.states.get(namespace)
         if document.data is None or document.corrupt or (state is not None and state.corrupt):
             return
-        log = read_log(document.data, self.chat.order())
+        log = read_log(document.data, self.chat.order(), None if known is None else known.get(namespace))
         if log is None:
             document.corrupt = True
         else:
             self._hold_floor(namespace, log)
 
-    def read_floors(self) -> None:
-        """The logs among the documents; a `floor` in them counts the messages of the chat as it is now."""
+    def read_floors(self, known: Mapping[str, FloorLog] | None = None) -> None:
+        """The logs among the documents; a `floor` in them counts the messages of the chat as it is now, unless the
+        commit is `known` from before another program moved the messages."""
         for name in list(self.states):
             if name.endswith(LOG_SUFFIX):
-                self._read_floor(name)
+                self._read_floor(name, known)
 
     def settle_floors(self) -> None:
         """After loading: every floor state is what its log makes of the chat. Cost: the logs.
@@ -349,7 +350,8 @@ def targets_of(effects: list[Effect]) -> tuple[str, ...]:
     for effect in effects:
         match effect:
             case AppendEffect():
-                targets.append("a")
+                # One for each message: whoever names messages by index asks how many came behind those it knew.
+                targets.extend("a" for _ in effect.messages)
             case InsertEffect():
                 targets.append("i")
             case PatchEffect():
