@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec import UNSET, UnsetType
 
+from tellback_protocol.codec import encode
 from tellback_protocol.frames import (
     ActiveChatFrame,
     Character,
@@ -158,7 +159,9 @@ class Catalog:
             else:
                 future.set_result(answer)
 
-        client._started().ask_catalog(request, answered)
+        link = client._started()
+        request.id = link.new_request_id()
+        link.ask(request.id, encode(request), answered)
         client.stepped()
         return await future
 

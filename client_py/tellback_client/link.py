@@ -28,17 +28,11 @@ from tellback_protocol.codec import decode_server, encode
 from tellback_protocol.frames import (
     PROTOCOL,
     Ack,
-    ActiveChatFrame,
     Auth,
     Behind,
-    CharacterListFrame,
-    ChatListFrame,
-    ChatSearchFrame,
-    Closed,
     Conflict,
     Error,
     Goaway,
-    GroupListFrame,
     Hello,
     HistoryFrame,
     HistoryPart,
@@ -53,7 +47,7 @@ from tellback_protocol.frames import (
     StateFrame,
     Welcome,
 )
-from tellback_protocol.requests import History, StateGet, UserRequest, owner_named
+from tellback_protocol.requests import History, StateGet, owner_named
 
 from .errors import ProtocolViolation, TellbackError, error_of
 from .heartbeat import Backoff, Heartbeat
@@ -277,11 +271,6 @@ class Link:
         request_id = self.new_request_id()
         self.ask(request_id, encode(History(chat, id=request_id, **fields)), waiter)
 
-    def ask_catalog(self, request: UserRequest, waiter: Waiter) -> None:
-        """Ask what concerns no single owner."""
-        request.id = self.new_request_id()
-        self.ask(request.id, encode(request), waiter)
-
     def authenticate(self, token: str) -> None:
         """Send a fresh token on this connection, and use it for the next."""
         self.token = token
@@ -415,13 +404,10 @@ class Link:
                 self._histories[frame.id] = frame
             case HistoryPart():
                 self._history_part(frame)
-            case (
-                Closed() | HistoryFrame() | ChatListFrame() | ChatSearchFrame() | ActiveChatFrame()
-                | CharacterListFrame() | GroupListFrame()
-            ):
-                self._answer(frame.id, frame)
             case Pong():
                 pass
+            case _:  # All others answer a question, and nothing else changes.
+                self._answer(frame.id, frame)
 
     def _of(
         self, frame: IntegrityFrame | SnapshotPart | Reset | Behind, act: Callable[[Subscription], None]
