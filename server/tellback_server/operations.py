@@ -215,19 +215,25 @@ def _link(files: FileStore, operation: Operation, source: str, target: str, move
     """Give the file its new name. The inode of what must lose its old one, None when nothing must."""
     fs = files.fs
     there, here = fs.stat(target), fs.stat(source)
-    if there is not None and (there.inode == move.inode or (here is not None and _same(there, here))):
-        return there.inode
     if here is None or not here.is_regular:
         # Done before; or another program removed it, and what is not there cannot be moved.
         return None
     if there is not None:
+        if _is_same(files, source, here, target, there):
+            return here.inode
+        if there.inode == move.inode:
+            # Done before; what another program made under the old name since is its own.
+            return None
         _put_aside(files, operation, target)
     fs.link(source, target)
     return here.inode
 
 
-def _same(one: FileStat, other: FileStat) -> bool:
-    return (one.inode, one.device) == (other.inode, other.device)
+def _is_same(files: FileStore, one: str, one_stat: FileStat, other: str, other_stat: FileStat) -> bool:
+    """One file under two names; by its bytes where a file system gives each name an inode of its own."""
+    if (one_stat.inode, one_stat.device) == (other_stat.inode, other_stat.device):
+        return True
+    return one_stat.size_bytes == other_stat.size_bytes and files.fs.read(one) == files.fs.read(other)
 
 
 def _put_aside(files: FileStore, operation: Operation, path: str) -> None:
@@ -265,8 +271,8 @@ def _trash(files: FileStore, operation: Operation, entry: Entry) -> None:
         return
     for path in entry.files:
         target = files.checked_path(operation.user, operation.out.get(path, path))
-        kept = files.fs.stat(trash.path(operation.user, entry, path))
-        there = files.fs.stat(target)
-        if kept is not None and there is not None and not _same(kept, there):
+        source = trash.path(operation.user, entry, path)
+        kept, there = files.fs.stat(source), files.fs.stat(target)
+        if kept is not None and there is not None and not _is_same(files, source, kept, target, there):
             _put_aside(files, operation, target)
     trash.take_out(operation.user, entry, operation.out)

@@ -9,7 +9,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-
 from tests.support.server import TabClient, running, sillytavern_copy, texts
 
 CHAT = "character:Alice/First meeting"
