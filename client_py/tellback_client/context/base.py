@@ -28,6 +28,8 @@ from ..chat import Chat
 from ..client import Client
 from ..errors import TellbackError, refused
 from ..events import (
+    ChatDeleted,
+    ChatRenamed,
     Committed,
     Conflicted,
     ConnectionChanged,
@@ -85,18 +87,21 @@ class Held:
                     }
                     if positions:
                         self.indexes[event.intent] = positions
-                if not self.address.startswith("id:"):
-                    head, slash, _ = self.address.rpartition("/")
-                    self.address = f"{head}/{self.narrator.name}" if slash else f"group:{self.narrator.name}"
             case Replaced():
                 self.narrator.replaced(self._confirmed_ids())
                 told = [(EventTypes.CHAT_CHANGED, (self.narrator.name,))]
             case Conflicted():
                 told = [(EventTypes.WRITE_CONFLICTED, (event.conflict,))]
+            case ChatRenamed():
+                # The commit told already, unless it was made while nobody here was connected.
+                told = self.narrator.renamed(event.to)
+                self.address = event.to
             case Gone():
                 gone = True
-            case StatusChanged() | EventsLost():
-                # The connection tells for itself, and observers lose nothing.
+                if event.code == "deleted":
+                    told = [self.narrator.deleted()]
+            case ChatDeleted() | StatusChanged() | EventsLost():
+                # `Gone` follows; the connection tells for itself; observers lose nothing.
                 pass
         self._tell(self, told, silent_of, gone)
 
@@ -237,7 +242,9 @@ class ContextBase:
 
     async def _hold(self, address: str, *, create: bool = False) -> Held:
         chat = await self.client.open(address, create=create)
-        return Held(chat, address, self._happened)
+        # An old name leads to the chat under its new one.
+        now = address if chat.name.startswith("id:") else chat.name
+        return Held(chat, now, self._happened)
 
     async def _target(self, target: object) -> Chat:
         """The chat that an option `target` names; the shown one without it."""

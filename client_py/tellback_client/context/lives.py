@@ -207,6 +207,13 @@ class LivesOfContext(MessagesOfContext):
 
     async def _show_of(self, address: str, *, create: bool = False, group: str | None = None) -> None:
         """Show a chat and choose whose it is. Called with `_switching` held."""
+        if address.startswith("id:"):
+            # Only the list knows whose chat it is.
+            chat_id = address.removeprefix("id:")
+            async for listed in self.client.list_chats():
+                if listed.chat_id == chat_id:
+                    address = listed.chat
+                    break
         await self._show(address, create=create)
         held = self._current()
         name = held.address

@@ -101,14 +101,19 @@ class Narrator:
                 case StateEffect():
                     told.append((EventTypes.CHAT_STATE_CHANGED, (effect.namespace,)))
                 case RenamedEffect():
-                    old, self.name = self.name, name_alone(effect.to)
-                    # What comes out of the trash is told its name too.
-                    if old != self.name:
-                        told.append((EventTypes.CHAT_RENAMED, (old, self.name)))
+                    told.extend(self.renamed(effect.to))
                 case DeletedEffect():
-                    told.append((
-                        EventTypes.GROUP_CHAT_DELETED if self._of_group else EventTypes.CHAT_DELETED, (self.name,)))
+                    told.append(self.deleted())
         return told
+
+    def renamed(self, to: str) -> list[Told]:
+        """The chat has this address now; nothing is told when its name is the same."""
+        old, self.name = self.name, name_alone(to)
+        return [] if old == self.name else [(EventTypes.CHAT_RENAMED, (old, self.name))]
+
+    def deleted(self) -> Told:
+        """The chat is in the trash."""
+        return (EventTypes.GROUP_CHAT_DELETED if self._of_group else EventTypes.CHAT_DELETED, (self.name,))
 
     def _install(self, effect: Effect) -> None:
         match effect:

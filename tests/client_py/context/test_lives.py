@@ -233,6 +233,50 @@ async def test_a_renamed_chat_is_followed_by_every_tab(server: ServerProcess) ->
         await mine.open_character_chat("Another")
 
 
+async def test_an_old_name_and_an_id_lead_to_the_chat(server: ServerProcess) -> None:
+    async with connect(server.url) as one, await shown(one) as mine:
+        await mine.rename_chat(FIRST, "New name")
+        chat_id = one.chats[0].chat_id
+    async with connect(server.url) as other:
+        for address in (f"character:{ALICE}/{FIRST}", f"id:{chat_id}", f"character:{ALICE}/New name"):
+            async with await create_context(other, chat=address) as theirs:
+                assert theirs.get_current_chat_id() == "New name"
+                assert theirs.name2 == ALICE
+                await theirs.rename_chat("New name", "Newer name")
+                assert theirs.get_current_chat_id() == "Newer name"
+                await theirs.rename_chat("Newer name", "New name")
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_tab_that_was_away_learns_what_became_of_its_chat(server: ServerProcess, deleted: bool) -> None:
+    async with (
+        connect(server.url) as one, connect(server.url) as other,
+        await shown(one) as mine, await shown(other) as theirs,
+    ):
+        await theirs.events_delivered()
+        heard = heard_by(theirs)
+        connection = other._connection
+        assert connection is not None
+        assert connection._socket is not None
+        connection.url = "ws://127.0.0.1:1/ws"
+        connection._socket.transport.abort()
+        await until(lambda: other.status != "connected")
+        if deleted:
+            await mine.delete_character_chat(ALICE, FIRST)
+        else:
+            await mine.rename_chat(FIRST, "New name")
+        connection.url = server.url
+        other.reconnect()
+        if deleted:
+            await until(lambda: theirs.get_current_chat_id() is None)
+            await theirs.events_delivered()
+            assert heard == [("CHAT_DELETED", FIRST), ("CHAT_CHANGED", None)]
+        else:
+            await until(lambda: theirs.get_current_chat_id() == "New name")
+            await settled(mine, theirs)
+            assert heard == [("CHAT_RENAMED", FIRST, "New name")]
+
+
 async def test_a_new_chat_takes_the_place_of_the_old_one(server: ServerProcess) -> None:
     async with connect(server.url) as client, await shown(client) as context:
         await context.events_delivered()
