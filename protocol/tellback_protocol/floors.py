@@ -294,8 +294,9 @@ def _applied(value: Any, operations: list[Operation]) -> tuple[Any, bool]:
     return value, True
 
 
-def read_log(data: bytes, order: list[str]) -> FloorLog | None:
-    """The log of a document; None when it is none. `order` are the ids of the messages that `floor` counts.
+def read_log(data: bytes, order: list[str], known: FloorLog | None = None) -> FloorLog | None:
+    """The log of a document; None when it is none. `order` are the ids of the messages that `floor` counts, `known` is
+    the same log as it was read before: what belonged to a message then still does.
 
     A document without `commits` is an empty log. A commit that is not understood is kept where it is and counts for
     nothing.
@@ -308,14 +309,14 @@ def read_log(data: bytes, order: list[str]) -> FloorLog | None:
     log.rest = {key: inner for key, inner in value.items() if key not in ("version", "commits")}
     seen: dict[str, int] = {}
     for commit in commits:
-        found = _commit_of(commit, order, seen)
+        found = _commit_of(commit, order, seen, known)
         if found.id not in log.positions:
             log._append(found)
     log.raw = data
     return log
 
 
-def _commit_of(value: Any, order: list[str], seen: dict[str, int]) -> FloorCommit:
+def _commit_of(value: Any, order: list[str], seen: dict[str, int], known: FloorLog | None) -> FloorCommit:
     mark = value.get(KEY) if isinstance(value, dict) else None
     commit_id = mark.get("id") if isinstance(mark, dict) else None
     is_ours = isinstance(commit_id, str)
@@ -330,7 +331,9 @@ def _commit_of(value: Any, order: list[str], seen: dict[str, int]) -> FloorCommi
             rest = {key: inner for key, inner in value.items() if key not in ("floor", "swipeId", "patches", KEY)}
             message = mark.get("message") if isinstance(mark, dict) else None
             is_base = isinstance(mark, dict) and mark.get("base") is True
-            if not isinstance(message, str) and not is_base and not is_ours and floor < len(order):
+            if known is not None and not is_ours and commit_id in known.positions:
+                message = known.commits[known.positions[commit_id]].message
+            elif not isinstance(message, str) and not is_base and not is_ours and floor < len(order):
                 # One of ours without a message found none when it was read first, and shall not get somebody else's.
                 message = order[floor]
             if is_base or isinstance(message, str):

@@ -366,6 +366,8 @@ class _Loading:
             states.fold(stream, commit, held.pending)
         states.adopt(stream, head)
         stream.settle_floors()
+        if self.ours is not None:
+            held.pending.states.update(states.miscounted(stream))
         if decision.effects:
             held.pending.add(decision.effects)
         self._fold_outcomes(stream)
@@ -426,7 +428,7 @@ class _Loading:
         stream.damage = found.parsed.damage
         stream.states = states.documents
         if not isinstance(self.place, StateOwner):
-            stream.read_floors()
+            stream.read_floors(None if self.ours is None else self.ours.floors)
         return stream
 
     def _held(self, found: Content, version: Version, head: Version, states: States) -> FileState:

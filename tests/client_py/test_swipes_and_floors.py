@@ -136,6 +136,19 @@ async def test_a_batch_holds_floor_updates_too(tellback_server: ServerProcess) -
         assert await score.get() == {}
 
 
+async def test_two_updates_of_one_state_in_a_batch_reach_the_other_tab(tellback_server: ServerProcess) -> None:
+    """[E1] Several effects of one commit on one document are all installed."""
+    async with connect(tellback_server.url) as one, connect(tellback_server.url) as other:
+        mine, theirs = await one.open(CHAT, create=True), await other.open(CHAT)
+        await mine.state("memory").set({"n": 0})
+        assert await theirs.state("memory").get() == {"n": 0}
+        async with mine.batch() as batch:
+            for _ in range(3):
+                batch.state("memory").update(lambda memory: {"n": memory["n"] + 1})
+        await until(lambda: theirs.head == mine.head)
+        assert await mine.state("memory").get() == await theirs.state("memory").get() == {"n": 3}
+
+
 def test_the_blocking_client_has_the_same_verbs(tellback_server: ServerProcess) -> None:
     with BlockingClient(tellback_server.url) as client:
         chat = client.open(CHAT, create=True)

@@ -290,6 +290,36 @@ async def test_another_program_deletes_a_message(tmp_path: Path) -> None:
     desk.stop()
 
 
+@pytest.mark.parametrize("save", ["append", "replace"])
+async def test_pending_commits_survive_an_edit_of_the_chat_and_a_restart(tmp_path: Path, save: str) -> None:
+    """[F7, G4] Nothing of the floor state was in a file when another program saved, and nothing when we were killed."""
+    desk = Desk(make_data(tmp_path))
+    await desk.open()
+    await desk.append("three")
+    await desk.checkpoint()
+    await update(desk, add("/c", 3))
+    await select(desk, 2, 1)
+    await desk.append("four")
+    await update(desk, add("/d", 4))
+    lines = desk.path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    edit = '{"name":"U","mes":"from outside"}'
+    lines = [*lines, edit] if save == "append" else [lines[0], edit, *lines[1:]]
+    desk.path.write_text("\n".join(lines), encoding="utf-8")
+    await desk.adopt()
+    # The commit of "three" wrote the same member as the other swipe's, behind it.
+    read = {"a": 1, "b": 1, "c": 3, "d": 4}
+    assert state(desk) == read
+    versions = {name: document.version for name, document in desk.stream.states.items()}
+    await desk.restart()
+    assert state(desk) == read
+    assert {name: document.version for name, document in desk.stream.states.items()} == versions
+    await settled(desk)
+    assert read_as_luker(desk.path.parent) == read
+    await desk.restart()
+    assert state(desk) == read
+    desk.stop()
+
+
 @pytest.mark.parametrize("broken", ["[]", '"x"', '{"commits":3}', "{broken"])
 async def test_a_corrupt_log_is_an_error_and_is_kept(tmp_path: Path, broken: str) -> None:
     """[G12] Deleting messages goes on; the namespace is refused until somebody repairs the file."""

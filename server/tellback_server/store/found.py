@@ -18,6 +18,7 @@ from msgspec import Raw
 from tellback_protocol.chat import Chat
 from tellback_protocol.effects import ChatEffect, Commit, FloorEffect, StateEffect
 from tellback_protocol.errors import Refused
+from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.ids import CharacterChat, ChatName, Integrity, Version, derived_uuid, file_integrity
 from tellback_protocol.stream import StateDocument, Stream, documents_of
 from tellback_server.owner_past import OwnerPast
@@ -257,6 +258,17 @@ class States(msgspec.Struct, kw_only=True):
             if namespace in self.marks:
                 mark = self.marks[namespace]
                 self.marks[namespace] = StateMark(document.version, mark.size_bytes, mark.crc32)
+
+    def miscounted(self, stream: Stream) -> list[str]:
+        """Logs of floor states whose file counts messages that another program moved while we knew better."""
+        names: list[str] = []
+        for namespace, log in stream.floors.items():
+            log.moved()
+            name = namespace + LOG_SUFFIX
+            data, mark = stream.states[name].data, self.marks.get(name)
+            if data is not None and mark is not None and (len(data), zlib.crc32(data)) != (mark.size_bytes, mark.crc32):
+                names.append(name)
+        return names
 
     def integrity(self, epoch: int, seq: int, name: str, namespaces: Iterable[str] | None = None) -> str:
         """The head's UUID for sidecars that we did not write: those that were changed, or `namespaces`."""
