@@ -27,6 +27,7 @@ from tellback_protocol.effects import (
     AppendEffect,
     DeleteEffect,
     Effect,
+    FloorEffect,
     InsertEffect,
     MetadataEffect,
     PatchEffect,
@@ -164,7 +165,7 @@ def news_of(effect: Effect) -> Iterator[News]:
             yield News("metadata", _cut(bytes(patch)))
         case StateEffect(namespace=namespace):
             verb = "deleted" if effect.deleted is True else "changed"
-            yield News("state", f"{escaped(namespace)} {verb}")
+            yield News("floor" if isinstance(effect, FloorEffect) else "state", f"{escaped(namespace)} {verb}")
 
 
 def _cut(data: bytes) -> str:
