@@ -139,7 +139,7 @@ class Catalog:
         queue.append((request, size_bytes))
         if tab not in self._workers:
             worker = self._workers[tab] = self._hub.loop.create_task(self._work(tab, queue))
-            worker.add_done_callback(lambda _task: self._workers.pop(tab, None))
+            worker.add_done_callback(partial(self._ended, tab))
 
     def left(self, tab: Tab) -> None:
         """See Desk."""
@@ -147,6 +147,11 @@ class Catalog:
         worker = self._workers.get(tab)
         if worker is not None:
             worker.cancel()
+
+    def _ended(self, tab: Tab, worker: asyncio.Task[None]) -> None:
+        # One that ended by itself may have a successor already.
+        if self._workers.get(tab) is worker:
+            del self._workers[tab]
 
     @property
     def needed(self) -> Position | None:
@@ -184,6 +189,7 @@ class Catalog:
                 case GroupList():
                     folder = await self._folder(tab.user)
                     frame = GroupListFrame([Raw(group.raw) for group in folder.groups.values()], request.id)
+            return codec.encode(frame)
         except (Refused, asyncio.CancelledError):
             raise
         except (LogPoisoned, LogClosed):

@@ -520,6 +520,28 @@ async def test_a_search_keeps_nobody_waiting_and_ends_with_its_tab(tmp_path: Pat
         assert page["found"] == []
 
 
+async def test_answers_come_in_the_order_of_the_questions_however_they_are_sent(tmp_path: Path) -> None:
+    """[I9] In bursts and one by one, also when a question arrives just as the one before was answered."""
+    data = tmp_path / "data"
+    for number in range(5):
+        write_chat(data, f"chats/Alice/Chat {number}.jsonl", "hi")
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        kinds: list[dict[str, Any]] = [
+            {"type": "chat-list", "limit": 2}, {"type": "character-list"}, {"type": "chat-search", "query": "hi"},
+            {"type": "active-chat", "character": "Alice"}, {"type": "chat-list", "cursor": "none"},
+            {"type": "group-list"},
+        ]
+        heard: list[int] = []
+        for number in range(240):
+            await tab.raw.send({**kinds[number % len(kinds)], "id": number})
+            if number % 7 in (0, 3):
+                heard.append((await tab.raw.receive(timeout_s=10))["id"])
+        while len(heard) < 240:
+            heard.append((await tab.raw.receive(timeout_s=10))["id"])
+        assert heard == list(range(240))
+
+
 async def test_the_active_chat_is_remembered_by_its_id_and_survives_everything(tmp_path: Path) -> None:
     """[I10] [I11] Durable before it is answered; kill, lost log and lost copy; a file that is gone falls back."""
     data = sillytavern_copy(tmp_path)
