@@ -9,6 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, get_args
 
@@ -66,16 +67,19 @@ def decode_server(data: bytes) -> ServerFrame:
 
 def _explain(data: bytes, error: Exception) -> Malformed:
     if isinstance(error, RecursionError):
-        raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), {}) from None
+        raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), _echo_of_unreadable(data)) from None
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
         text = str(problem)
+        refusal = Refused("bad-json", f"The message is not JSON: {text[:120]}.")
         if "depth limit" in text:
-            raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), {}) from None
-        if "infinity" in text:
-            raise FrameProblem(Refused("bad-json", "A number is too large for a double."), {}) from None
-        raise FrameProblem(Refused("bad-json", f"The message is not JSON: {text[:120]}."), {}) from None
+            refusal = Refused("too-deep", "The frame is nested too deeply.")
+        elif "infinity" in text:
+            refusal = Refused("bad-json", "A number is too large for a double.")
+        elif "surrogate" in text:
+            refusal = Refused("bad-json", f"A string holds half of a surrogate pair: {text[:120]}.")
+        raise FrameProblem(refusal, _echo_of_unreadable(data)) from None
     if not isinstance(value, dict):
         raise FrameProblem(Refused("bad-json", "A frame is one JSON object."), {})
     echo = echo_of(value)
@@ -137,6 +141,35 @@ def echo_of(value: dict[str, Any]) -> dict[str, Any]:
     if isinstance(owner, dict) and all(isinstance(name, str) and len(name) <= 1024 for name in owner.values()):
         echo["owner"] = {key: owner[key] for key in ("chat", "character", "preset") if key in owner}
     return echo
+
+
+def _echo_of_unreadable(data: bytes) -> dict[str, Any]:
+    """What a frame that is refused as a whole said of itself, so that its sender knows which request it was.
+
+    The standard library reads half surrogate pairs, NaN and any number; what it cannot read says nothing.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        return _echo_of_oversize(data)
+    except ValueError:
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    echo = echo_of(value)
+    names = {"chat": [echo.get("chat", "")], "owner": echo.get("owner", {}).values()}
+    for member, texts in names.items():
+        if any(not _is_text(text) for text in texts):
+            del echo[member]
+    return echo
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _EARLY = re.compile(rb'"(id|op)"\s*:\s*(\d{1,16})\b')

@@ -48,10 +48,10 @@ def test_p3_the_copy_bomb_is_refused_before_it_grows() -> None:
     bomb = [{"op": "copy", "from": "/a", "path": "/a/-"} for _ in range(24)]
     best_s = 1.0
     for _ in range(5):
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         with pytest.raises(Refused, match="patch-too-large"):
             apply_patch({"a": [1, 2, 3, 4]}, check_operations(copy.deepcopy(bomb), "/patch"))
-        best_s = min(best_s, time.perf_counter() - started_s)
+        best_s = min(best_s, time.process_time() - started_s)
     assert best_s < 0.05
 
 
