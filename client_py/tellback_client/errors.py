@@ -52,6 +52,8 @@ class RefusedError(TellbackError):
         """JSON pointer into the request, or None."""
         self.op = op
         """Number of the write, or None when it was no write."""
+        self.expected: int | None = None
+        """With `op-gap`: the number that comes next."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" + (f" (at {self.pointer})" if self.pointer else "")
@@ -194,6 +196,7 @@ def error_of(frame: Error) -> RefusedError:
     pointer = frame.pointer if isinstance(frame.pointer, str) else None
     op = frame.op if isinstance(frame.op, int) else None
     error = refused(frame.code, frame.message, retry=frame.retry, pointer=pointer, op=op)
+    error.expected = frame.expected if isinstance(frame.expected, int) else None
     if isinstance(error, RenamedError | DeletedError):
         error.chat_id = frame.chat_id if isinstance(frame.chat_id, str) else ""
     if isinstance(error, RenamedError):

@@ -40,6 +40,8 @@ from tellback_protocol.requests import (
     DocumentWrite,
     FloorUpdate,
     MetadataUpdate,
+    OwnerDelete,
+    OwnerRename,
     Patch,
     StateDelete,
     StateUpdate,
@@ -50,6 +52,7 @@ from tellback_protocol.stream import Stream, overlap, targets_of
 from tellback_protocol.values import dumps, equal, loads
 
 from .errors import refused
+from .payload import carried, payload
 from .replica import show
 
 Json = Any
@@ -70,7 +73,7 @@ class Unfetched(Exception):
         self.namespace = namespace
 
 
-LiveWrite = ChatRename | ChatDelete | ChatBranch
+LiveWrite = ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete
 """What is asked of an open chat as a whole; it is no part of a batch."""
 OwnWrite = DocumentWrite | LiveWrite
 """What stands in a lane."""
@@ -94,7 +97,10 @@ class AppendIntent:
 
     def __init__(self, messages: Sequence[Mapping[str, Any]], new_id: Callable[[], str]) -> None:
         self._lines = [
-            Raw(dumps(dict(message) if "id" in message else {"id": new_id(), **message})) for message in messages
+            Raw(payload(
+                dict(message) if "id" in message else {"id": new_id(), **message}, f"/messages/{index}"
+            ))
+            for index, message in enumerate(messages)
         ]
 
     def parts(self, view: View) -> list[Batched]:
@@ -109,7 +115,7 @@ class PatchIntent:
 
     def __init__(self, message_id: str | None, operations: Sequence[Mapping[str, Any]]) -> None:
         self._message_id = message_id
-        self._operations = Raw(dumps(list(operations)))
+        self._operations = Raw(payload(list(operations), "/patch"))
         self._seen: bytes | None = None
 
     def parts(self, view: View) -> list[Batched]:
@@ -137,7 +143,7 @@ class UpdateMessageIntent:
         old = chat.value(self._message_id)
         new = updated(self._update, chat.value(self._message_id))
         operations = difference(old, new)
-        return [BatchedPatch(Raw(dumps(operations)), self._message_id)] if operations else []
+        return [BatchedPatch(Raw(payload(operations, "/patch")), self._message_id)] if operations else []
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         return True
@@ -173,7 +179,7 @@ class SwipeIntent:
         self._message_id = message_id
         self._request = BatchedSwipe(
             message_id, action, UNSET if swipe is None else swipe,
-            UNSET if content is None else Raw(dumps(dict(content))), select,
+            UNSET if content is None else Raw(payload(dict(content), "/content")), select,
         )
         self._seen: bytes | None = None
 
@@ -209,13 +215,13 @@ class MetadataIntent:
             operations = difference(old, updated(self._update, chat.metadata_value()))
             # The function saw all of the metadata, so all of it is what must not have changed.
             seen = {"op": "test", "path": "", "value": old}
-            return [BatchedMetadataUpdate(patch=Raw(dumps([seen, *operations])))] if operations else []
+            return [BatchedMetadataUpdate(patch=Raw(payload([seen, *operations], "/patch")))] if operations else []
         self._seen = view().chat.metadata_value()
         if self._set is not _MISSING:
-            return [BatchedMetadataUpdate(set=Raw(dumps(self._set)))]
+            return [BatchedMetadataUpdate(set=Raw(payload(self._set, "/set")))]
         if self._merge is not _MISSING:
-            return [BatchedMetadataUpdate(merge=Raw(dumps(self._merge)))]
-        return [BatchedMetadataUpdate(patch=Raw(dumps(self._patch)))]
+            return [BatchedMetadataUpdate(merge=Raw(payload(self._merge, "/merge")))]
+        return [BatchedMetadataUpdate(patch=Raw(payload(self._patch, "/patch")))]
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         if self._update is not None:
@@ -257,19 +263,19 @@ class StateIntent:
         if self._delete:
             return [BatchedStateDelete(self.namespace)] if data is not None else []
         if self._set is not _MISSING:
-            return [BatchedStateUpdate(self.namespace, set=Raw(dumps(self._set)))]
+            return [BatchedStateUpdate(self.namespace, set=Raw(payload(self._set, "/set")))]
         if self._merge is not _MISSING:
-            return [BatchedStateUpdate(self.namespace, merge=Raw(dumps(self._merge)))]
+            return [BatchedStateUpdate(self.namespace, merge=Raw(payload(self._merge, "/merge")))]
         if self._patch is not _MISSING:
-            return [BatchedStateUpdate(self.namespace, patch=Raw(dumps(self._patch)))]
+            return [BatchedStateUpdate(self.namespace, patch=Raw(payload(self._patch, "/patch")))]
         assert self._update is not None, "exactly one of the five is given"
         new = updated(self._update, loads(data) if data is not None else {})
         if data is None:
-            return [BatchedStateUpdate(self.namespace, set=Raw(dumps(new)))]
+            return [BatchedStateUpdate(self.namespace, set=Raw(payload(new, "/set")))]
         operations = difference(old, new)
         if not operations:
             return []
-        whole, patch = dumps(new), dumps(operations)
+        whole, patch = dumps(new), payload(operations, "/patch")
         if len(whole) <= len(patch):
             return [BatchedStateUpdate(self.namespace, set=Raw(whole))]
         return [BatchedStateUpdate(self.namespace, patch=Raw(patch))]
@@ -354,6 +360,8 @@ def is_function(intent: Intent) -> bool:
 def to_write(owner: str, parts: Sequence[Batched | LiveWrite]) -> OwnWrite:
     """The frame for some requests to an owner (its one text): their own when there is one, a batch otherwise."""
     if len(parts) == 1 and isinstance(parts[0], LiveWrite):
+        if isinstance(parts[0], OwnerRename | OwnerDelete):
+            return msgspec.structs.replace(parts[0], owner=owner_named(owner))
         return msgspec.structs.replace(parts[0], chat=owner)
     return to_document_write(owner, [part for part in parts if not isinstance(part, LiveWrite)])
 
@@ -418,7 +426,7 @@ def updated(update: Updater, copy: Json) -> Json:
 
 def difference(old: Json, new: Json) -> list[dict[str, Any]]:
     """RFC 6902 operations from `old` to `new`; none when they are equal. Cost: the size of both."""
-    new = loads(dumps(new))
+    new = loads(dumps(carried(new)))
     if equal(old, new):
         return []
     operations = make_patch(old, new)

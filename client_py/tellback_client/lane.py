@@ -40,6 +40,8 @@ from tellback_protocol.requests import (
     FloorUpdate,
     MetadataUpdate,
     OpBase,
+    OwnerDelete,
+    OwnerRename,
     Patch,
     StateDelete,
     StateUpdate,
@@ -55,7 +57,7 @@ NEAR_WRITES = 128
 """Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives."""
 
 
-OwnWrite = DocumentWrite | ChatRename | ChatDelete | ChatBranch
+OwnWrite = DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete
 
 
 class Entangled(Exception):
@@ -156,7 +158,7 @@ class Lane:
         return renumbered, orphans
 
     def _with_base(self, write: OwnWrite, replica: Replica) -> OwnWrite:
-        if isinstance(write, ChatRename):
+        if isinstance(write, ChatRename | OwnerRename | OwnerDelete):
             # Only another name is news to it, and the head says which one was seen.
             return msgspec.structs.replace(write, base=replica.head.integrity)
         if isinstance(write, ChatDelete):
@@ -213,7 +215,7 @@ def targets_of_request(request: OwnWrite | Batched) -> tuple[str, ...]:
             return _metadata_targets(request)
         case StateUpdate() | StateDelete() | BatchedStateUpdate() | BatchedStateDelete():
             return (f"s:{request.namespace}",)
-        case ChatRename():
+        case ChatRename() | OwnerRename() | OwnerDelete():
             return ("o:",)
         case ChatDelete():
             return (ANYTHING,)

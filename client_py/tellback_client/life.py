@@ -23,16 +23,29 @@ from msgspec import UNSET, Raw
 from tellback_protocol.codec import encode
 from tellback_protocol.effects import Effect
 from tellback_protocol.frames import Ack
-from tellback_protocol.requests import ChatBranch, ChatCreate, ChatDelete, ChatRename, ChatRestore, History
-from tellback_protocol.values import dumps
+from tellback_protocol.ids import WIRE_INTEGER_MAX
+from tellback_protocol.requests import (
+    ChatBranch,
+    ChatCreate,
+    ChatDelete,
+    ChatRename,
+    ChatRestore,
+    History,
+    OwnerDelete,
+    OwnerName,
+    OwnerRename,
+    OwnerRestore,
+)
 
 from .errors import DeletedError, RefusedError, refused
 from .intents import Intent, LiveWrite, View
 from .outbox import WriteResult
+from .payload import payload
 
 if TYPE_CHECKING:
     from .chat import Chat
     from .link import Link
+    from .owner import Owner
 
 __all__ = ["LifeIntent", "Lives", "LivingChat"]
 
@@ -102,7 +115,27 @@ class _Client(Protocol):
 
     async def open(self, name: str, *, create: bool = False) -> Chat: ...
 
+    async def character(self, name: str) -> Owner: ...
+
+    async def preset(self, name: str) -> Owner: ...
+
     async def _ask(self, request: Any) -> Any: ...
+
+    async def _restore_owner(self, owner: OwnerName) -> None: ...
+
+
+async def _rename(owner: Owner, to: str) -> None:
+    try:
+        await owner.write(LifeIntent(OwnerRename(OwnerName(), to)))
+    finally:
+        owner.holders -= 1
+
+
+async def _delete(owner: Owner, chats: bool) -> None:
+    try:
+        await owner.write(LifeIntent(OwnerDelete(OwnerName(), chats)))
+    finally:
+        owner.holders -= 1
 
 
 class Lives:
@@ -118,8 +151,9 @@ class Lives:
         one links to it.
         """
         ack = await self._ask(ChatCreate(
-            name, UNSET if metadata is None else Raw(dumps(dict(metadata))),
-            [Raw(dumps(dict(message))) for message in messages], UNSET if group is None else group, op=1,
+            name, UNSET if metadata is None else Raw(payload(dict(metadata), "/metadata")),
+            [Raw(payload(dict(message), f"/messages/{index}")) for index, message in enumerate(messages)],
+            UNSET if group is None else group, op=1,
         ))
         if isinstance(ack, Ack) and ack.duplicate is True:
             # Not this call's doing: this session made the same chat before.
@@ -149,6 +183,45 @@ class Lives:
                 raise
             return await self.open(address)
         raise refused("overloaded", "This session writes to the chat at the same time.", retry="backoff")
+
+    async def rename_character(self: _Client, name: str, to: str) -> None:
+        """Give a character another name: its state, its chats and the groups that it is in go along. The card keeps the
+        display name that it holds. Raises: NotFoundError, RefusedError `exists`, `name-illegal`.
+        """
+        await _rename(await self.character(name), to)
+
+    async def delete_character(self: _Client, name: str, *, chats: bool = False) -> None:
+        """Put a character with its state into the trash, and with `chats` its chats. Raises: NotFoundError."""
+        await _delete(await self.character(name), chats)
+
+    async def restore_character(self: _Client, name: str) -> None:
+        """Bring back what was deleted last under this name. Raises: NotFoundError, RefusedError `exists`."""
+        await self._restore_owner(OwnerName(character=name))
+
+    async def rename_preset(self: _Client, name: str, to: str) -> None:
+        """Give a preset (`<folder>/<preset>`) another name (the name alone), with its state. Raises: as above."""
+        await _rename(await self.preset(name), to)
+
+    async def delete_preset(self: _Client, name: str) -> None:
+        """Put a preset with its state into the trash. Raises: NotFoundError."""
+        await _delete(await self.preset(name), False)
+
+    async def restore_preset(self: _Client, name: str) -> None:
+        """Bring back what was deleted last under this name. Raises: NotFoundError, RefusedError `exists`."""
+        await self._restore_owner(OwnerName(preset=name))
+
+    async def _restore_owner(self: _Client, owner: OwnerName) -> None:
+        number = WIRE_INTEGER_MAX
+        for _try in range(RESTORES_MAX):
+            try:
+                await self._ask(OwnerRestore(owner, op=number))
+                return
+            except RefusedError as error:
+                if error.code != "op-gap" or error.expected is None:
+                    raise
+                # Which number comes next is known to the server alone.
+                number = error.expected
+        raise refused("overloaded", "This session writes to it at the same time.", retry="backoff")
 
     async def _ask(self: _Client, request: Any) -> Any:
         """Send a request and wait for its answer; sent again on the next connection when this one ends first."""

@@ -27,7 +27,7 @@ import orjson
 
 from tellback_protocol.frames import NewChat
 from tellback_protocol.ids import Version, session_problem
-from tellback_protocol.requests import ChatBranch, ChatDelete, ChatRename, DocumentWrite
+from tellback_protocol.requests import ChatBranch, ChatDelete, ChatRename, DocumentWrite, OwnerDelete, OwnerRename
 
 from .errors import OutboxCorrupt, OutboxInUse
 
@@ -38,7 +38,9 @@ FORMAT = 1
 COMPACTED_OVER_BYTES = 256 << 10
 """An outbox without live writes is cut back to its first line once it is larger than this."""
 
-_decode_write = msgspec.json.Decoder(DocumentWrite | ChatRename | ChatDelete | ChatBranch).decode
+_decode_write = msgspec.json.Decoder(
+    DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete
+).decode
 
 
 class WriteResult(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class PendingWrite:
         self.number = 0
         """n of the op id."""
         self.request_id = 0
-        self.write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | None = None
+        self.write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete | None = None
         self.data = b""
         """The frame. Never changed while the number stands."""
         self.targets: tuple[str, ...] = ()

@@ -44,7 +44,9 @@ from tellback_protocol.requests import (
     DocumentWrite,
     FloorUpdate,
     MetadataUpdate,
+    OwnerDelete,
     OwnerName,
+    OwnerRename,
     Patch,
     StateDelete,
     StateUpdate,
@@ -155,9 +157,9 @@ class Replica:
         return view
 
 
-def show(view: Stream, write: DocumentWrite | ChatRename | ChatDelete | ChatBranch) -> None:
+def show(view: Stream, write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete) -> None:
     """Put an own write on top of `view`. A write that does not fit shows nothing: the server will refuse it."""
-    if isinstance(write, ChatRename | ChatDelete | ChatBranch):
+    if isinstance(write, ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete):
         # What becomes of a chat as a whole is known when the server says so.
         return
     free: DocumentWrite = msgspec.structs.replace(write, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
@@ -181,7 +183,7 @@ def show(view: Stream, write: DocumentWrite | ChatRename | ChatDelete | ChatBran
 
 
 def asked_effects(
-    write: DocumentWrite | ChatRename | ChatDelete | ChatBranch, ack: Ack,
+    write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete, ack: Ack,
     states: Mapping[str, StateDocument],
 ) -> list[Effect]:
     """The effects of an ack: those it carries, or else what was asked, with the ids that it gives.
@@ -217,7 +219,7 @@ def asked_effects(
             return [FloorEffect(write.namespace, ack.version, previous, patch=kept)] if kept is not None else []
         case StateDelete():
             return [StateEffect(write.namespace, ack.version, None, deleted=True)]
-        case ChatDelete():
+        case ChatDelete() | OwnerDelete():
             return [DeletedEffect()]
         case _:
             # Batches, merges and patches of the whole chat are written out by the server.

@@ -68,6 +68,35 @@ async def test_a_chat_is_made_renamed_branched_removed_and_restored(tmp_path: Pa
         assert (await other.open("character:Alice/Third")).chat_id == chat.chat_id
 
 
+async def test_characters_and_presets_are_renamed_deleted_and_restored(tmp_path: Path) -> None:
+    """[J10] [J11]"""
+    root = tmp_path / "default-user"
+    for folder in ("characters", "OpenAI Settings"):
+        (root / folder).mkdir(parents=True)
+    (root / "characters/Alice.png").write_bytes(b"a card")
+    (root / "OpenAI Settings/Default.json").write_text("{}")
+    async with running(tmp_path) as app, connect(app.urls[0]) as one, connect(app.urls[0]) as other:
+        chat = await other.create_chat(CHAT, messages=[{"mes": "Hello."}])
+        alice = await other.character("Alice")
+        await alice.set_state("memory", {"a": 1})
+        await one.rename_character("Alice", "Alicia")
+        await chat.append({"mes": "one"})
+        assert chat.name == "character:Alicia/First meeting"
+        assert alice.name == "character:Alicia"
+        await alice.set_state("memory", {"a": 2})
+        await one.delete_character("Alicia", chats=True)
+        with pytest.raises(DeletedError):
+            await chat.append({"mes": "too late"})
+        await one.restore_character("Alicia")
+        again = await one.open("character:Alicia/First meeting")
+        assert [message["mes"] for message in again.messages] == ["Hello.", "one"]
+        assert await (await one.character("Alicia")).state_get("memory") == {"a": 2}
+        await one.rename_preset("OpenAI Settings/Default", "Mine")
+        await one.delete_preset("OpenAI Settings/Mine")
+        await one.restore_preset("OpenAI Settings/Mine")
+        assert (root / "OpenAI Settings/Mine.json").read_text() == "{}"
+
+
 def test_the_waiting_client_has_the_same_verbs(tmp_path: Path) -> None:
     async def serve() -> None:
         async with running(tmp_path) as app:
