@@ -122,6 +122,8 @@ async def test_odd_files_are_listed_as_they_would_open_and_hide_nobody(tmp_path:
     (folder / ".hidden.jsonl").write_bytes(b'{"mes":"one"}')
     (folder / ".jsonl").write_bytes(b"no name")
     (folder / "a note.txt").write_bytes(b"no chat")
+    if kind.startswith("chats"):
+        write_chat(data, "chats/.Bob/One.jsonl", "hi")
     (folder / "a folder.jsonl").mkdir()
     (folder / "a link.jsonl").symlink_to(folder / "no header.jsonl")
     os.mkfifo(folder / "a pipe.jsonl")
@@ -130,7 +132,8 @@ async def test_odd_files_are_listed_as_they_would_open_and_hide_nobody(tmp_path:
     async with running(data) as app:
         tab = await TabClient.join(app.urls[0])
         found = await listed(tab)
-        assert set(found) == {prefix + name for name in [*ODD, "twice.jsonl", ".hidden"]}
+        bobs = {"character:.Bob/One"} if kind.startswith("chats") else set()
+        assert set(found) == {prefix + name for name in [*ODD, "twice.jsonl", ".hidden"]} | bobs
         for name, (_content, count, is_damaged) in ODD.items():
             chat = found[prefix + name]
             opened = await tab.open(prefix + name)

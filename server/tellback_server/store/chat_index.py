@@ -311,7 +311,7 @@ class ChatIndex:
         path = os.path.join(root, name)
         if not root or not self._is_folder(path):
             return []
-        return [inner for inner in self._fs.listdir(path) if _is_text(inner) and inner[0] != "."]
+        return [inner for inner in self._fs.listdir(path) if _is_text(inner)]
 
     def _scan(self, folder: str, ending: str) -> tuple[dict[str, FileMark], dict[str, int]]:
         if not self._is_folder(folder):
