@@ -90,6 +90,9 @@ def check_operations(operations: object, where: str, operations_max: int = 10_00
     return operations
 
 
+_CONTAINERS = (dict, list)
+
+
 class Patched:
     """The result of a patch: the new `value`, and `undo`, operations that lead back to the old one."""
 
@@ -241,25 +244,30 @@ def _without_nulls(value: Any) -> Any:
 def count_nodes(value: Any, limit: int) -> int:
     """Values inside `value`, itself included, counted up to `limit`. A string counts a node for every 64 characters."""
     count = 0
-    waiting = [value]
+    waiting: list[Any] = [(value,)]
     while waiting and count < limit:
-        item = waiting.pop()
-        count += 1
-        if isinstance(item, dict):
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-        elif isinstance(item, str):
-            count += len(item) >> 6
+        items = waiting.pop()
+        count += len(items)
+        for item in items:
+            kind = item.__class__
+            if kind is str:
+                count += len(item) >> 6
+            elif kind is dict:
+                waiting.append(item.values())
+            elif kind is list:
+                waiting.append(item)
     return count
 
 
 def deep_copy(value: Any) -> Any:
     """A copy of a JSON value; strings and numbers are shared. Depth is bounded by the payload's limit."""
+    # Scalars are looked at in place: they are most of a document, and a call costs more than they do.
     if isinstance(value, dict):
-        return {key: deep_copy(inner) for key, inner in value.items()}
+        return {
+            key: deep_copy(inner) if inner.__class__ in _CONTAINERS else inner for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [deep_copy(inner) for inner in value]
+        return [deep_copy(inner) if inner.__class__ in _CONTAINERS else inner for inner in value]
     return value
 
 
