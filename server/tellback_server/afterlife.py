@@ -135,6 +135,10 @@ class Afterlife:
 
 def moved(former: Registered) -> Refused:
     """What an old name answers."""
+    if not former.chat_id:
+        if former.gone is not None:
+            return Refused("deleted", "Its character is in the trash; restore that.")
+        return Refused("renamed", "Its character has another name now.", details={"to": former.name})
     if former.gone is not None:
         return Refused(
             "deleted", f"It is in the trash; restore id:{former.chat_id}.", details={"chat_id": former.chat_id}

@@ -257,7 +257,7 @@ def plan_restore(
     registered = registrar.of(user, chat_id)
     if registered is None or registered.gone is None:
         return Plan(facts=Facts())
-    name = registered.name
+    name = registrar.name_today(user, registered.name, now_ms)
     if isinstance(request, ChatRestore) and isinstance(request.to, str):
         if new_name_problem(request.to) is not None:
             return Plan(facts=Facts())

@@ -162,7 +162,14 @@ class Registrar:
         above = self._former(user, owner, now_ms)
         if above is None or (above.gone is not None and not above.gone.with_chats):
             return None
-        return msgspec.structs.replace(above, name=f"{above.name}/{chat}")
+        # The chat's own id is not known here.
+        return msgspec.structs.replace(above, name=f"{above.name}/{chat}", chat_id="")
+
+    def name_today(self, user: str, name: str, now_ms: int) -> str:
+        """Where a chat of this name belongs now: its character may have another name."""
+        owner, slash, chat = name.partition("/")
+        above = self._former(user, owner, now_ms) if slash and name.startswith("character:") else None
+        return name if above is None or above.gone is not None else f"{above.name}/{chat}"
 
     def _former(self, user: str, name: str, now_ms: int) -> Registered | None:
         for chat_id in reversed(self._by_name.get((user, name), ())):

@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.support.server import Process, TabClient, new_session, running, texts
+from tests.support.server import TabClient, new_session, running, texts
 
 CHAT = "character:Alice/First meeting"
 TO = "character:Alice/Second thoughts"
@@ -346,7 +344,27 @@ async def test_a_swipe_that_a_branch_shows_is_chosen_in_the_new_chat_only(tmp_pa
         assert (await tab.write("chat-branch", CHAT, message=message["id"], base="*", swipe=7))["type"] == "error"
 
 
-@pytest.fixture
-async def process(tmp_path: Path) -> Any:
-    async with Process(tmp_path) as server:
-        yield server
+async def test_a_branch_has_the_floor_state_of_its_messages_j7(tmp_path: Path) -> None:
+    """[J7]: the log is cut to the branch point, and the state is what the cut log makes."""
+    async with running(tmp_path) as app:
+        tab, _ = await begun(app.urls[0])
+        for number in range(3):
+            await tab.append(CHAT, f"floor {number}")
+            ack = await tab.write(
+                "floor-update", CHAT, namespace="score", base="*" if number else None,
+                patch=[{"op": "add", "path": f"/f{number}", "value": number}],
+            )
+            if ack["type"] != "ack":
+                state = (await tab.ask("state-get", owner={"chat": CHAT}, namespaces=["score"]))["states"]["score"]
+                ack = await tab.write(
+                    "floor-update", CHAT, namespace="score", base=state["version"]["integrity"],
+                    patch=[{"op": "add", "path": f"/f{number}", "value": number}],
+                )
+            assert ack["type"] == "ack", ack
+        ids = [message["id"] for message in (await tab.open(CHAT))["messages"]]
+        made = (await tab.write("chat-branch", CHAT, message=ids[1], base="*"))["branch"]
+        states = (await tab.ask("state-get", owner={"chat": made["chat"]}))["states"]
+        assert states["score"]["data"] == {"f0": 0, "f1": 1}
+        assert len(states["score__floor_log"]["data"]["commits"]) == 2
+        whole = (await tab.ask("state-get", owner={"chat": CHAT}, namespaces=["score"]))["states"]["score"]
+        assert whole["data"] == {"f0": 0, "f1": 1, "f2": 2}

@@ -217,3 +217,60 @@ async def one_kill(server: ForkedServer, data: Path, kind: str, step: str, *, ag
     assert outcome.get("duplicate", False) == is_done
     await check(kind, data, tab, chat_id, is_done=True)
     await tab.close()
+
+
+OWNER_STEPS = [
+    "operation.begin", "operation.after_log", *(f"operation.after_link@{n}" for n in (1, 2)), "operation.after_links",
+    *(f"operation.after_unlink@{n}" for n in (1, 2)), "operation.after_folder", "operation.after_written",
+    "operation.after_unlinked", "operation.after_group", "operation.after_names", "operation.end",
+    "operation.after_done",
+]
+
+
+@pytest.mark.timeout(120)
+async def test_a_kill_in_a_characters_rename_leaves_all_of_it_or_nothing_j10(tmp_path: Path) -> None:
+    """[J3] [J10]: card, state, chats and groups have one name, and the chats are whole under it."""
+    async with ForkedServer(tmp_path / "unused", checkpoint_interval_s=0.05) as server:
+        for step in OWNER_STEPS:
+            try:
+                await one_kill_of_a_character(server, tmp_path / step, step)
+            except Exception as error:
+                error.add_note(f"killed at {step}")
+                raise
+
+
+async def one_kill_of_a_character(server: ForkedServer, data: Path, step: str) -> None:
+    root = data / "default-user"
+    for folder in ("characters", "groups", "chats/Alice"):
+        (root / folder).mkdir(parents=True)
+    (root / "characters/Alice.png").write_bytes(b"a card")
+    (root / "groups/7.json").write_text(json.dumps({"id": "7", "members": ["Alice.png"], "chats": []}))
+    name, _, nth = step.partition("@")
+    await fresh(server, data, f"{name}=kill@{nth or 1}")
+    tab = await TabClient.join(server.url)
+    chat_id = (await tab.open("character:Alice/Talk", create=True))["chat_id"]
+    await tab.append("character:Alice/Talk", "one")
+    owner = {"character": "Alice"}
+    state = {"type": "state-update", "owner": owner, "op": 1, "namespace": "memory", "base": None, "set": {"a": 1}}
+    assert (await tab.ask(**state))["type"] == "ack"
+    rename = {"type": "owner-rename", "owner": owner, "op": 2, "to": "Alicia", "base": "*"}
+    with pytest.raises(ConnectionClosed):
+        await tab.ask(**rename)
+    await server.ended()
+    await fresh(server, data)
+    tab = await TabClient.join(server.url, tab.session)
+    cards = [path.name for path in (root / "characters").iterdir() if path.suffix == ".png"]
+    assert len(cards) == 1
+    is_done = cards == ["Alicia.png"]
+    outcome = await tab.ask(**rename)
+    assert (outcome["type"], outcome.get("duplicate", False)) == ("ack", is_done), outcome
+    assert sorted(path.name for path in (root / "chats").iterdir()) == ["Alicia"]
+    assert json.loads((root / "groups/7.json").read_text())["members"] == ["Alicia.png"]
+    assert not [path for path in (root / "characters").iterdir() if path.name.startswith("Alice")]
+    opened = await tab.open("character:Alicia/Talk")
+    assert (texts(opened["messages"]), opened["chat_id"]) == (["one"], chat_id)
+    assert (await tab.open(f"id:{chat_id}"))["chat_id"] == chat_id
+    assert (await tab.ask("open", chat="character:Alice/Talk", since=None))["code"] == "renamed"
+    states = await tab.ask("state-get", owner={"character": "Alicia"}, namespaces=["memory"])
+    assert states["states"]["memory"]["data"] == {"a": 1}
+    await tab.close()

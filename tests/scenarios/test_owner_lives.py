@@ -100,6 +100,14 @@ async def test_a_characters_chats_and_groups_go_along_j4(tmp_path: Path) -> None
             old = await one.ask("open", chat=name, since=None)
             assert (old["code"], old["to"]) == ("renamed", name.replace("Alice", "Alicia"))
         assert (await state_of(one, {"character": "Alicia"}))["states"]["memory"]["data"] == {"a": 1}
+        # What is in the trash comes back to where its character is now.
+        base = quiet["version"]["integrity"]
+        gone = await one.write("chat-delete", "character:Alicia/Quiet", base=base)
+        back_again = {"owner": {"character": "Alicia"}, "op": 3, "to": "Alice", "base": "*"}
+        assert (await one.ask("owner-rename", **back_again))["type"] == "ack"
+        restored = await one.ask("chat-restore", chat=f"id:{quiet['chat_id']}", op=gone["op"] + 1)
+        assert restored["ops"] == [{"op": "renamed", "to": "character:Alice/Quiet"}]
+        assert (await one.ask("owner-rename", owner=ALICE, op=4, to="Alicia", base="*"))["type"] == "ack"
         nobody = await one.ask("owner-rename", owner={"character": "Bob"}, op=1, to="X", base="*")
         assert nobody["code"] == "not-found"
     async with running(tmp_path) as app:
