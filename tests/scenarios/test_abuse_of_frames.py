@@ -166,6 +166,7 @@ FRAMES: dict[str, tuple[bytes, str | tuple[str, ...]]] = {
     "open with since of a string": (about("open", chat=CHAT, since="x"), "bad-frame"),
     "open with half a version": (about("open", chat=CHAT, since={"epoch": 1, "seq": 1}), "bad-frame"),
     "open nothing": (about("open", since=None), "bad-frame"),
+    "open what has no name": (about("open", chat="", since=None), "bad-frame"),
     "open a number": (about("open", chat=5, since=None), "bad-frame"),
     "open what is not there": (about("open", chat="group:nobody", since=None), "not-found"),
     "open an id that nobody has": (about("open", chat=f"id:{KNOWN}", since=None), "not-found"),
@@ -176,7 +177,7 @@ FRAMES: dict[str, tuple[bytes, str | tuple[str, ...]]] = {
     "close what is not there": (about("close", chat="group:nobody"), ("not-found", "not-open")),
     # Names: rules [N1], [N2] and [N6].
     **{f"create {name!r}"[:60]: (about("open", chat=name, create=True, since=None), "name-illegal") for name in (
-        "", "x", "character:", "character:A", "character:A/", "character:/B", "group:", "group:..", "group:.",
+        "x", "character:", "character:A", "character:A/", "character:/B", "group:", "group:..", "group:.",
         "character:../x", "character:A/../../x", "character:A/b/c", "character:..\\x/y", "group:a/b",
         "group:/etc/passwd", "group:a\x00b", "group:a\nb", "group:CON", "group:nul.jsonl", "group:x.jsonl",
         "group:a:b", "group:a*",
@@ -224,7 +225,12 @@ FRAMES: dict[str, tuple[bytes, str | tuple[str, ...]]] = {
         about("append", chat=CHAT, op=1, base="*", messages=[{}], on_conflict="merge"), "bad-frame"),
     "force is a word": (about("append", chat=CHAT, op=1, base="*", messages=[{}], force="yes"), "bad-frame"),
     # States: rules [N3] and [N4].
-    "state of a character": (about("state-get", owner={"character": "Alice"}), "unsupported"),
+    "state of a character that is not there": (about("state-get", owner={"character": "Alice"}), "not-found"),
+    "state of a character in another folder": (about("state-get", owner={"character": "../x"}), "name-illegal"),
+    "state of a preset in no folder": (about("state-get", owner={"preset": "Default"}), "name-illegal"),
+    "state of a preset outside": (about("state-get", owner={"preset": "../../etc/x"}), "name-illegal"),
+    "open a character and a chat": (about("open", chat=CHAT, owner={"character": "Pip"}, since=None), "bad-frame"),
+    "open nobody": (about("open", owner={}, since=None), "bad-frame"),
     "namespace with a path": (
         about("state-update", owner={"chat": CHAT}, op=1, namespace="../x", base=None, set=1), "namespace-illegal"),
     "namespace in capitals": (
