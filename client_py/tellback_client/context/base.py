@@ -6,8 +6,8 @@ Rules of this module:
 - A verb takes the chat that is shown when it is called; switching afterwards does not move its write (R27).
 - Whoever installs commits never waits for a listener: events wait in a bounded queue, and past the bound everything
   that waits becomes one `CHAT_CHANGED`, which means: read the chat again (R40, R44).
-- Events of a chat end where `CHAT_CHANGED` to another begins; those not delivered yet are dropped, because their
-  indexes would be read against the wrong chat.
+- Events about what is in a chat end where `CHAT_CHANGED` to another begins; those not delivered yet are dropped,
+  because their indexes would be read against the wrong chat. Events about chats as a whole are always delivered.
 - A chat that this context no longer needs is closed when its writes have their answers, unless somebody else holds it
   or a conflict waits in it.
 """
@@ -48,6 +48,10 @@ from .narrator import Narrator, Told, name_alone
 
 logger = logging.getLogger("tellback_client.context")
 
+ABOUT_WHOLE_CHATS = frozenset((
+    EventTypes.CHAT_CREATED, EventTypes.GROUP_CHAT_CREATED, EventTypes.CHAT_RENAMED, EventTypes.CHAT_DELETED,
+    EventTypes.GROUP_CHAT_DELETED, EventTypes.ONLINE_STATUS_CHANGED, EventTypes.WRITE_CONFLICTED,
+))
 EVENTS_MAX = 1024
 """Events that wait for slow listeners."""
 TARGETS_MAX = 16
@@ -191,11 +195,19 @@ class ContextBase:
         for event in told:
             if len(self._queue) >= EVENTS_MAX:
                 logger.warning("listeners are too slow: %d events became one CHAT_CHANGED", len(self._queue))
-                self._queue.clear()
-                event = (EventTypes.CHAT_CHANGED, (self._chat_name(),))
+                self._drop_contents()
+                while len(self._queue) >= EVENTS_MAX:
+                    self._queue.popleft()
+                self._queue.append((EventTypes.CHAT_CHANGED, (self._chat_name(),)))
+                if event[0] not in ABOUT_WHOLE_CHATS:
+                    continue
             self._queue.append(event)
             self._idle.clear()
             self._wake.set()
+
+    def _drop_contents(self) -> None:
+        """Forget what waits to be told about what is in a chat."""
+        self._queue = deque(event for event in self._queue if event[0] in ABOUT_WHOLE_CHATS)
 
     async def _deliver(self) -> None:
         while True:
@@ -235,7 +247,7 @@ class ContextBase:
             new = self._targets.pop(address, None) or await self._hold(address, create=create)
         old, self._held = self._held, new
         self._shown = True
-        self._queue.clear()
+        self._drop_contents()
         if old is not None:
             self._leave(old)
         self._tell([(EventTypes.CHAT_CHANGED, (self._chat_name(),))])

@@ -197,11 +197,12 @@ async def test_events_of_a_chat_end_where_the_next_begins(server: ServerProcess)
         heard = heard_by(context)
         for number in range(3):
             await context.add_messages({"mes": str(number), "is_user": True})
+        await context.rename_chat(FIRST, "New name")
         await context.open_character_chat(OTHER)
         gate.set()
         await context.events_delivered()
-        assert heard[-1] == ("CHAT_CHANGED", OTHER)
-        assert [name for name, *_ in heard] == ["MESSAGE_SENT", "CHAT_CHANGED"]
+        assert [event[0] for event in heard] == ["MESSAGE_SENT", "CHAT_RENAMED", "CHAT_CHANGED"]
+        assert heard[1:] == [("CHAT_RENAMED", FIRST, "New name"), ("CHAT_CHANGED", OTHER)]
 
 
 async def test_a_renamed_chat_is_followed_by_every_tab(server: ServerProcess) -> None:
