@@ -34,6 +34,7 @@ from .life import Lives
 from .link import Link
 from .outbox import Journal
 from .owner import Owner
+from .payload import text
 from .subscription import Subscription
 
 CONNECT_TIMEOUT_S = 10.0
@@ -268,10 +269,10 @@ class Client(Catalog, Lives):
         return await self._owner(OwnerName(preset=name))
 
     async def _owner(self, name: OwnerName) -> Owner:
-        text = owner_text(name)
-        if text is None:
+        owned = owner_text(name)
+        if owned is None:
             raise refused("name-illegal", "A name cannot leave its folder.", pointer="/owner")
-        owner = self._chat(await self._opened(text))
+        owner = self._chat(await self._opened(owned))
         assert isinstance(owner, Owner), "the name is no chat's"
         owner.holders += 1
         return owner
@@ -279,7 +280,7 @@ class Client(Catalog, Lives):
     async def _opened(self, name: str, *, create: bool = False) -> Subscription:
         """The open subscription to an owner by its one text."""
         link = self._started()
-        subscription = link.subscribe(name, create=create)
+        subscription = link.subscribe(text(name, "/chat"), create=create)
         if subscription.error is not None:
             raise subscription.error
         if subscription.replica is None:

@@ -19,11 +19,12 @@ from msgspec import UNSET, Raw
 from tellback_protocol.effects import Effect, SkippedCommit
 from tellback_protocol.patch import difference
 from tellback_protocol.requests import Batched, BatchedFloorUpdate, FloorTarget
-from tellback_protocol.values import dumps, equal, loads
+from tellback_protocol.values import equal, loads
 
 from .errors import refused
 from .intents import Intent, Json, Unfetched, View
 from .outbox import WriteResult
+from .payload import payload, value_of
 
 if TYPE_CHECKING:
     from .chat import Batch, Chat
@@ -43,7 +44,7 @@ class FloorIntent:
     ) -> None:
         self.namespace = namespace
         self._update = update
-        self._patch = None if patch is None else dumps(list(patch))
+        self._patch = None if patch is None else payload(list(patch), "/patch")
         self._floor = floor
         self._swipe = swipe
         self._seen: Json = None
@@ -64,13 +65,13 @@ class FloorIntent:
         new = self._update(loads(data) if data is not None else {})
         if not isinstance(new, dict):
             return []
-        new = loads(dumps(new))
+        new = value_of(new)
         operations = difference(self._seen, new)
         if not operations:
             return []
         if len(operations) > OPERATIONS_MAX:
             operations = [{"op": "replace", "path": "", "value": new}]
-        return [BatchedFloorUpdate(self.namespace, Raw(dumps(operations)), at)]
+        return [BatchedFloorUpdate(self.namespace, Raw(payload(operations, "/patch")), at)]
 
     def _target(self, order: list[str]) -> FloorTarget:
         """Raises: RefusedError."""

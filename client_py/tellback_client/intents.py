@@ -52,7 +52,7 @@ from tellback_protocol.stream import Stream, overlap, targets_of
 from tellback_protocol.values import dumps, equal, loads
 
 from .errors import refused
-from .payload import carried, payload
+from .payload import payload, value_of
 from .replica import show
 
 Json = Any
@@ -426,7 +426,7 @@ def updated(update: Updater, copy: Json) -> Json:
 
 def difference(old: Json, new: Json) -> list[dict[str, Any]]:
     """RFC 6902 operations from `old` to `new`; none when they are equal. Cost: the size of both."""
-    new = loads(dumps(carried(new)))
+    new = value_of(new)
     if equal(old, new):
         return []
     operations = make_patch(old, new)

@@ -50,6 +50,7 @@ from tellback_protocol.requests import (
 from tellback_protocol.stream import overlap
 from tellback_protocol.values import loads
 
+from .errors import refused
 from .outbox import PendingWrite
 from .replica import Replica
 
@@ -87,15 +88,20 @@ class Lane:
         ]
 
     def add(self, pending: PendingWrite, write: OwnWrite, request_id: int, replica: Replica) -> None:
-        """Give a write its base, number and bytes, behind all others. Raises: Entangled."""
-        pending.write = self._with_base(write, replica)
+        """Give a write its base, number and bytes, behind all others. Raises: Entangled, RefusedError."""
+        asked = msgspec.structs.replace(self._with_base(write, replica), id=request_id, op=self.next_number)
+        try:
+            data = encode(asked)
+        except UnicodeEncodeError:
+            # A name or an id; payloads were read before. Nothing of this write stays behind.
+            raise refused("bad-json", "A text holds half of a surrogate pair (a cut emoji).") from None
         pending.targets = tuple(target for request in _requests(write) for target in targets_of_request(request))
-        pending.number = self.next_number
+        pending.write, pending.data = asked, data
+        pending.number, pending.request_id = self.next_number, request_id
         self.next_number += 1
-        pending.doomed = pending.installed = False
+        pending.doomed = pending.installed = pending.sent = pending.journaled = False
         pending.attempts += 1
         self.writes.append(pending)
-        _encode(pending, request_id)
 
     def by_number(self, number: int) -> PendingWrite | None:
         """The write with this number, or None."""

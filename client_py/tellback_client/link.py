@@ -20,11 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import msgspec
-import orjson
 from msgspec import UnsetType
 
-from tellback_protocol.codec import decode_server, encode
+from tellback_protocol.codec import encode
 from tellback_protocol.frames import (
     PROTOCOL,
     Ack,
@@ -51,36 +49,17 @@ from tellback_protocol.requests import History, StateGet, owner_named
 
 from .errors import ProtocolViolation, TellbackError, error_of
 from .heartbeat import Backoff, Heartbeat
+from .incoming import frame_in, is_unnamed, request_of
 from .outbox import Entry, PendingWrite, Record
+from .question import Read, Waiter
 from .replica import text_of
 from .subscription import Subscription
 
-SERVER_FRAMES = frozenset((
-    "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
-    "history-part", "reset", "behind", "goaway", "pong", "chat-list", "chat-search", "active-chat", "character-list",
-    "group-list",
-))
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 """Between resends that an overloaded or full server asked for, when it did not say how long."""
 
 State = Literal["offline", "greeting", "ready", "closed"]
-Waiter = Callable[[Any], None]
-
-
-class Read:
-    """A question that changes nothing; asked again on the next connection when this one ends first."""
-
-    __slots__ = ("asked", "data", "request_id", "sent", "waiter")
-
-    def __init__(self, request_id: int, data: bytes, waiter: Waiter) -> None:
-        self.request_id = request_id
-        self.data = data
-        self.sent = False
-        self.asked = 0
-        """On how many connections it was sent."""
-        self.waiter = waiter
-        """Gets the frame, or an error."""
 
 
 class Link:
@@ -107,6 +86,8 @@ class Link:
         """Something was opened or answered on this connection: the backoff starts anew."""
         self.needs_token = False
         """A write was refused until a fresh token is sent."""
+        self._one_by_one = False
+        """One of the requests that wait cannot be read by the server: each is sent when the one before is answered."""
         self._draw = draw
         self._software = software
         self._journaling = journaling
@@ -291,7 +272,7 @@ class Link:
 
     def _collect_opens(self, frames: list[bytes], now_s: float) -> None:
         for subscription in self.subscriptions:
-            if subscription.wants_open and now_s >= subscription.open_at_s:
+            if subscription.wants_open and now_s >= subscription.open_at_s and self._turn():
                 request_id = self.new_request_id()
                 self._opens[request_id] = subscription
                 frames.append(encode(subscription.open_frame(request_id)))
@@ -304,12 +285,14 @@ class Link:
             together = [name for name in wanted if name not in subscription.lone_states]
             alone = [[name] for name in wanted if name in subscription.lone_states]
             for names in [*([together] if together else []), *alone]:
+                if not self._turn():
+                    break
                 request_id = self.new_request_id()
                 subscription.asked_states.update(names)
                 self._state_gets[request_id] = (subscription, names)
                 frames.append(encode(StateGet(owner_named(subscription.address), names, request_id)))
         for read in self._reads.values():
-            if not read.sent:
+            if not read.sent and self._turn():
                 read.sent = True
                 read.asked += 1
                 frames.append(read.data)
@@ -325,7 +308,7 @@ class Link:
             for pending in list(subscription.lane):
                 if pending.sent:
                     continue
-                if room <= 0 or (room_bytes < len(pending.data) and flying):
+                if room <= 0 or not self._turn() or (room_bytes < len(pending.data) and flying):
                     return
                 if self._journaling and not pending.journaled:
                     break
@@ -341,6 +324,12 @@ class Link:
                 room -= 1
                 room_bytes -= len(pending.data)
 
+    def _turn(self) -> bool:
+        """Whether one more request may be sent."""
+        return not self._one_by_one or not (
+            self._asked() or any(write.sent for held in self.subscriptions for write in held.lane)
+        )
+
     # -- receiving ---------------------------------------------------------------------------------------------------
 
     def received(self, data: bytes, now_s: float) -> None:
@@ -348,22 +337,9 @@ class Link:
         self._now_s = now_s
         if self._heartbeat is not None:
             self._heartbeat.heard(now_s)
-        try:
-            frame = decode_server(data)
-        except msgspec.MsgspecError as error:
-            self._unreadable(data, error)
-            return
-        self._receive(frame)
-
-    def _unreadable(self, data: bytes, error: msgspec.MsgspecError) -> None:
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise ProtocolViolation("the server sent what is no JSON") from None
-        kind = value.get("type") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind not in SERVER_FRAMES:
-            return
-        raise ProtocolViolation(f"the server sent a broken {str(kind)[:32]} frame: {error}")
+        frame = frame_in(data)
+        if frame is not None:
+            self._receive(frame)
 
     def _receive(self, frame: ServerFrame) -> None:
         match frame:
@@ -457,6 +433,9 @@ class Link:
         if subscription is None or subscription not in self.subscriptions:
             return
         earlier = self._aliases.get(f"id:{frame.chat_id}")
+        if earlier is not None and earlier.phase == "gone":
+            # It was in the trash, and is back: what ended then does not come alive again.
+            earlier = None
         if earlier is not None and earlier is not subscription and subscription.chat_id is None:
             # The same chat by another name, or one with writes from the outbox file: one subscription (R46).
             self.subscriptions.remove(subscription)
@@ -480,6 +459,8 @@ class Link:
         return None
 
     def _error(self, frame: Error) -> None:
+        if self.state == "ready" and is_unnamed(frame):
+            frame.id = self._unnamed(frame)
         if frame.id is None:
             self.refusal = frame
             return
@@ -498,3 +479,18 @@ class Link:
             self.needs_token = self.needs_token or frame.retry == "after-auth"
             return
         self._answer(frame.id, error_of(frame))
+
+    def _unnamed(self, frame: Error) -> int | None:
+        """The request that the server could not read. Raises: ProtocolViolation, to find it among several."""
+        waiting = self._asked()
+        waiting.extend(write.request_id for held in self.subscriptions for write in held.lane if write.sent)
+        found = request_of(frame, self._aliases.get(frame.chat) if isinstance(frame.chat, str) else None, waiting)
+        if found is None and waiting:
+            self._one_by_one = True
+            raise ProtocolViolation("the server could not read a request and does not say which")
+        self._one_by_one = False
+        return found
+
+    def _asked(self) -> list[int]:
+        """Numbers of the opens and questions that wait for their answers."""
+        return [*self._opens, *self._state_gets, *(read.request_id for read in self._reads.values() if read.sent)]

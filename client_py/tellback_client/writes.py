@@ -26,7 +26,7 @@ from tellback_protocol.requests import DocumentWrite, owner_named
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
-from .errors import ConflictError, OutcomeUnknownError, TellbackError, refused
+from .errors import ConflictError, OutcomeUnknownError, RefusedError, TellbackError, refused
 from .events import Conflicted, Event
 from .heartbeat import Backoff
 from .intents import Unfetched, is_function, to_write
@@ -129,6 +129,8 @@ class Writes:
         """Ask for a state document; `waiter` gets None when it is there, or an error."""
         if self.error is not None:
             waiter(self.error)
+        elif not _is_text(namespace):
+            waiter(refused("namespace-illegal", "The namespace holds half of a surrogate pair."))
         elif self._is_absent(namespace):
             self._opened_replica().install_state(namespace, None)
             self._view = None
@@ -185,7 +187,8 @@ class Writes:
         self.lane.doom_children(pending)
         if used:
             self.lane.remove(pending)
-        elif not self.lane.give_back(pending):
+        elif not self.lane.give_back(pending) or not isinstance(error, RefusedError) or error.code not in ERRORS:
+            # The numbers behind it are not in line, or whether it was counted is not known: the server's count holds.
             self.resync()
         self._view = None
         self._settle(pending, error)
@@ -215,6 +218,9 @@ class Writes:
             self.lane.add(pending, write, self._new_request_id(), self._opened_replica())
         except Entangled:
             self.blocked.append(pending)
+            return
+        except TellbackError as error:
+            self._settle(pending, error)
             return
         self.records.append(added(self.outbox_key, pending, before))
         if view is not None and pending.write is not None:
@@ -315,6 +321,14 @@ class Writes:
     def _opened_replica(self) -> Replica:
         assert self.replica is not None, "the handle is given out after the chat was opened"
         return self.replica
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def text_or_none(value: str | UnsetType) -> str | None:

@@ -15,10 +15,11 @@ from msgspec import Raw
 
 from tellback_protocol.effects import Effect
 from tellback_protocol.requests import Batched, BatchedMetadataUpdate, BatchedPatch
-from tellback_protocol.values import dumps, equal, loads
+from tellback_protocol.values import equal, loads
 
 from ..errors import refused
 from ..intents import StateIntent, Unfetched, View, difference
+from ..payload import payload, value_of
 
 _MISSING = object()
 
@@ -49,7 +50,7 @@ class MergeMessageIntent:
 
     def __init__(self, message_id: str, patch: Mapping[str, Any], *, deep: bool) -> None:
         self._message_id = message_id
-        self._patch: dict[str, Any] = loads(dumps(dict(patch)))
+        self._patch: dict[str, Any] = loads(payload(dict(patch), "/patch"))
         self._deep = deep
         self._seen: dict[str, Any] | None = None
 
@@ -60,7 +61,7 @@ class MergeMessageIntent:
         old = self._seen = chat.value(self._message_id)
         new = merged(old, self._patch) if self._deep else {**old, **self._patch}
         operations = difference(old, new)
-        return [BatchedPatch(Raw(dumps(operations)), self._message_id)] if operations else []
+        return [BatchedPatch(Raw(payload(operations, "/patch")), self._message_id)] if operations else []
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         chat = view().chat
@@ -75,13 +76,13 @@ class AssignMetadataIntent:
     exact = True
 
     def __init__(self, members: Mapping[str, Any]) -> None:
-        self._members: dict[str, Any] = loads(dumps(dict(members)))
+        self._members: dict[str, Any] = loads(payload(dict(members), "/metadata"))
         self._seen: Any = None
 
     def parts(self, view: View) -> list[Batched]:
         old = self._seen = view().chat.metadata_value()
         operations = difference(old, {**old, **self._members})
-        return [BatchedMetadataUpdate(patch=Raw(dumps(operations)))] if operations else []
+        return [BatchedMetadataUpdate(patch=Raw(payload(operations, "/patch")))] if operations else []
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         return same_where(self._seen, view().chat.metadata_value(), self._members, deep=False)
@@ -109,7 +110,7 @@ class ReduceStateIntent:
         if new is None:
             self.state = None if data is None else loads(data)
             return []
-        self.state = loads(dumps(new))
+        self.state = value_of(new)
         return StateIntent(self._namespace, update=lambda _old: new).parts(view)
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
