@@ -25,12 +25,14 @@ from websockets.typing import Subprotocol
 from tellback_protocol.codec import decode_server
 from tellback_protocol.effects import (
     AppendEffect,
+    DeletedEffect,
     DeleteEffect,
     Effect,
     FloorEffect,
     InsertEffect,
     MetadataEffect,
     PatchEffect,
+    RenamedEffect,
     StateEffect,
 )
 from tellback_protocol.frames import (
@@ -166,6 +168,10 @@ def news_of(effect: Effect) -> Iterator[News]:
         case StateEffect(namespace=namespace):
             verb = "deleted" if effect.deleted is True else "changed"
             yield News("floor" if isinstance(effect, FloorEffect) else "state", f"{escaped(namespace)} {verb}")
+        case RenamedEffect(to=to):
+            yield News("renamed", f"it is called {escaped(to)} now")
+        case DeletedEffect():
+            yield News("deleted", "it is in the trash")
 
 
 def _cut(data: bytes) -> str:
