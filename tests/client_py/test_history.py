@@ -117,6 +117,22 @@ async def test_a_corrupt_history_is_an_error_and_not_an_empty_one(tellback_serve
     await provider.disconnect()
 
 
+async def test_a_session_in_the_trash_is_an_error_and_not_an_empty_one(tellback_server: ServerProcess) -> None:
+    provider = HistoryProvider(tellback_server.url)
+    await provider.save_message("one", {"content": "a"})
+    async with connect(tellback_server.url) as client:
+        chat = await client.open("character:history/one")
+        chat_id = chat.chat_id
+        await chat.remove()
+        for _ in range(2):
+            for call in (provider.get_history("one"), provider.save_message("one", {}), provider.clear_history("one")):
+                with pytest.raises(RefusedError, match="deleted"):
+                    await call
+        await client.restore_chat(chat_id)
+    assert contents(await provider.get_history("one")) == ["a"]
+    await provider.disconnect()
+
+
 async def test_reading_and_saving_a_new_session_at_once(tellback_server: ServerProcess) -> None:
     provider = HistoryProvider(tellback_server.url)
     for number in range(5):

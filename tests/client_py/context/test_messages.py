@@ -112,6 +112,26 @@ async def test_a_wrong_index_is_an_error_and_nothing_of_the_batch_is_stored(tell
         assert mine._current().chat.head == before
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud83d", 2**70])
+async def test_what_json_cannot_carry_is_refused_and_holds_nothing_up(
+    tellback_server: ServerProcess, value: object
+) -> None:
+    async with two_contexts(tellback_server) as (mine, _):
+        await mine.add_messages({"mes": "a"})
+        for call in (
+            mine.add_messages({"mes": value}), mine.update_messages({"index": 0, "patch": {"extra": {"x": value}}}),
+        ):
+            with pytest.raises(RefusedError) as refusal:
+                await call
+            assert refusal.value.code in ("bad-json", "number-range")
+        result = await mine.update_chat_state("memory", lambda _state: {"x": value})
+        assert isinstance(result.error, RefusedError)
+        assert await mine.save_chat_metadata({"x": value}) is False
+        assert await mine.add_messages({"mes": "b"}) == 1
+        assert "extra" not in mine.chat[0]
+        assert mine.chat_metadata == {}
+
+
 async def test_deleting_takes_each_message_once_and_tells_each_alone(tellback_server: ServerProcess) -> None:
     async with two_contexts(tellback_server) as (mine, theirs):
         await mine.add_messages([{"mes": str(number)} for number in range(8)])
