@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from tellback_protocol.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, depth, dumps, loads
+from tellback_protocol.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, NestedTooDeeply, depth, dumps, loads
 
 from .errors import RefusedError, refused
 
@@ -46,14 +46,17 @@ def payload(value: Any, pointer: str) -> bytes:
 
 def value_of(value: Any) -> Any:
     """A copy of `value` as JSON holds it. What a user's file held before may be in it; only what is no number at all is
-    refused. Raises: RefusedError `bad-json`; TypeError for what is no JSON at all.
+    refused. Raises: RefusedError `bad-json`, `too-deep`; TypeError for what is no JSON at all.
     """
-    data = dumps(value)
-    if b"null" in data or b"NaN" in data or b"Infinity" in data:
-        flaw = _flaw(value, "", 0, only_numbers=True)
-        if flaw is not None:
-            raise flaw
-    return loads(data)
+    try:
+        data = dumps(value)
+        if b"null" in data or b"NaN" in data or b"Infinity" in data:
+            flaw = _flaw(value, "", 0, only_numbers=True)
+            if flaw is not None:
+                raise flaw
+        return loads(data)
+    except (RecursionError, NestedTooDeeply):
+        raise _too_deep("") from None
 
 
 def text(value: str, pointer: str) -> str:

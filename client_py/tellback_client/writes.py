@@ -26,7 +26,7 @@ from tellback_protocol.requests import DocumentWrite, owner_named
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
-from .errors import ConflictError, OutcomeUnknownError, RefusedError, TellbackError, refused
+from .errors import ConflictError, OutcomeUnknownError, TellbackError, refused
 from .events import Conflicted, Event
 from .heartbeat import Backoff
 from .intents import Unfetched, is_function, to_write
@@ -171,9 +171,12 @@ class Writes:
             self.lane.remove(pending)
             self._repeat(pending, "the write it builds on was refused", None, None)
         else:
-            used = frame.code == "op-mismatch" or (kind is not None and kind.outcome)
+            used = frame.code == "op-mismatch" or kind is None or kind.outcome
             self._refuse(pending, refused(
                 frame.code, frame.message, retry=frame.retry, pointer=pointer, op=pending.number), used=used)
+            if kind is None:
+                # Whether it was counted is not known here: writes behind it keep their distance until the server says.
+                self.resync()
         self._view = None
         self._unblock()
 
@@ -187,8 +190,7 @@ class Writes:
         self.lane.doom_children(pending)
         if used:
             self.lane.remove(pending)
-        elif not self.lane.give_back(pending) or not isinstance(error, RefusedError) or error.code not in ERRORS:
-            # The numbers behind it are not in line, or whether it was counted is not known: the server's count holds.
+        elif not self.lane.give_back(pending):
             self.resync()
         self._view = None
         self._settle(pending, error)

@@ -312,6 +312,88 @@ def test_r18_a_write_whose_number_was_not_used_gives_it_to_the_next() -> None:
     assert isinstance(kept[0], WriteResult)
 
 
+def unreadable(code: str = "bad-json", **echo: Any) -> dict[str, Any]:
+    return {"type": "error", "id": None, "code": code, "message": "What?", "retry": "never", **echo}
+
+
+@pytest.mark.parametrize("code", ["bad-json", "too-deep", "too-large"])
+def test_r18_an_error_without_a_request_number_goes_to_the_op_that_it_names(code: str) -> None:
+    wire = Wire()
+    wire.open()
+    failed, kept = wire.append(), wire.append()
+    first, second = wire.sent()
+    wire.receive(unreadable(code, op=1, chat=ID), refusal(second, "op-gap", "after-sync", expected=1))
+    (asked,) = wire.sent()
+    wire.opened(asked, 1, mode="current", next_op=1)
+    (again,) = wire.sent()
+    wire.receive(ack(again, 2))
+
+    assert (failed[0].code, again["op"]) == (code, 1)
+    assert isinstance(kept[0], WriteResult)
+    assert first["op"] == 1
+
+
+def test_r18_an_error_that_names_nothing_goes_to_the_request_that_waits_alone() -> None:
+    wire = Wire()
+    wire.open()
+    failed = wire.append()
+    wire.sent()
+    wire.receive(unreadable())
+    kept = wire.append()
+    (again,) = wire.sent()
+    wire.receive(ack(again, 2))
+
+    assert failed[0].code == "bad-json"
+    assert (again["op"], isinstance(kept[0], WriteResult)) == (1, True)
+
+
+def test_r18_among_several_the_unreadable_request_is_found_by_asking_one_by_one() -> None:
+    """No write waits for ever, none is taken for another, and the good ones are stored in order."""
+    wire = Wire()
+    wire.open()
+    outcomes = [wire.append() for _number in range(4)]
+    sent = wire.sent()
+    bad = sent[2]["messages"]
+    with pytest.raises(ProtocolViolation):
+        wire.receive(unreadable())
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 1, mode="current", next_op=1)
+    seq = 1
+    for _round in range(20):
+        frames = wire.sent()
+        assert len(frames) <= 1 or seq == 3, "one at a time until it is found"
+        for frame in frames:
+            if frame["type"] == "open":
+                wire.opened(frame, seq, mode="current", next_op=seq)
+            elif frame["messages"] == bad:
+                wire.receive(unreadable())
+            else:
+                seq += 1
+                wire.receive(ack(frame, seq))
+
+    assert [isinstance(outcome[0], WriteResult) for outcome in outcomes] == [True, True, False, True]
+    assert outcomes[2][0].code == "bad-json"
+    assert len(wire.subscription.lane) == 0
+
+
+@pytest.mark.parametrize("next_op", [1, 2])
+def test_an_error_of_a_code_that_nobody_here_knows_leaves_the_count_to_the_server(next_op: int) -> None:
+    wire = Wire()
+    wire.open()
+    failed = wire.append()
+    (frame,) = wire.sent()
+    wire.receive(refusal(frame, "of-a-later-version", "never"))
+    kept = wire.append()
+    (asked,) = wire.sent()
+    wire.opened(asked, 1, mode="current", next_op=next_op)
+    (again,) = wire.sent()
+    wire.receive(ack(again, 2))
+
+    assert failed[0].code == "of-a-later-version"
+    assert (again["op"], isinstance(kept[0], WriteResult)) == (next_op, True)
+
+
 def test_r23_a_write_over_the_limit_is_refused_here_and_never_sent() -> None:
     wire = Wire()
     wire.open()
