@@ -1,6 +1,6 @@
 """The server as a whole: which concrete parts there are, in which order they start, and how they stop.
 
-    start    lock the data folder, open the log, read the users, bind
+    start    read the users, bind, lock the data folder, open the log, begin to accept
     stop     no new connections, stop reading, everything sequenced becomes durable and is answered, files are folded,
              connections close with 1001, the log is sealed
     poison   the log failed: nobody is acknowledged any more, tabs are told, exit code 70
@@ -21,10 +21,10 @@ from typing import Final
 import structlog
 
 from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
-from tellback_server.auth import authenticator_for
+from tellback_server.auth import Authenticator, authenticator_for
 from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
-from tellback_server.config import Settings
+from tellback_server.config import ConfigurationError, Problem, Settings, flag_of
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.http import FrontDoor, HttpResponse
@@ -74,23 +74,58 @@ class App:
         """
         loop = asyncio.get_running_loop()
         data = self._data
-        self.fs.make_directories(data)
-        self._lock = DataLock.take(self.fs, data)
+        # What can be found wrong without touching the folder comes first: nothing is made there in vain.
+        self._look_at_folder(data)
+        authenticator = authenticator_for(self.settings, self.fs, self.clock)
+        self._gateway = self._make_gateway(authenticator)
         async with contextlib.AsyncExitStack() as undo:
-            # A start that fails, say because the address is taken, ends what it had begun.
+            # A start that fails ends what it had begun.
+            await self._gateway.bind()
+            undo.callback(self._gateway.stop_accepting)
+            self.fs.make_directories(data)
+            self._lock = DataLock.take(self.fs, data)
             undo.callback(self._lock.release)
-            await self._start_locked(loop, data, undo)
+            await self._start_locked(loop, data, authenticator, undo)
             undo.pop_all()
 
+    def _look_at_folder(self, data: str) -> None:
+        """Raises: DirectoryLocked; ConfigurationError when the folder and the one around it are both missing."""
+        found = self.fs.stat(data)
+        if found is not None:
+            if found.is_directory:
+                self.fs.lock_directory(data).release()
+            return
+        parent = os.path.dirname(data)
+        if self.fs.stat(parent) is None and not self.settings.create:
+            remedy = f"Check the path, or give {flag_of('create')} to make the folders on the way to it, too."
+            raise ConfigurationError(Problem(flag_of("data"), f"{data}: {parent} does not exist.", remedy))
+
+    def _make_gateway(self, authenticator: Authenticator) -> Gateway:
+        settings = self.settings
+        return Gateway(
+            handler_factory=self._make_tab,
+            host=settings.host,
+            port=settings.port,
+            front_door=FrontDoor.configured(
+                extra_origins=settings.allowed_origins,
+                loopback_only=authenticator.kind == "none",
+                routes={"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics},
+            ),
+            limits=TransportLimits(),
+            connections_max=settings.connections_max,
+            connections_per_address_max=settings.connections_per_address_max,
+            fast_path=settings.fast_path,
+        )
+
     async def _start_locked(
-        self, loop: asyncio.AbstractEventLoop, data: str, undo: contextlib.AsyncExitStack
+        self, loop: asyncio.AbstractEventLoop, data: str, authenticator: Authenticator,
+        undo: contextlib.AsyncExitStack,
     ) -> None:
         settings = self.settings
         limits = Limits(
             frame_bytes=settings.frame_bytes_max, document_bytes=settings.document_bytes_max,
             in_flight=settings.in_flight_max, open_chats=settings.open_chats_max,
         )
-        authenticator = authenticator_for(settings, self.fs, self.clock)
         # Whoever passes hello is a user; without configured users there is one, whose chats may lie in `data` itself.
         users = authenticator.users if authenticator.kind == "none" else None
         self._files = FileStore(self.fs, data, users, clock=self.clock)
@@ -120,20 +155,6 @@ class App:
         undo.push_async_callback(self._hub.finish_tasks)
         undo.push_async_callback(self._catalog.stop)
         undo.push_async_callback(self._keeper.stop)
-        self._gateway = Gateway(
-            handler_factory=self._make_tab,
-            host=settings.host,
-            port=settings.port,
-            front_door=FrontDoor.configured(
-                extra_origins=settings.allowed_origins,
-                loopback_only=authenticator.kind == "none",
-                routes={"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics},
-            ),
-            limits=TransportLimits(),
-            connections_max=settings.connections_max,
-            connections_per_address_max=settings.connections_per_address_max,
-            fast_path=settings.fast_path,
-        )
         await self._gateway.start()
         self.urls = [
             f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws" for host, port in self._gateway.addresses

@@ -101,7 +101,11 @@ class Settings(BaseSettings):
     config: str | None = Field(
         default=None, description="TOML file with settings; paths in it are relative to its folder"
     )
-    data: str = Field(description="Folder with the users' chats; made when it is missing", min_length=1)
+    data: str = Field(
+        description="Folder with the users' chats; made when it is missing and the folder around it is there",
+        min_length=1,
+    )
+    create: bool = Field(default=False, description="Make the missing folders around `data`, too")
     host: str = Field(
         default="127.0.0.1", description="Address to bind; anything but loopback needs users", min_length=1
     )

@@ -67,10 +67,15 @@ def check_all(fs: Fs, clock: Clock, directory: str, *, host: str, has_users: boo
     folder = fs.stat(directory)
     if folder is None or not folder.is_directory:
         what = "does not exist" if folder is None else "is not a directory"
-        yield Check("folder", "wrong", f"{directory} {what}", "The server makes a missing folder at its first start.")
+        advice = "Check the path: the server would make an empty folder here."
+        if folder is not None:
+            advice = "Check the path: the server needs a folder."
+        elif fs.stat(os.path.dirname(directory)) is None:
+            advice = f"Check the path: {os.path.dirname(directory)} does not exist, either; the server would refuse it."
+        yield Check("folder", "wrong", f"{directory} {what}", advice)
     else:
         yield _layout(fs, directory)
-        yield _permissions(directory, folder.mode)
+        yield _permissions(fs, directory, folder.mode)
         yield _file_system(fs, directory)
         yield _space(fs, directory)
         yield _lock(fs, directory)
@@ -101,9 +106,19 @@ def _has_chats(fs: Fs, path: str) -> bool:
     return inside is not None and inside.is_directory
 
 
-def _permissions(directory: str, mode: int) -> Check:
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        return Check("permissions", "wrong", "this user cannot write here", "Run as the owner of the folder.")
+def _permissions(fs: Fs, directory: str, mode: int) -> Check:
+    missing = [word for word, right in (("read", os.R_OK), ("write", os.W_OK), ("enter", os.X_OK))
+               if not os.access(directory, right)]
+    if missing:
+        mount = _mount(fs, directory)
+        if missing == ["write"] and mount is not None and "ro" in mount.options:
+            found = f"the file system at {mount.point} is mounted read-only"
+            return Check("permissions", "wrong", found, "Mount it writable; a container's volume without `:ro`.")
+        owner = os.stat(directory).st_uid
+        found = f"this user ({os.geteuid()}) may not {' or '.join(missing)} here: mode {mode:04o}, owner {owner}"
+        is_owner = owner == os.geteuid()
+        advice = "Give the owner the right (chmod u+rwx)." if is_owner else "Run as the owner, or chown it."
+        return Check("permissions", "wrong", found, advice)
     if mode & 0o077:
         advice = f"chmod 700 {directory}, unless another program needs it."
         return Check("permissions", "warning", f"mode {mode:04o}: other users of this machine can look in", advice)
@@ -128,14 +143,19 @@ def mount_of(table: str, path: str) -> Mount | None:
     return best
 
 
-def _file_system(fs: Fs, directory: str) -> Check:
+def _mount(fs: Fs, directory: str) -> Mount | None:
+    """The mount of an existing folder; None where the system does not say."""
     try:
         table = fs.read("/proc/self/mountinfo").decode("utf-8", "replace")
     except OSError:
-        return Check("file system", "warning", "unknown on this system", "Linux is what is tested.")
-    mount = mount_of(table, os.path.realpath(directory))
+        return None
+    return mount_of(table, os.path.realpath(directory))
+
+
+def _file_system(fs: Fs, directory: str) -> Check:
+    mount = _mount(fs, directory)
     if mount is None:
-        return Check("file system", "warning", "unknown", "")
+        return Check("file system", "warning", "unknown on this system", "Linux is what is tested.")
     unsafe = mount.options & _UNSAFE_OPTIONS
     found = f"{mount.kind} at {mount.point}" + (f" ({', '.join(sorted(unsafe))})" if unsafe else "")
     if mount.kind in _VOLATILE:

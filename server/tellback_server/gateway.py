@@ -105,22 +105,19 @@ class Gateway:
         """Where it listens: (address, port) for each socket."""
         return [listener.getsockname()[:2] for listener in self._listeners]
 
-    async def start(self) -> None:
-        """Bind and begin to accept.
+    async def bind(self) -> None:
+        """Take the addresses, and answer nobody yet: a client is told that there is no server until `start`.
 
         Raises:
             OSError: No address of `host` can be bound.
         """
         loop = asyncio.get_running_loop()
-        descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if descriptors_max != resource.RLIM_INFINITY:
-            self.connections_max = max(1, min(self._connections_wanted_max, descriptors_max - FILES_RESERVED))
         found = await loop.getaddrinfo(self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         port = self._port
         failure: OSError | None = None
         for family, kind, protocol, _, address in dict.fromkeys(found):
             try:
-                listener = _listen(family, kind, protocol, (address[0], port, *address[2:]))
+                listener = _bound(family, kind, protocol, (address[0], port, *address[2:]))
             except OSError as exc:
                 # A name such as localhost may have an IPv6 address on a machine without IPv6.
                 if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -132,6 +129,25 @@ class Gateway:
             port = listener.getsockname()[1]  # All addresses of a name get the port that was picked for the first.
         if not self._listeners:
             raise failure or OSError(errno.EADDRNOTAVAIL, f"no address for {self._host!r}")
+
+    async def start(self) -> None:
+        """Begin to accept; binds first where `bind` was not called.
+
+        Raises:
+            OSError: No address of `host` can be bound.
+        """
+        descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors_max != resource.RLIM_INFINITY:
+            self.connections_max = max(1, min(self._connections_wanted_max, descriptors_max - FILES_RESERVED))
+        if not self._listeners:
+            await self.bind()
+        try:
+            for listener in self._listeners:
+                listener.listen(BACKLOG)
+        except OSError:
+            # Somebody else bound the same address at the same time and was quicker to listen.
+            self.stop_accepting()
+            raise
         self._watch_listeners()
 
     def stop_accepting(self) -> None:
@@ -246,7 +262,7 @@ class Gateway:
             self._watch_listeners()
 
 
-def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         # A restarted server may bind while connections of the old one are in TIME_WAIT.
@@ -254,7 +270,6 @@ def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) 
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()

@@ -46,15 +46,16 @@ from tellback_protocol.frames import (
     SnapshotPart,
     Welcome,
 )
-from tellback_protocol.ids import Version
+from tellback_protocol.ids import Version, parse_chat
 from tellback_server.clock import Clock
 from tellback_server.logging_setup import escaped
 
-__all__ = ["News", "TailRefused", "news_of", "tail_chat"]
+__all__ = ["News", "TailRefused", "TailUnreachable", "news_of", "tail_chat"]
 
 RECONNECT_S: Final = 1.0
 _SUBPROTOCOL: Final = Subprotocol(SUBPROTOCOL)
 TEXT_CHARACTERS_MAX: Final = 2000
+NAME_CHARACTERS_MAX: Final = 200
 _FINAL_CODES: Final = range(4500, 5000)
 """Close codes that mean: do not come back (DESIGN section 5)."""
 
@@ -71,8 +72,21 @@ class TailRefused(Exception):
     """The server will not show this chat; trying again would not help."""
 
 
-async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int) -> AsyncIterator[News]:
-    """News of `chat` until the caller stops or the server refuses. Reconnects for ever. Raises TailRefused."""
+class TailUnreachable(TailRefused):
+    """There is no server at the URL, and none was there before."""
+
+
+async def tail_chat(
+    url: str, chat: str, token: str | None, messages_shown: int, *, wait: bool = False
+) -> AsyncIterator[News]:
+    """News of `chat` until the caller stops or the server refuses. Once it was connected it connects again for ever;
+    with `wait` also before.
+
+    Raises: TailRefused, TailUnreachable.
+    """
+    address = parse_chat(chat)
+    if isinstance(address, str):
+        raise TailRefused(f"{escaped(chat, NAME_CHARACTERS_MAX)!r} names no chat: {address}")
     session = Clock().uuid4()
     since: Version | None = None
     has_all = True  # False while parts of a snapshot are on their way.
@@ -90,6 +104,7 @@ async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int)
                     frame = decode_server(data.encode() if isinstance(data, str) else data)
                     match frame:
                         case Welcome():
+                            wait = True
                             await socket.send(orjson.dumps(opening), text=True)
                             yield News("connected", f"{url} as {escaped(frame.user)}")
                         case Opened() if frame.mode != "replay":
@@ -130,7 +145,10 @@ async def tail_chat(url: str, chat: str, token: str | None, messages_shown: int)
             body = (error.response.body or b"").decode("utf-8", "replace").strip()
             raise TailRefused(f"{error.response.status_code} {escaped(body)}") from None
         except (OSError, InvalidHandshake, TimeoutError) as error:
-            yield News("lost", f"cannot connect: {escaped(str(error))}; trying again")
+            reason = f"cannot connect to {escaped(url)}: {escaped(str(error) or 'no answer in time')}"
+            if not wait:
+                raise TailUnreachable(reason) from None
+            yield News("lost", f"{reason}; trying again")
         await asyncio.sleep(RECONNECT_S)
 
 

@@ -241,6 +241,44 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path, server: Callable[..., Serv
     assert (code, out) == (78, "")
     assert "Choose another --port" in errors
     assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_fails_early_leaves_no_folder(tmp_path: Path, server: Callable[..., Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, _ = server("serve", "--data", tmp_path / "new", "--port", taken.getsockname()[1]).ended()
+    assert (code, list(tmp_path.iterdir())) == (78, [])
+
+
+def test_a_second_server_on_the_same_folder_and_port_is_told_of_the_folder(
+    tmp_path: Path, server: Callable[..., Server]
+) -> None:
+    first = server("serve", "--data", tmp_path, "--port", 0).started()
+    port = first.url.split(":")[2].split("/")[0]
+    code, _, errors = server("serve", "--data", tmp_path, "--port", port).ended()
+    assert (code, "in use by another process" in errors) == (73, True)
+
+
+def test_a_mistyped_path_is_refused_and_nothing_is_made(tmp_path: Path, server: Callable[..., Server]) -> None:
+    """Only the last folder of the path is made; `--create` means the others, too."""
+    path = tmp_path / "SilyTavern" / "data"
+    for command in ("serve", "demo"):
+        code, out, errors = server(command, "--data", path, "--port", 0).ended()
+        assert (code, out) == (78, "")
+        assert f"{path.parent} does not exist" in errors
+        assert "Traceback" not in errors
+        assert list(tmp_path.iterdir()) == []
+    result = run("doctor", path, "--json")
+    assert (result.exit_code, "the server would refuse it" in result.stdout) == (1, True)
+    assert server("serve", "--data", tmp_path / "new", "--port", 0).started().stop()[0] == 0
+    assert server("serve", "--data", path, "--create", "--port", 0).started().stop()[0] == 0
+    assert path.is_dir()
+
+
+def test_data_that_is_a_file_is_one_sentence(tmp_path: Path, server: Callable[..., Server]) -> None:
+    (tmp_path / "file").write_text("x")
+    code, out, errors = server("serve", "--data", tmp_path / "file", "--port", 0).ended()
+    assert (code, out, "is not a directory" in errors, "Traceback" in errors) == (78, "", True, False)
 
 
 def test_a_damaged_log_ends_with_78(tmp_path: Path, server: Callable[..., Server]) -> None:
@@ -395,8 +433,36 @@ async def test_the_guide_of_the_demo_is_true(tmp_path: Path, server: Callable[..
             await client.send(frame)
         answers = [decode_server(str(await client.recv()).encode()) for _ in frames]
     assert {type(answer) for answer in answers} == {Welcome, Opened, Ack}
+    file = tmp_path / "kept/default-user/chats/Odile/Lost property.jsonl"
+    promised = re.search(r"the folder has it within (\d+) s:", guide)
+    assert promised is not None
+    began_s = time.monotonic()
+    while "Hello!" not in file.read_text():
+        assert time.monotonic() - began_s < 2 * START_TIMEOUT_S
+        await asyncio.sleep(0.05)
+    # A slow machine may take longer; a guide that is off by seconds on purpose is found.
+    assert int(promised[1]) == Settings.model_fields["checkpoint_interval_s"].default
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert "has it within five seconds" in readme
+
+    # The same lines again are a resend; with the next number they are a message of their own, as the guide says.
+    async with connect(one.url) as client:
+        for frame in [*frames, frames[-1].replace('"op":1', '"op":2')]:
+            await client.send(frame)
+        again = [decode_server(str(await client.recv()).encode()) for _ in range(4)]
+    assert [answer.duplicate is True for answer in again if isinstance(answer, Ack)] == [True, False]
     await asyncio.to_thread(one.stop)
-    assert "Hello!" in (tmp_path / "kept/default-user/chats/Odile/Lost property.jsonl").read_text()
+    assert file.read_text().count("Hello!") == 2
+
+
+def test_each_run_of_the_demo_has_a_session_of_its_own(tmp_path: Path, server: Callable[..., Server]) -> None:
+    """The lines that one copies work in a kept folder, too."""
+    sessions = []
+    for _run in range(2):
+        one = server("demo", "--data", tmp_path / "kept", "--port", 0).started()
+        sessions.append(re.search(r'"session":"([^"]+)"', one.stop()[2]))
+    assert None not in sessions
+    assert sessions[0][1] != sessions[1][1]  # type: ignore[index]
 
 
 def test_the_program_in_the_readme_runs(tmp_path: Path, server: Callable[..., Server]) -> None:
@@ -440,6 +506,42 @@ async def test_tail_tells_why_the_server_refuses(tmp_path: Path, server: Callabl
     result = await asyncio.to_thread(run, "tail", "character:A/B", "--url", one.url.replace("/ws", "/other"))
     assert result.exit_code == 1
     assert "404" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["nonsense", "character:", "character:A", "id:x", "preset:x/y", ""])
+def test_tail_refuses_what_names_no_chat_without_asking_anybody(name: str) -> None:
+    result = run("tail", name, "--url", "ws://127.0.0.1:1/ws")
+    assert result.exit_code == 1
+    assert "names no chat" in result.stderr
+    assert "connect" not in result.stderr
+
+
+def test_tail_without_a_server_says_so_once_and_how_to_start_one() -> None:
+    result = run("tail", "character:A/B", "--url", "ws://127.0.0.1:1/ws")
+    assert (result.exit_code, result.stdout) == (69, "")
+    assert "cannot connect to ws://127.0.0.1:1/ws" in result.stderr
+    assert "tellback serve" in result.stderr
+
+
+async def test_tail_waits_for_a_server_when_asked_to_and_for_one_that_it_knew(
+    tmp_path: Path, server: Callable[..., Server]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"ws://127.0.0.1:{port}/ws"
+    news = tail_chat(url, LIVE_CHAT, None, 0, wait=True)
+    assert (await anext(news)).what == "lost"
+    one = await asyncio.to_thread(lambda: server("demo", "--data", tmp_path / "kept", "--port", port).started())
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while (await anext(news)).what != "opened":
+            pass
+    await news.aclose()
+    news = tail_chat(one.url, LIVE_CHAT, None, 0)
+    async with asyncio.timeout(START_TIMEOUT_S):
+        assert [(await anext(news)).what for _ in range(2)] == ["connected", "opened"]
+        await asyncio.to_thread(one.stop)
+        assert [(await anext(news)).what for _ in range(2)] == ["lost", "lost"]
+    await news.aclose()
 
 
 def test_tail_needs_the_url_of_a_websocket() -> None:
@@ -593,6 +695,32 @@ def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "default-user" / "chats").mkdir(parents=True)
     assert states(tmp_path)["layout"] == "wrong"
     assert run("doctor", tmp_path).exit_code == 1
+
+
+READ_ONLY = "30 22 0:26 / / ro,relatime - ext4 /dev/sda1 rw\n"
+
+
+class _ReadOnlyFs(Fs):
+    """A folder on a mount that is read-only."""
+
+    def read(self, path: str) -> bytes:
+        return READ_ONLY.encode() if path == "/proc/self/mountinfo" else super().read(path)
+
+
+@pytest.mark.parametrize(("missing", "fs", "found", "advice"), [
+    (os.W_OK, _ReadOnlyFs(), "is mounted read-only", "Mount it writable"),
+    (os.W_OK, Fs(), "may not write here: mode 0500", "chmod u+rwx"),
+    (os.R_OK | os.W_OK, _ReadOnlyFs(), "may not read or write here", "chmod u+rwx"),
+])
+def test_doctor_says_why_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, fs: Fs, found: str, advice: str
+) -> None:
+    """Root may write everywhere, and these tests may run as root: what the system says of a right is put in place."""
+    tmp_path.chmod(0o500)
+    monkeypatch.setattr(os, "access", lambda _path, right: not right & missing)
+    [check] = [c for c in check_all(fs, Clock(), str(tmp_path), host="::1", has_users=False) if c.name == "permissions"]
+    tmp_path.chmod(0o700)
+    assert (check.state, found in check.found, advice in check.advice) == ("wrong", True, True), check
 
 
 def test_doctor_sees_a_running_server(tmp_path: Path) -> None:

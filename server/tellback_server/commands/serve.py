@@ -24,6 +24,7 @@ def flag(name: str) -> Any:
 
 def serve(
     data: Annotated[Text, flag("data")] = None,
+    create: Annotated[bool | None, flag("create")] = None,
     host: Annotated[Text, flag("host")] = None,
     port: Annotated[Text, flag("port")] = None,
     config: Annotated[Text, flag("config")] = None,
