@@ -135,9 +135,12 @@ class HistoryProvider:
 
     async def _close_idle(self) -> None:
         """Keep the number of open chats in bounds, the ones used longest ago first."""
-        over = len(self._open) - SESSIONS_OPEN_MAX
-        idle = [name for name, chat in self._open.items() if name not in self._used and not chat.pending]
-        for name in idle[: max(0, over)]:
-            chat = self._open.pop(name)
-            if self._client is not None and chat.subscription.error is None:
+        while len(self._open) > SESSIONS_OPEN_MAX and self._client is not None:
+            idle = next(
+                (name for name, chat in self._open.items() if name not in self._used and not chat.pending), None)
+            if idle is None:
+                return
+            # Taken out and unsubscribed in one step: whoever asks for the session meanwhile opens it anew.
+            chat = self._open.pop(idle)
+            if chat.subscription.error is None:
                 await self._client.close_chat(chat)
