@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tellback_protocol.chat import Chat
-from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream
-from tellback_server.loading import fold_refusal, remember
+from tellback_protocol.stream import Stream
 from tellback_server.owner_past import LogReader, OwnerPast
 from tellback_server.records import Checkpointed, owner_key
 from tellback_server.registrar import Registered
-from tellback_server.sessions import SessionFile, fold_sessions, read_sessions, write_sessions
+from tellback_server.sessions import SessionFile, read_sessions, write_sessions
 from tellback_server.store.files import FileStore
 
 __all__ = ["load_departed", "save_departed"]
@@ -25,21 +24,10 @@ def load_departed(files: FileStore, log: LogReader, registered: Registered, now_
     assert registered.gone is not None, "a deleted chat"
     user, chat_id, base = registered.user, registered.chat_id, registered.gone.base
     saved = read_sessions(files, user, chat_id)
-    past = OwnerPast.read(log, owner_key(user, chat_id), max(-1, base.head.seq - HISTORY_COMMITS_MAX - 1), base, saved)
+    past = OwnerPast.read(log, owner_key(user, chat_id), base, saved, now_ms)
     stream = Stream(user, registered.name, chat_id, Chat(base.version), past.head(base.head))
+    past.give(stream)
     stream.deleted = True
-    if saved is not None:
-        fold_sessions(saved, stream)
-    for entry in past.entries:
-        if isinstance(entry, bytes):
-            fold_refusal(stream, entry, now_ms)
-            continue
-        remember(stream, entry)
-        if entry.by is not None and entry.by.op > stream.session(entry.by.session).last:
-            stream.fold_outcome(entry, now_ms)
-    newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
-    if newest != stream.head.integrity:
-        stream.forget_history()
     return stream
 
 

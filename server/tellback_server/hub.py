@@ -161,6 +161,11 @@ class Hub:
             self.shelf.load(actor)
         return actor
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether an owner is being read now, or what is known of one in the trash."""
+        return any(actor.state == "loading" for actors in (self._by_name, self._by_id) for actor in actors.values())
+
     def is_live(self, user: str, name: str) -> bool:
         """Whether an owner has an actor, by its one text."""
         return (user, name) in self._by_name

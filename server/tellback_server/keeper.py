@@ -36,7 +36,7 @@ from tellback_server.names import Names
 from tellback_server.orphans import Orphans
 from tellback_server.releases import Envelope
 from tellback_server.replay import Missed
-from tellback_server.sessions import SessionFile, write_sessions
+from tellback_server.retention import Retention
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit, has_appeared
 from tellback_server.tab import Tab
@@ -69,8 +69,6 @@ class Keeper:
         self._work_s: dict[Actor, float] = {}
         """How long the last checkpoint of a chat took."""
         self._names = Names()
-        self._saved: dict[Actor, Position] = {}
-        """Up to which position a chat's outcomes and commits are in its session file."""
         self._lookback = Lookback(hub)
         self._orphans = Orphans(files, hub.clock, hub.executor, hub.is_live)
         self.lifecycle = Lifecycle(
@@ -78,6 +76,7 @@ class Keeper:
             make_room=self._orphans.make_room,
         )
         hub.lives = self.lifecycle
+        self.retention = Retention(hub, files, self._names, self.lifecycle.registrar.of)
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
         self._left_over: set[tuple[str, str]] = set()
@@ -216,12 +215,13 @@ class Keeper:
             return
         if isinstance(loaded, ChatMissing):
             if loaded.head is not None:
-                log.warning("chat-deleted-outside", chat=actor.name, pending=loaded.pending)
+                self._deleted_outside(actor, loaded)
             actor.state = "missing"
             actor.drain()
             return
         self._count_adoption(actor, loaded)
         actor.loaded(loaded)
+        self.retention.loaded(actor, loaded)
         self._identified(actor)
         if actor.file is not None and actor.file.pending:
             self.became_dirty(actor)
@@ -261,6 +261,12 @@ class Keeper:
             return
         self._identified(actor)
         actor.drain()
+
+    def _deleted_outside(self, actor: Actor, missing: ChatMissing) -> None:
+        self.retention.missing(actor.user, missing.chat_id)
+        log.warning(
+            "chat-deleted-outside", chat=actor.name, pending=missing.pending, backups=missing.backups,
+        )
 
     def _give_up(self, actor: Actor, error: Exception) -> None:
         """The chat cannot be loaded now: everybody who waits is told, and the next request tries again."""
@@ -323,7 +329,7 @@ class Keeper:
         if timer is not None:
             timer.cancel()
         stream, held, clock = actor.stream, actor.file, self._hub.clock
-        job = CheckpointJob.take(stream, held, clock.now_ms())
+        job, position = CheckpointJob.take(stream, held, clock.now_ms()), self.retention.position_of(actor)
         actor.dirty_since_s = None
         if job is None:
             return True
@@ -336,6 +342,8 @@ class Keeper:
                 job, self._files, self._hub.log, self._hub.executor, lambda: stream.head.seq
             )
             done.install(stream, held)
+            if self.retention.folded(actor, position):
+                self._hub.spawn(self.retention.save(actor))
             self._hub.counters.checkpoints += 1
             self._hub.counters.checkpoint_bytes += done.size_bytes
             self._work_s[actor] = clock.monotonic_s() - began_s
@@ -382,7 +390,7 @@ class Keeper:
             self._give_up(actor, error)
             return
         if isinstance(loaded, ChatMissing):
-            log.warning("chat-deleted-outside", chat=actor.name, pending=loaded.pending)
+            self._deleted_outside(actor, loaded)
             actor.lost()
             pointer = "/chat" if actor.is_chat else "/owner"
             actor.failed(Refused("not-found", "Another program deleted it.", pointer=pointer))
@@ -413,30 +421,11 @@ class Keeper:
         if not await self._fold(actor) and actor.file is not None and actor.file.pending:
             # More came while it was folded, or an outside edit was adopted: once more, then the log has it.
             await self._fold(actor)
-        await self._save(actor)
+        await self.retention.save(actor)
         if actor.quiet and actor.state == "ready" and not (actor.file and actor.file.pending):
             self._timers.pop(actor, None)
             self._work_s.pop(actor, None)
-            self._saved.pop(actor, None)
             self._hub.end(actor)
-
-    async def _save(self, actor: Actor) -> None:
-        """Outcomes and commits of a chat into its session file, so that the log may forget them."""
-        stream, held = actor.stream, actor.file
-        if stream is None or held is None or self._saved.get(actor) == actor.last_position or not actor.last_position:
-            return
-        position = Position(actor.last_position)
-        if position > self._hub.log.durable:
-            return
-        taken = SessionFile.take(stream, held, self._hub.clock.now_ms())
-        if taken is None:
-            return
-        try:
-            await self._run(lambda: write_sessions(self._files, taken))
-        except OSError as error:
-            log.error("sessions-not-saved", chat=actor.name, error=str(error))
-            return
-        self._saved[actor] = position
 
     async def _sweep_forever(self) -> None:
         clock = self._hub.clock
@@ -466,17 +455,11 @@ class Keeper:
         """Let go of log segments in which everything is in files and session files."""
         if not self._leftovers_folded:
             return
-        for actor in self._hub.actors:
-            await self._save(actor)
-        needed = [
-            self._saved.get(actor, Position(0)) for actor in self._hub.actors
-            if actor.last_position and self._saved.get(actor) != actor.last_position
-        ]
-        elsewhere = self.needed_elsewhere()
-        if elsewhere is not None:
-            needed.append(Position(elsewhere - 1))
-        safe = min(needed, default=self._hub.log.durable)
-        await self._run(lambda: self._hub.log.collect(safe))
+        try:
+            await self.retention.collect(self.needed_elsewhere)
+        except (OSError, LogError) as error:
+            # A disk that is full or slow must not end the sweeping.
+            log.error("log-not-collected", error=str(error))
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await self._hub.loop.run_in_executor(self._hub.executor, work)

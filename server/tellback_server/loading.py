@@ -28,11 +28,11 @@ import msgspec
 from msgspec import Raw
 
 from tellback_protocol.chat import Chat
-from tellback_protocol.decide import fold_stored
-from tellback_protocol.effects import Author, ChatEffect, Commit, Effect, StateEffect, encode_effects
+from tellback_protocol.effects import ChatEffect, Commit, Effect, StateEffect, encode_effects
 from tellback_protocol.ids import ChatName, Integrity, Place, StateOwner, Version
-from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, past_of
+from tellback_protocol.stream import Stream
 from tellback_server.adoption import Decision, decide_adoption, known_from_log
+from tellback_server.fs import FileMissing
 from tellback_server.owner_past import LogReader, OwnerPast
 from tellback_server.records import (
     ADOPT,
@@ -45,8 +45,8 @@ from tellback_server.records import (
     encode,
     owner_key,
 )
-from tellback_server.sessions import fold_sessions, read_sessions
-from tellback_server.store.files import FileStore
+from tellback_server.sessions import SessionFile, read_sessions
+from tellback_server.store.files import FileStore, SyncMark
 from tellback_server.store.found import (
     Content,
     States,
@@ -68,6 +68,7 @@ __all__ = [
     "NewRecord",
     "adopt",
     "create_chat",
+    "keep_unfolded",
     "load_chat",
     "needs_adoption",
 ]
@@ -102,6 +103,7 @@ class LoadedStream(msgspec.Struct, kw_only=True):
     anchored: bool
     records: list[NewRecord]
     adoption: AdoptionReport | None
+    saved: SessionFile | None = None
 
 
 class ChatMissing(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,9 +146,11 @@ def load_chat(
         chat_id = ours.chat_id
         mark = mark if mark is not None and mark.chat_id == chat_id else None
     elif mark is not None:
-        # What stands beside the file belongs to it; a name in the log may be that of a chat that was deleted outside.
-        chat_id = mark.chat_id
-    elif chat_id is None:
+        if chat_id is not None and chat_id != mark.chat_id and not isinstance(place, StateOwner):
+            mark = _settle_claims(files, log, user, place, mark, chat_id, now_ms)
+        if mark is not None:
+            chat_id = mark.chat_id
+    if chat_id is None:
         chat_id = files.new_id(user, str(place))
     saved = read_sessions(files, user, chat_id)
     base: BaseRecord | None = saved.base if saved is not None else None
@@ -162,11 +166,39 @@ def load_chat(
             head=mark.head,
             states=mark.states,
         )
-    known_seq = base.head.seq if base is not None else 0
-    # An ANCHOR may stand at seq 0, and `records` gives what is above.
-    after_seq = max(-1, known_seq - HISTORY_COMMITS_MAX - 1)
-    past = OwnerPast.read(log, owner_key(user, chat_id), after_seq, base, saved)
+    past = OwnerPast.read(log, owner_key(user, chat_id), base, saved, now_ms, outcomes=ours is None)
     return _Loading(files, user, place, chat_id, now_ms, past, ours).run()
+
+
+def _settle_claims(
+    files: FileStore, log: LogReader, user: str, place: ChatName, mark: SyncMark, named: str, now_ms: int
+) -> SyncMark | None:
+    """The chat_sync, or None when the chat that the log names last is the one: the log tells of two under this name.
+
+    What stands beside the file belongs to it, and a name in the log may be that of a chat that was deleted outside. But
+    a chat_sync does not win over commits that wait for their file, unless its own file stands there.
+    """
+    pending = OwnerPast.read(log, owner_key(user, named), None, None, now_ms, outcomes=False).pending()
+    if not pending:
+        return mark
+    try:
+        found = files.read(files.owner_path(user, place)).identity
+    except FileMissing:
+        return None
+    if not found.same_bytes(mark.watermark.bytes, mark.watermark.crc32):
+        return None
+    keep_unfolded(files, log, user, place, named, now_ms)
+    return mark
+
+
+def keep_unfolded(
+    files: FileStore, log: LogReader, user: str, place: Place, chat_id: str, now_ms: int
+) -> ChatMissing:
+    """Backups of what no file ever held of a chat whose place is another's now (F9). Blocks."""
+    saved = read_sessions(files, user, chat_id)
+    base = saved.base if saved is not None else None
+    past = OwnerPast.read(log, owner_key(user, chat_id), base, saved, now_ms, outcomes=False)
+    return _Loading(files, user, place, chat_id, now_ms, past, None).missing()
 
 
 def adopt(files: FileStore, log: LogReader, stream: Stream, held: FileState, now_ms: int) -> LoadedStream | ChatMissing:
@@ -225,7 +257,7 @@ class _Loading:
         """All of it."""
         past = self.past
         if isinstance(self.place, StateOwner):
-            return self._judged(no_content(past)) if self.files.has_owner(self.user, self.place) else self._missing()
+            return self._judged(no_content(past)) if self.files.has_owner(self.user, self.place) else self.missing()
         if past.has_history:
             settle_swap(self.files, self.user, self.place, self.chat_id, past, self.now_ms)
         loaded = self.files.read_chat(self.user, self.place)
@@ -233,7 +265,7 @@ class _Loading:
         # A chat of ours begins with a commit: the record of a creation without one was cut off by a crash.
         is_begun = isinstance(base, Anchor) and base.created and base.file is None and bool(past.commits)
         if loaded is None and not is_begun:
-            return self._missing()
+            return self.missing()
         return self._judged(find_content(self.place, loaded, past))
 
     def _judged(self, found: Content) -> LoadedStream | ChatMissing:
@@ -255,7 +287,7 @@ class _Loading:
         for namespace in states.after.keys() & states.identities.keys():
             self.files.make_durable(self.files.state_path(self.user, self.place, namespace))
 
-    def _missing(self) -> ChatMissing:
+    def missing(self) -> ChatMissing:
         """Deleted by another program, or never there. What only the log holds is kept as a backup (F9)."""
         past = self.past
         head = past.head(Version(1, 0, "")) if past.has_history else None
@@ -337,7 +369,9 @@ class _Loading:
         pending.commits = len(past.pending())
         stream.settle_floors()
         self._fold_outcomes(stream)
-        return LoadedStream(stream=stream, file=held, anchored=past.in_log, records=[], adoption=None)
+        return LoadedStream(
+            stream=stream, file=held, anchored=past.in_log, records=[], adoption=None, saved=past.saved
+        )
 
     # -- an outside edit
 
@@ -454,18 +488,7 @@ class _Loading:
             stream.history_bytes = self.ours.history_bytes
             stream.history_from = self.ours.history_from
             return
-        if self.past.saved is not None:
-            fold_sessions(self.past.saved, stream)
-        for entry in self.past.entries:
-            if isinstance(entry, bytes):
-                fold_refusal(stream, entry, self.now_ms)
-                continue
-            remember(stream, entry)
-            if entry.by is not None and entry.by.op > stream.session(entry.by.session).last:
-                stream.fold_outcome(entry, self.now_ms)
-        newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
-        if newest != stream.head.integrity:
-            stream.forget_history()
+        self.past.give(stream)
 
 
 def _is_same(live: Stream, stream: Stream) -> bool:
@@ -475,33 +498,3 @@ def _is_same(live: Stream, stream: Stream) -> bool:
         return {namespace: document.version for namespace, document in one.states.items()}
 
     return live.head == stream.head and states(live) == states(stream)
-
-
-class _Authored(msgspec.Struct):
-    by: Author
-
-
-_decode_authored = msgspec.json.Decoder(_Authored).decode
-
-
-def fold_refusal(stream: Stream, body: bytes, now_ms: int) -> None:
-    """Install a stored conflict or refusal that the session file does not hold already."""
-    by = _decode_authored(body).by
-    if by.op > stream.session(by.session).last:
-        fold_stored(stream, body, now_ms)
-
-
-def remember(stream: Stream, commit: Commit) -> None:
-    """Add a commit to the history when it continues it; a gap forgets what was before."""
-    if commit.version.epoch != stream.head.epoch:
-        return
-    last = stream.history[-1] if stream.history else None
-    if last is not None and commit.version.seq <= last.seq:
-        return
-    if last is None and commit.version.seq <= stream.history_from.seq < stream.head.seq:
-        return
-    previous = stream.history_from.integrity if last is None else last.integrity
-    if previous != commit.previous:
-        stream.forget_history()
-        stream.history_from = Version(commit.version.epoch, commit.version.seq - 1, commit.previous)
-    stream.remember(past_of(commit))

@@ -45,6 +45,7 @@ GAUGES: Final = {
     "tellback_connections": "Open connections",
     "tellback_actors": "Chats in memory",
     "tellback_log_segments": "Log segments on the disk",
+    "tellback_log_segments_held": "Log segments over the retention that must stay: files refuse what is in them",
     "tellback_log_uncommitted_bytes": "Records that wait for the disk",
     "tellback_checkpoint_lag_seconds": "Age of the oldest durable write that is not in its chat file yet",
     "tellback_loop_lag_seconds": "Longest time the event loop was late since the last scrape",

@@ -4,6 +4,8 @@ Rules of this module:
 - The base is the newest of the log's ANCHOR, CHECKPOINT and ADOPT records and of what the files themselves tell
   (session file, chat_sync): the higher (epoch, seq) wins, the log when they are equal.
 - Pending are the commits above the base, of its epoch.
+- Outcomes are read back to where the session file begins to know them, and without one to the oldest record: an op that
+  was answered is never forgotten for want of a file (BEHAVIOUR O9). Commits are kept as far as a stream remembers them.
 """
 
 from __future__ import annotations
@@ -11,15 +13,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from tellback_protocol.effects import Commit, decode_commit, decode_effects
+import msgspec
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.decide import fold_stored
+from tellback_protocol.effects import Author, Commit, decode_commit, decode_effects
 from tellback_protocol.ids import Version
+from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, past_of
 from tellback_server.log import Position, Record
 from tellback_server.records import (
     ADOPT,
     ANCHOR,
     CHECKPOINT,
     COMMIT,
+    DONE,
     INTENT,
+    OPERATION,
     STORED,
     Adopted,
     BaseRecord,
@@ -27,7 +36,7 @@ from tellback_server.records import (
     decode_base,
     decode_intent,
 )
-from tellback_server.sessions import SessionFile
+from tellback_server.sessions import SessionFile, fold_sessions
 
 __all__ = ["LogReader", "OwnerPast"]
 
@@ -49,35 +58,82 @@ class OwnerPast:
         self.intents: list[Intent] = []
         """Behind the base, oldest first."""
         self.commits: list[Commit] = []
-        self.entries: list[Commit | bytes] = []
-        """Commits and stored refusals, in log order."""
+        """In log order: those above the base, and before them as many as a stream remembers."""
+        self.kinds: set[int] = set()
+        """Kinds of records that are not known here."""
+        self.has_history = base is not None
+        self._known_seq = 0 if base is None else base.head.seq
+        self._answered = Stream("", "", "", Chat(Version(1, 0, "")))
+        if saved is not None:
+            fold_sessions(saved, self._answered)
 
     @classmethod
     def read(
-        cls, log: LogReader, owner: str, after_seq: int, base: BaseRecord | None, saved: SessionFile | None
+        cls, log: LogReader, owner: str, base: BaseRecord | None, saved: SessionFile | None, now_ms: int, *,
+        outcomes: bool = True,
     ) -> OwnerPast:
+        """Cost: what came since the session file was written (unless outcomes are not wanted), and what a stream
+        remembers.
+        """
         past = cls(base, saved)
-        for _position, record in log.records(owner, after_seq):
+        remembered_seq = past._known_seq - HISTORY_COMMITS_MAX - 1
+        # An ANCHOR may stand at seq 0, and `records` gives what is above; a refusal stands at the seq of a commit.
+        answered_seq = remembered_seq
+        if outcomes:
+            answered_seq = -1 if saved is None else saved.answered_seq - 1
+        for _position, record in log.records(owner, max(-1, min(remembered_seq, answered_seq))):
             if record.kind == COMMIT:
-                commit = decode_commit(record.body)
-                past.commits.append(commit)
-                past.entries.append(commit)
+                past._commit(decode_commit(record.body), now_ms)
             elif record.kind == STORED:
-                past.entries.append(record.body)
+                past.has_history = True
+                fold_refusal(past._answered, record.body, now_ms)
             elif record.kind == INTENT:
                 past.intents.append(decode_intent(record.body))
             elif record.kind in (ANCHOR, CHECKPOINT, ADOPT):
-                found = decode_base(record.body)
-                # The newest in the log wins, unless a file knows of a later watermark of the same epoch or a later one.
-                if past.base is None or past.in_log or _is_newer(found, past.base):
-                    past.base = found
-                    past.in_log = True
-                    past.intents.clear()
+                past._stands_on(decode_base(record.body))
+            elif record.kind not in (OPERATION, DONE):
+                past.kinds.add(record.kind)
         return past
 
-    @property
-    def has_history(self) -> bool:
-        return self.base is not None or bool(self.entries)
+    def _commit(self, commit: Commit, now_ms: int) -> None:
+        self.has_history = True
+        if commit.version.seq > self._known_seq - HISTORY_COMMITS_MAX - 1:
+            self.commits.append(commit)
+        if commit.by is not None and commit.by.op > self._answered.session(commit.by.session).last:
+            self._answered.fold_outcome(commit, now_ms)
+
+    def _stands_on(self, found: BaseRecord) -> None:
+        # The newest in the log wins, unless a file knows of a later watermark of the same epoch or a later one.
+        if self.base is not None and not self.in_log and not _is_newer(found, self.base):
+            return
+        self.base = found
+        self.has_history = self.in_log = True
+        self.intents.clear()
+        self._known_seq = found.head.seq
+        first = self._known_seq - HISTORY_COMMITS_MAX
+        if self.commits and self.commits[0].version.seq < first - HISTORY_COMMITS_MAX:
+            # Seldom, so that what it costs is shared by many.
+            self.commits = [commit for commit in self.commits if commit.version.seq >= first]
+
+    def answers(self, user: str, chat_id: str) -> Stream:
+        """Head, outcomes and history, without documents."""
+        assert self.base is not None, "an owner of ours"
+        stream = Stream(user, self.base.name, chat_id, Chat(self.base.version), self.head(self.base.head))
+        self.give(stream)
+        return stream
+
+    def give(self, stream: Stream) -> None:
+        """The outcomes of all ops, and the commits of the stream's epoch that can be replayed, for its head."""
+        stream.sessions = self._answered.sessions
+        if self.saved is not None and self.saved.history_from.epoch == stream.head.epoch:
+            stream.history_from = self._answered.history_from
+            for past in self._answered.history:
+                stream.remember(past)
+        for commit in self.commits:
+            remember(stream, commit)
+        newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
+        if newest != stream.head.integrity:
+            stream.forget_history()
 
     def pending(self) -> list[Commit]:
         """What the base's file does not hold: an adoption's own effects as one commit, then the commits above it."""
@@ -111,3 +167,33 @@ class OwnerPast:
 
 def _is_newer(found: BaseRecord, other: BaseRecord) -> bool:
     return (found.head.epoch, found.head.seq) >= (other.head.epoch, other.head.seq)
+
+
+class _Authored(msgspec.Struct):
+    by: Author
+
+
+_decode_authored = msgspec.json.Decoder(_Authored).decode
+
+
+def fold_refusal(stream: Stream, body: bytes, now_ms: int) -> None:
+    """Install a stored conflict or refusal that the session file does not hold already."""
+    by = _decode_authored(body).by
+    if by.op > stream.session(by.session).last:
+        fold_stored(stream, body, now_ms)
+
+
+def remember(stream: Stream, commit: Commit) -> None:
+    """Add a commit to the history when it continues it; a gap forgets what was before."""
+    if commit.version.epoch != stream.head.epoch:
+        return
+    last = stream.history[-1] if stream.history else None
+    if last is not None and commit.version.seq <= last.seq:
+        return
+    if last is None and commit.version.seq <= stream.history_from.seq < stream.head.seq:
+        return
+    previous = stream.history_from.integrity if last is None else last.integrity
+    if previous != commit.previous:
+        stream.forget_history()
+        stream.history_from = Version(commit.version.epoch, commit.version.seq - 1, commit.previous)
+    stream.remember(past_of(commit))

@@ -1,12 +1,14 @@
 """Sessions: the file that lets log segments go: outcomes, remembered commits and the base of one chat.
 
-    SessionFile.take(stream, held)      loop, synchronous; after a checkpoint, when everything taken is durable
+    SessionFile.take(stream, held)      loop, synchronous; flush the log before what was taken is written
     write_sessions(files, saved)        in a thread
     read_sessions(files, user, chat_id) in a thread; None when there is none or it cannot be read
     fold_sessions(saved, stream)        into a stream that is being loaded
 
 Rules of this module:
 - Derived data: the log's records above `base.head.seq` are folded on top, and what is in both is installed once.
+- Outcomes and history reach up to `answered_seq`, which may be ahead of what the files hold: a chat that is always busy
+  is never clean, and its outcomes are kept all the same (BEHAVIOUR O9).
 - Persisted: keep stable. `<data>/.tellback/sessions/<user>/<chat_id>.json`, written atomically.
 - Bounded by what a stream keeps: 256 outcomes a session, 30 days, 2,048 commits or 1 MiB of history.
 """
@@ -58,11 +60,19 @@ class SessionFile(msgspec.Struct, kw_only=True):
     history_from: Version
     history: list[KeptPast]
 
+    seq: int = 0
+    """The stream's seq when it was taken; 0 in files of earlier versions, which were taken at the base."""
+    position: int = 0
+    """The owner's records in the log up to here are answered for."""
+
+    @property
+    def answered_seq(self) -> int:
+        """Outcomes of all commits up to here are in it."""
+        return max(self.seq, self.base.head.seq)
+
     @classmethod
-    def take(cls, stream: Stream, held: FileState, now_ms: int) -> SessionFile | None:
-        """A snapshot, or None while the files do not hold the stream's head. Cost: what the stream remembers."""
-        if held.pending or held.head != stream.head:
-            return None
+    def take(cls, stream: Stream, held: FileState, now_ms: int, position: int = 0) -> SessionFile:
+        """A snapshot over what the files hold now. Cost: what the stream remembers."""
         base = Checkpointed(
             user=stream.user,
             name=stream.name,
@@ -72,10 +82,10 @@ class SessionFile(msgspec.Struct, kw_only=True):
             head=held.head,
             states=dict(held.states),
         )
-        return cls.of(stream, base, now_ms)
+        return cls.of(stream, base, now_ms, position)
 
     @classmethod
-    def of(cls, stream: Stream, base: Checkpointed, now_ms: int) -> SessionFile:
+    def of(cls, stream: Stream, base: Checkpointed, now_ms: int, position: int = 0) -> SessionFile:
         """A snapshot over what the files are known to hold."""
         sessions = {
             session: KeptSession(
@@ -92,7 +102,10 @@ class SessionFile(msgspec.Struct, kw_only=True):
         history = [
             KeptPast(past.seq, past.integrity, past.core.decode(), list(past.targets)) for past in stream.history
         ]
-        return cls(base=base, sessions=sessions, history_from=stream.history_from, history=history)
+        return cls(
+            base=base, sessions=sessions, history_from=stream.history_from, history=history, seq=stream.head.seq,
+            position=position,
+        )
 
 
 _encode = msgspec.json.encode
@@ -121,15 +134,13 @@ def read_sessions(files: FileStore, user: str, chat_id: str) -> SessionFile | No
 
 
 def fold_sessions(saved: SessionFile, stream: Stream) -> None:
-    """Outcomes, and the history when it is of the stream's epoch."""
+    """Outcomes and history, whatever its epoch."""
     for session, kept in saved.sessions.items():
         ops = stream.sessions[session] = SessionOps(kept.last, kept.used_ms)
         for outcome in kept.outcomes:
             ops.outcomes[outcome.op] = Outcome(
                 outcome.kind, outcome.fingerprint, outcome.body.encode(), outcome.integrity
             )
-    if saved.history_from.epoch != stream.head.epoch:
-        return
     stream.history_from = saved.history_from
     for past in saved.history:
         stream.remember(Past(past.seq, past.integrity, past.core.encode(), tuple(past.targets)))

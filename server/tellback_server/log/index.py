@@ -145,6 +145,21 @@ class Index:
                 return entry.positions[bisect_right(seqs, after_seq, 0, end) : end]
             return array("Q", [entry.positions[at] for at in range(end) if seqs[at] > after_seq])
 
+    def last_of(self, owner: str) -> int:
+        """Position of the owner's last record, 0 when there is none."""
+        with self._lock:
+            entry = self.owners.get(owner)
+            return entry.positions[-1] if entry is not None and entry.positions else 0
+
+    def next_of(self, owner: str, after: int) -> int | None:
+        """Position of the owner's first record behind `after`."""
+        with self._lock:
+            entry = self.owners.get(owner)
+            if entry is None:
+                return None
+            at = bisect_right(entry.positions, after)
+            return entry.positions[at] if at < len(entry.positions) else None
+
     def drop_segments(self, count: int) -> None:
         """Forgets the oldest `count` segments and the records in them."""
         with self._lock:

@@ -17,7 +17,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -34,6 +34,7 @@ from tellback_server.log.format import (
     Record,
     encode_record,
 )
+from tellback_server.log.index import IndexedSegment
 from tellback_server.log.recovery import Logger, Recovered, recover
 from tellback_server.log.term import TermFile, TermLine
 from tellback_server.log.writer import BATCH_BYTES_MAX, LogStats, Writer
@@ -389,7 +390,39 @@ class Log:
         """Owner -> (first retained seq, last seq), for owners with retained records. Loop thread; O(owners)."""
         return {owner: (entry.seqs[0], entry.seqs[-1]) for owner, entry in self._index.owners.items() if entry.seqs}
 
+    def last_of(self, owner: str) -> Position:
+        """Position of the owner's last sequenced record; 0 when none is retained."""
+        return Position(self._index.last_of(owner))
+
+    def next_of(self, owner: str, after: Position) -> Position | None:
+        """Position of the owner's first retained record behind `after`, or None."""
+        found = self._index.next_of(owner, after)
+        return None if found is None else Position(found)
+
     # Retention.
+
+    def collectable(self) -> Position | None:
+        """The last position of the segments that are over the retention; None when none is. Any thread."""
+        segments = self._index.segments
+        count = self._over_retention(segments)
+        return Position(segments[count - 1].last_position) if count else None
+
+    @property
+    def over_retention(self) -> int:
+        """How many segments are over the retention and still there."""
+        return self._over_retention(self._index.segments)
+
+    def _over_retention(self, segments: Sequence[IndexedSegment]) -> int:
+        """How many of the oldest segments are too old or too much."""
+        total_bytes = sum(segment.size_bytes for segment in segments)
+        count = 0
+        for segment, following in pairwise(segments):
+            age_s = (self._clock.now_ms() - following.created_ms) / 1000
+            if age_s <= self._retain_s and total_bytes <= self._retain_bytes:
+                break
+            total_bytes -= segment.size_bytes
+            count += 1
+        return count
 
     def collect(self, releasable: Position | Callable[[Position], bool]) -> int:
         """Removes the oldest whole segments that nobody needs and that are over the retention.
@@ -400,15 +433,10 @@ class Log:
         """
         with self._collecting:
             segments = self._index.segments
-            total_bytes = sum(segment.size_bytes for segment in segments)
             count = 0
-            for segment, following in pairwise(segments):
-                age_s = (self._clock.now_ms() - following.created_ms) / 1000
-                if age_s <= self._retain_s and total_bytes <= self._retain_bytes:
-                    break
+            for segment in segments[: self._over_retention(segments)]:
                 if not _is_releasable(releasable, segment.first_position, segment.last_position, self._durable):
                     break
-                total_bytes -= segment.size_bytes
                 count += 1
             if count == 0:
                 return 0
