@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -30,6 +30,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from tellback_server.fs import Fs, FsError
 from tellback_server.http import is_loopback_name, parse_origin
+from tellback_server.upstream_address import Upstream, key_variable, parse_upstream, upstream_name
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -41,6 +42,7 @@ __all__ = [
     "settings_table",
     "shown_default",
     "unknown_variables",
+    "upstream_keys",
     "variable_of",
 ]
 
@@ -49,6 +51,7 @@ ENVIRONMENT_ONLY: Final = frozenset({"unsafe_no_sync"})
 OTHER_VARIABLES: Final = frozenset({"TELLBACK_URL", "TELLBACK_TOKEN", "TELLBACK_FAILPOINTS"})
 """Of other commands and of the crash tests."""
 _PATHS: Final = ("data", "auth_file", "jwt_key_file")
+_KEY_CHARACTERS_MAX: Final = 4096
 _KIB: Final = 1 << 10
 _MIB: Final = 1 << 20
 
@@ -154,6 +157,24 @@ class Settings(BaseSettings):
         default="uvloop", description="Event loop; asyncio where uvloop is missing"
     )
     fast_path: bool = Field(default=True, description="Read plain text frames without the WebSocket library's detour")
+    upstream: Words = Field(
+        default=(), description="Model server, as NAME=URL; `generate` streams from it. Once for each server"
+    )
+    upstream_key_file: Words = Field(
+        default=(), description="File with the key of a model server, as NAME=PATH; or set TELLBACK_UPSTREAM_<NAME>_KEY"
+    )
+    upstream_connect_timeout_s: float = Field(
+        default=10.0, ge=0.01, le=600, description="How long connecting to a model server may take"
+    )
+    upstream_first_token_timeout_s: float = Field(
+        default=300.0, ge=0.01, le=86_400, description="How long the first token may take, retries included"
+    )
+    upstream_token_timeout_s: float = Field(
+        default=60.0, ge=0.01, le=86_400, description="How long a model may be silent between two tokens"
+    )
+    upstream_retries_max: int = Field(
+        default=2, ge=0, le=10, description="How often a request is tried again; only before the first token"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line on stderr"
     )
@@ -185,7 +206,7 @@ class Settings(BaseSettings):
             raise ValueError("is no path: it holds a NUL character")
         return os.path.abspath(os.path.expanduser(value))
 
-    @field_validator("jwt_algorithms", "allowed_origins", mode="before")
+    @field_validator("jwt_algorithms", "allowed_origins", "upstream", "upstream_key_file", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -199,6 +220,31 @@ class Settings(BaseSettings):
             if parse_origin(text) is None:
                 raise ValueError(f"{text!r} is no origin; write it as https://chat.example.com or http://10.0.0.5:8000")
         return value
+
+    @field_validator("upstream", mode="after")
+    @classmethod
+    def _upstreams(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names: set[str] = set()
+        for text in value:
+            name = parse_upstream(text).name
+            if name in names:
+                raise ValueError(f"two model servers are called {name}")
+            names.add(name)
+        return value
+
+    @field_validator("upstream_key_file", mode="after")
+    @classmethod
+    def _upstream_key_files(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        files: dict[str, str] = {}
+        for text in value:
+            name, equals, path = text.partition("=")
+            if not equals or not path or "\0" in path:
+                # Not repeated: it may be the key itself.
+                raise ValueError("a key file is written NAME=PATH, for instance local=/etc/tellback/local.key")
+            if upstream_name(name) in files:
+                raise ValueError(f"{name} has two key files")
+            files[name] = os.path.abspath(os.path.expanduser(path))
+        return tuple(f"{name}={path}" for name, path in files.items())
 
     @field_validator("jwt_algorithms", mode="after")
     @classmethod
@@ -227,6 +273,24 @@ class Settings(BaseSettings):
                 "--auth-file FILE, or bind to 127.0.0.1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _key_files_have_upstreams(self) -> Self:
+        names = {upstream.name for upstream in self.upstreams}
+        for name in self.upstream_key_files:
+            if name not in names:
+                raise ValueError(f"upstream_key_file names {name}, but upstream does not; give --upstream {name}=URL")
+        return self
+
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """The model servers, parsed."""
+        return tuple(parse_upstream(text) for text in self.upstream)
+
+    @property
+    def upstream_key_files(self) -> dict[str, str]:
+        """Paths of key files by the name of their upstream."""
+        return {name: path for name, _, path in (text.partition("=") for text in self.upstream_key_file)}
 
     @property
     def has_users(self) -> bool:
@@ -266,7 +330,15 @@ def _read_file(path: str) -> dict[str, Any]:
     for name in _PATHS:
         if isinstance(values.get(name), str):
             values[name] = os.path.join(folder, os.path.expanduser(values[name]))
+    if isinstance(values.get("upstream_key_file"), list):
+        values["upstream_key_file"] = [_beside(folder, text) for text in values["upstream_key_file"]]
     return values
+
+
+def _beside(folder: str, text: Any) -> Any:
+    """NAME=PATH with the path relative to `folder`; what is something else is left for the check of the setting."""
+    name, equals, path = text.partition("=") if isinstance(text, str) else ("", "", "")
+    return f"{name}={os.path.join(folder, os.path.expanduser(path))}" if equals and path else text
 
 
 def load_settings(flags: Mapping[str, Any]) -> Settings:
@@ -274,7 +346,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
 
     Raises: ConfigurationError.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -292,9 +364,39 @@ def variable_of(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+def upstream_keys(settings: Settings, environment: Mapping[str, str], fs: Fs) -> dict[str, str]:
+    """The keys of the model servers, by name; those without a key are missing. Raises: ConfigurationError.
+
+    Not a field of the settings, so that no dump of them can show a key.
+    """
+    keys: dict[str, str] = {}
+    for upstream in settings.upstreams:
+        variable = key_variable(upstream.name)
+        path = settings.upstream_key_files.get(upstream.name)
+        if path is None:
+            where, key = variable, environment.get(variable, "").strip()
+            if not key:
+                continue
+        elif environment.get(variable, "").strip():
+            remedy = f"Unset {variable}, or leave out --upstream-key-file."
+            raise ConfigurationError(Problem(variable, f"{upstream.name} has a key file, too.", remedy))
+        else:
+            try:
+                where, key = path, fs.read(path).decode("utf-8", "replace").strip()
+            except FsError as error:
+                remedy = "Check --upstream-key-file."
+                raise ConfigurationError(Problem(path, f"the file {error.reason}.", remedy)) from None
+        if not key or len(key) > _KEY_CHARACTERS_MAX or not key.isascii() or not key.isprintable() or " " in key:
+            what = f"a key is one line of 1 to {_KEY_CHARACTERS_MAX} printable ASCII characters without blanks."
+            raise ConfigurationError(Problem(where, what))
+        keys[upstream.name] = key
+    return keys
+
+
+def unknown_variables(environment: Mapping[str, str], upstreams: Iterable[Upstream] = ()) -> list[str]:
     """Variables that begin like ours and set nothing: most likely misspelt, so the server warns, and starts."""
     known = {variable_of(name) for name in Settings.model_fields} | OTHER_VARIABLES
+    known |= {key_variable(upstream.name) for upstream in upstreams}
     return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
 
 

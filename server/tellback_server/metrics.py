@@ -10,9 +10,11 @@ Rules this module keeps:
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,6 +29,9 @@ __all__ = ["CONTENT_TYPE", "GAUGES", "Counters", "render", "version"]
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `render` returns."""
 
+SAMPLES_MAX: Final = 256
+"""Durations that are kept for quantiles."""
+
 _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
 
 _COUNTERS: Final = {
@@ -39,6 +44,9 @@ _COUNTERS: Final = {
     "checkpoints": "Chat files and sidecars that were brought up to the log",
     "checkpoint_bytes": "Bytes written by checkpoints",
     "checkpoint_failures": "Checkpoints that failed, on a full disk say, and are tried again",
+    "upstream_requests": "Replies asked of model servers",
+    "upstream_retries": "Requests to model servers that were tried again",
+    "upstream_deltas": "Pieces of replies that model servers sent",
 }
 
 GAUGES: Final = {
@@ -68,6 +76,11 @@ class Counters:
         "outside_edits",
         "refusals",
         "resets",
+        "upstream_deltas",
+        "upstream_errors",
+        "upstream_first_token_s",
+        "upstream_requests",
+        "upstream_retries",
     )
 
     def __init__(self) -> None:
@@ -80,6 +93,13 @@ class Counters:
         self.checkpoints = 0
         self.checkpoint_bytes = 0
         self.checkpoint_failures = 0
+        self.upstream_requests = 0
+        self.upstream_retries = 0
+        self.upstream_deltas = 0
+        self.upstream_first_token_s: deque[float] = deque(maxlen=SAMPLES_MAX)
+        """From asking to the first delta, latest replies."""
+        self.upstream_errors: dict[str, int] = {}
+        """By kind of error."""
         self.refusals: dict[str, int] = {}
         """By error code."""
         self.resets: dict[str, int] = {}
@@ -89,11 +109,16 @@ class Counters:
         """An `error` frame with this code goes out."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
 
+    def upstream_failed(self, kind: str) -> None:
+        """A reply of a model server ended with this kind of error."""
+        self.upstream_errors[kind] = self.upstream_errors.get(kind, 0) + 1
+
     def reset(self, reason: str) -> None:
         """A `reset` with this reason goes out."""
         self.resets[reason] = self.resets.get(reason, 0) + 1
 
 
+@functools.cache
 def version() -> str:
     """The version of the installed package."""
     return importlib.metadata.version("tellback")
@@ -122,6 +147,10 @@ class _Server(Collector):
             yield CounterMetricFamily(f"tellback_{name}", text, value=getattr(self._counters, name))
         yield _labelled("tellback_refusals", "Error frames sent", "code", self._counters.refusals)
         yield _labelled("tellback_resets", "Tabs told that a chat was replaced", "reason", self._counters.resets)
+        errors = self._counters.upstream_errors
+        yield _labelled("tellback_upstream_errors", "Replies that a model server did not finish", "kind", errors)
+        text = "From asking to the first token, latest replies"
+        yield _summary("tellback_upstream_first_token_seconds", text, self._counters.upstream_first_token_s)
         for name, read in self._gauges.items():
             yield GaugeMetricFamily(name, GAUGES[name], value=read())
 
@@ -136,13 +165,20 @@ class _Log(Collector):
         yield CounterMetricFamily("tellback_log_batches", "Batches: one write and one sync each", value=stats.batches)
         yield CounterMetricFamily("tellback_log_bytes", "Bytes of records made durable", value=stats.bytes)
         # A summary of the latest samples that the log keeps. Without a sum: the samples that fell out are not known.
-        summary = Metric("tellback_log_sync_seconds", "Write and sync of one batch, latest batches", "summary")
-        durations_s = sorted(stats.sync_s.copy())
-        for quantile in _QUANTILES:
-            if durations_s:
-                summary.add_sample(summary.name, {"quantile": str(quantile)}, quantile_of(durations_s, quantile))
+        text = "Write and sync of one batch, latest batches"
+        summary = _summary("tellback_log_sync_seconds", text, stats.sync_s.copy())
         summary.add_sample(f"{summary.name}_count", {}, stats.batches + stats.seals)
         yield summary
+
+
+def _summary(name: str, text: str, samples_s: Iterable[float]) -> Metric:
+    """Quantiles of `samples_s`; none of none."""
+    summary = Metric(name, text, "summary")
+    durations_s = sorted(samples_s)
+    for quantile in _QUANTILES:
+        if durations_s:
+            summary.add_sample(name, {"quantile": str(quantile)}, quantile_of(durations_s, quantile))
+    return summary
 
 
 def _labelled(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:

@@ -51,7 +51,7 @@ def run_server(settings: Settings, started: Callable[[str], None] = lambda _url:
     configure_logging(settings.log_level, settings.log_format)
     if settings.unsafe_no_sync:
         log.warning("unsafe-no-sync", meaning="Acknowledged writes are lost in a power cut. For benchmarks only.")
-    for name in unknown_variables(os.environ):
+    for name in unknown_variables(os.environ, settings.upstreams):
         log.warning("unknown-variable", name=name, meaning="No setting has this name; it does nothing.")
     _raise_descriptor_limit(settings.connections_max + FILES_RESERVED)
     with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:

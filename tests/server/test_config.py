@@ -23,8 +23,10 @@ from tellback_server.config import (
     load_settings,
     settings_table,
     unknown_variables,
+    upstream_keys,
     variable_of,
 )
+from tellback_server.fs import Fs
 from tellback_server.logging_setup import configure_logging, escaped
 
 REPOSITORY = Path(__file__).parents[2]
@@ -152,6 +154,96 @@ def test_syncing_is_switched_off_by_the_environment_only(monkeypatch: pytest.Mon
 
 def test_misspelt_variables_are_found() -> None:
     assert unknown_variables({"TELLBACK_PROT": "1", "TELLBACK_PORT": "1", "PATH": "/bin"}) == ["TELLBACK_PROT"]
+
+
+# -- model servers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "is_private"),
+    [
+        ("local=http://127.0.0.1:8080/v1", "http://127.0.0.1:8080/v1/chat/completions", True),
+        ("local=http://[::1]:8080/v1/", "http://[::1]:8080/v1/chat/completions", True),
+        ("a-1=https://x.example", "https://x.example/chat/completions", True),
+        ("a=https://x.example/d/chat/completions?v=2", "https://x.example/d/chat/completions?v=2", True),
+        ("lan=http://192.0.2.7:5000/v1", "http://192.0.2.7:5000/v1/chat/completions", False),
+    ],
+)
+def test_a_model_server_is_a_name_and_a_base_url(text: str, url: str, is_private: bool) -> None:
+    upstream = load_settings({"data": "/x", "upstream": [text]}).upstreams[0]
+    assert (upstream.name, upstream.completions_url, upstream.is_private) == (text.split("=")[0], url, is_private)
+    assert "http" not in repr(upstream)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("http://127.0.0.1:8080/v1?a=b", "is written NAME=URL"),
+        ("local", "is written NAME=URL"),
+        ("Local=http://x", "'Local' is no name for a model server; a name has"),
+        ("local=", "local has no URL"),
+        ("local=127.0.0.1:8080", "must begin with http:// or https://"),
+        ("local=localhost:8080/v1", "begins with localhost:; it must begin with http:// or https://"),
+        ("local=ftp://x/v1", "begins with ftp:"),
+        ("local=http:///v1", "names no host"),
+        ("local=http://x:0/v1", "names no port that exists"),
+        ("local=http://x:99999/v1", "cannot be read: Port out of range"),
+        ("local=http://[::1/v1", "cannot be read"),
+        ("local=https://me:sesame@x/v1", "holds a user or password; set TELLBACK_UPSTREAM_LOCAL_KEY"),
+        ("local=https://x/v1#sesame", "has a fragment"),
+        ("local=https://x/v1 ", "holds what no URL holds"),
+        ("local=https://x/v1\r\nHost: y", "holds what no URL holds"),
+    ],
+)
+def test_a_bad_model_server_says_what_is_wrong_and_repeats_no_secret(text: str, sentence: str) -> None:
+    said = problem(data="/x", upstream=[text])
+    assert said.startswith("--upstream: ")
+    assert sentence in said
+    assert "sesame" not in said
+
+
+def test_model_servers_have_names_of_their_own() -> None:
+    assert "two model servers are called a" in problem(data="/x", upstream=["a=http://x", "a=http://y"])
+    assert "names b, but upstream does not" in problem(data="/x", upstream=["a=http://x"], upstream_key_file=["b=/k"])
+    said = problem(data="/x", upstream=["a=http://x"], upstream_key_file=["sk-sesame"])
+    assert "written NAME=PATH" in said
+    assert "sesame" not in said
+
+
+def test_keys_come_from_files_and_variables_and_are_in_no_dump(tmp_path: Path) -> None:
+    written(tmp_path / "b.key", "sk-b\n")
+    config = written(
+        tmp_path / "t.toml",
+        'data = "/x"\nupstream = ["my-a=http://a", "b=http://b", "c=http://c"]\nupstream_key_file = ["b=b.key"]\n',
+    )
+    settings = load_settings({"config": config})
+    environment = {"TELLBACK_UPSTREAM_MY_A_KEY": "sk-a"}
+    assert upstream_keys(settings, environment, Fs()) == {"my-a": "sk-a", "b": "sk-b"}
+    assert "sk-" not in repr(settings) + str(settings.model_dump())
+    assert unknown_variables(environment, settings.upstreams) == []
+    assert unknown_variables(environment) == ["TELLBACK_UPSTREAM_MY_A_KEY"]
+
+
+@pytest.mark.parametrize(
+    ("content", "variable", "sentence"),
+    [
+        (None, "", "Check --upstream-key-file."),
+        ("", "", "a key is one line"),
+        ("sesame\nopen", "", "a key is one line"),
+        ("s\u00e9same", "", "a key is one line"),
+        ("sesame", "sesame", "has a key file, too. Unset TELLBACK_UPSTREAM_A_KEY"),
+    ],
+)
+def test_a_bad_key_is_explained_and_not_shown(
+    tmp_path: Path, content: str | None, variable: str, sentence: str
+) -> None:
+    if content is not None:
+        written(tmp_path / "key", content)
+    settings = load_settings({"data": "/x", "upstream": ["a=http://a"], "upstream_key_file": [f"a={tmp_path}/key"]})
+    with pytest.raises(ConfigurationError) as caught:
+        upstream_keys(settings, {"TELLBACK_UPSTREAM_A_KEY": variable}, Fs())
+    assert sentence in str(caught.value)
+    assert "same" not in str(caught.value).replace(str(tmp_path), "")
 
 
 # -- documentation ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ NAMES = {
     "tellback_checkpoint_bytes_total", "tellback_checkpoint_failures_total", "tellback_refusals_total",
     "tellback_resets_total", "tellback_log_records_total", "tellback_log_batches_total", "tellback_log_bytes_total",
     "tellback_log_sync_seconds", "tellback_log_sync_seconds_count",
+    "tellback_upstream_requests_total", "tellback_upstream_retries_total", "tellback_upstream_deltas_total",
+    "tellback_upstream_errors_total", "tellback_upstream_first_token_seconds",
 }  # fmt: skip
 
 
@@ -37,6 +39,9 @@ def test_counters_are_read_at_scrape_time() -> None:
     counters.refused("op-gap")
     counters.refused("op-gap")
     counters.reset("outside-edit")
+    counters.upstream_deltas += 5
+    counters.upstream_failed("cut")
+    counters.upstream_first_token_s.append(0.25)
     stats.records, stats.batches, stats.seals, stats.bytes = 7, 2, 1, 900
     stats.sync_s.extend([0.003, 0.001, 0.002])
     values = scraped(counters, stats, tellback_connections=4.0)
@@ -44,6 +49,9 @@ def test_counters_are_read_at_scrape_time() -> None:
     assert values["tellback_commits_total", ""] == 2
     assert values["tellback_refusals_total", "op-gap"] == 2
     assert values["tellback_resets_total", "outside-edit"] == 1
+    assert values["tellback_upstream_deltas_total", ""] == 5
+    assert values["tellback_upstream_errors_total", "cut"] == 1
+    assert values["tellback_upstream_first_token_seconds", "0.99"] == 0.25
     assert values["tellback_log_records_total", ""] == 7
     assert values["tellback_log_bytes_total", ""] == 900
     assert values["tellback_log_sync_seconds", "0.5"] == 0.002

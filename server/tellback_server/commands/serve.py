@@ -11,6 +11,7 @@ from tellback_server.config import Settings, flag_of, load_settings, shown_defau
 from tellback_server.process import run_server
 
 Text = str | None
+Texts = list[str] | None
 
 
 def flag(name: str) -> Any:
@@ -46,6 +47,12 @@ def serve(
     log_segment_bytes: Annotated[Text, flag("log_segment_bytes")] = None,
     log_retain_bytes: Annotated[Text, flag("log_retain_bytes")] = None,
     log_retain_days: Annotated[Text, flag("log_retain_days")] = None,
+    upstream: Annotated[Texts, flag("upstream")] = None,
+    upstream_key_file: Annotated[Texts, flag("upstream_key_file")] = None,
+    upstream_connect_timeout_s: Annotated[Text, flag("upstream_connect_timeout_s")] = None,
+    upstream_first_token_timeout_s: Annotated[Text, flag("upstream_first_token_timeout_s")] = None,
+    upstream_token_timeout_s: Annotated[Text, flag("upstream_token_timeout_s")] = None,
+    upstream_retries_max: Annotated[Text, flag("upstream_retries_max")] = None,
     loop: Annotated[Text, flag("loop")] = None,
     fast_path: Annotated[bool | None, flag("fast_path")] = None,
     log_level: Annotated[Text, flag("log_level")] = None,
