@@ -247,6 +247,7 @@ def _record(job: CheckpointJob, done: CheckpointDone) -> Checkpointed:
         version=done.version,
         head=done.head,
         states=done.states,
+        inherited=done.image.inherited,
     )
 
 

@@ -121,7 +121,7 @@ class Followers:
                 held.head = stream.head
                 base = Checkpointed(
                     user=actor.user, name=follower.to, chat_id=actor.chat_id, file=held.identity, version=held.version,
-                    head=stream.head, states=dict(held.states),
+                    head=stream.head, states=dict(held.states), inherited=held.image.inherited,
                 )
                 self._hub.log.append(records.CHECKPOINT, actor.key, stream.head.seq, records.encode(base))
             else:

@@ -56,6 +56,7 @@ from tellback_server.store.found import (
     parse_file,
     state_effect,
 )
+from tellback_server.store.groups import inherited_metadata
 from tellback_server.store.held import FileState, Pending, quick_check
 from tellback_server.store.jsonl import new_header
 from tellback_server.store.keeping import keep_recovered, plain_file, settle_swap
@@ -266,7 +267,10 @@ class _Loading:
         is_begun = isinstance(base, Anchor) and base.created and base.file is None and bool(past.commits)
         if loaded is None and not is_begun:
             return self.missing()
-        return self._judged(find_content(self.place, loaded, past))
+        place = self.place
+        return self._judged(find_content(
+            place, loaded, past, lambda: inherited_metadata(self.files, self.user, place.chat)
+        ))
 
     def _judged(self, found: Content) -> LoadedStream | ChatMissing:
         """With the chat's content, what becomes of it and of the sidecars."""
@@ -420,6 +424,7 @@ class _Loading:
             recovered=report.recovered,
             backups=report.backups,
             cut=found.cut,
+            inherited=found.parsed.image.inherited,
         )
         new = NewRecord(ADOPT, owner_key(self.user, self.chat_id), head.seq, encode(record))
         return LoadedStream(stream=stream, file=held, anchored=True, records=[new], adoption=report)

@@ -177,7 +177,7 @@ def _group_edits(own: OwnerFiles, action: Literal["replace", "remove"], to: str 
 def _base(stream: Stream, held: FileState, version: Version, name: str) -> Checkpointed:
     return Checkpointed(
         user=stream.user, name=name, chat_id=stream.chat_id, file=held.identity, version=held.version, head=version,
-        states=dict(held.states),
+        states=dict(held.states), inherited=held.image.inherited,
     )
 
 

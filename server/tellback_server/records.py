@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from tellback_protocol.ids import Version
 
@@ -95,6 +95,8 @@ class _Base(msgspec.Struct, kw_only=True):
     head: Version
     """The stream's version that the files hold; its seq is the watermark."""
     states: dict[str, StateMark] = {}
+    inherited: Raw | UnsetType = UNSET
+    """Metadata that a group chat without a header line had from its group's file; unset where there is a header."""
 
 
 class Anchor(_Base, kw_only=True, tag="anchor"):

@@ -81,6 +81,7 @@ class SessionFile(msgspec.Struct, kw_only=True):
             version=held.version,
             head=held.head,
             states=dict(held.states),
+            inherited=held.image.inherited,
         )
         return cls.of(stream, base, now_ms, position)
 

@@ -5,27 +5,29 @@ Rules of this module (STORAGE "User files" F8):
   piece of the append that an INTENT announced. Bytes are compared by size and CRC-32.
 - Anything else is another program's. Bytes of our own unfinished append inside it are cut out before it is read.
 - A sidecar is judged alone, by the same two comparisons.
+- Metadata that a group chat without a header line has from its group's file belong to the content (F12).
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from msgspec import Raw
 
-from tellback_protocol.chat import Chat
+from tellback_protocol.chat import EMPTY_METADATA, Chat
 from tellback_protocol.effects import ChatEffect, Commit, FloorEffect, StateEffect
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.ids import CharacterChat, ChatName, Integrity, Version, derived_uuid, file_integrity
 from tellback_protocol.stream import StateDocument, Stream, documents_of
+from tellback_protocol.values import equal, loads
 from tellback_server.owner_past import OwnerPast
 from tellback_server.records import Adopted, Anchor, BaseRecord, FileIdentity, Intent, StateMark
 from tellback_server.store.files import LoadedFile, StateFile
 from tellback_server.store.held import Pending
-from tellback_server.store.jsonl import ParsedChat, parse_chat, render_append
+from tellback_server.store.jsonl import ParsedChat, inheriting, parse_chat, render_append
 
 __all__ = ["Content", "States", "find_content", "find_states", "no_content", "parse_file", "state_effect"]
 
@@ -49,6 +51,8 @@ class Content(msgspec.Struct, kw_only=True):
     """Offset and size of each piece of ours that was cut out."""
     metadata_before: bytes | None = None
     """The chat's metadata at the watermark, when an edited file still tells it."""
+    inherited: bytes = b""
+    """Metadata from the group's file, of a group chat without a header line."""
 
     def chat(self, version: Version) -> Chat:
         """The chat of the file."""
@@ -57,7 +61,8 @@ class Content(msgspec.Struct, kw_only=True):
 
     def integrity(self, epoch: int, seq: int, name: str) -> Integrity:
         """The version's UUID for bytes that we did not write."""
-        return file_integrity(epoch, seq, name, self.data)
+        # NUL stands in no chat that can be read, so no file looks like another one with metadata from elsewhere.
+        return file_integrity(epoch, seq, name, self.data + b"\0" + self.inherited if self.inherited else self.data)
 
     def versions(self, past: OwnerPast, base: BaseRecord) -> tuple[Version, Version]:
         """The stream's and the chat's version that the file holds, when it is ours."""
@@ -81,8 +86,36 @@ def parse_file(place: ChatName, data: bytes) -> ParsedChat:
     return parse_chat(data, headed=isinstance(place, CharacterChat))
 
 
-def find_content(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Content:
-    """Judges the chat's file. `loaded` is None only for a chat of ours that has no file yet."""
+def find_content(
+    place: ChatName, loaded: LoadedFile | None, past: OwnerPast, inherited: Callable[[], bytes | None]
+) -> Content:
+    """Judges the chat's file. `loaded` is None only for a chat of ours that has no file yet. `inherited` gives what the
+    group's file tells of a chat without a header line, None when that cannot be told.
+    """
+    found = _found(place, loaded, past)
+    if isinstance(place, CharacterChat):
+        return found
+    base = past.base
+    known = bytes(base.inherited) if base is not None and isinstance(base.inherited, Raw) else None
+    if found.is_edited and known is not None:
+        found.metadata_before = known
+    if found.parsed.image.header is not None:
+        return found
+    is_settled = found.is_edited or (found.intent is None and not found.needs_rewrite)
+    # What a crash left of our own work is finished first, on what it was made from.
+    told = inherited() if is_settled or known is None else known
+    metadata = told if told is not None else known if known is not None else EMPTY_METADATA
+    if found.is_edited and known is None and found.metadata_before == EMPTY_METADATA:
+        found.metadata_before = metadata
+    elif not found.is_edited and known is not None and not equal(loads(known), loads(metadata)):
+        found.is_edited = True
+        found.metadata_before = known
+    found.parsed = inheriting(found.parsed, metadata)
+    found.inherited = b"" if metadata == EMPTY_METADATA else metadata
+    return found
+
+
+def _found(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Content:
     base = past.base
     if loaded is None:
         assert isinstance(base, Anchor), "checked by the caller"

@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from tellback_protocol.chat import EMPTY_METADATA
 from tellback_protocol.ids import existing_name_problem
-from tellback_protocol.values import loads
+from tellback_protocol.values import dumps, loads
 from tellback_server.fs import FileMissing, FsError
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
@@ -64,6 +65,37 @@ def groups_with(files: FileStore, user: str, name: str, among: Literal["chats", 
     return found
 
 
+def inherited_metadata(files: FileStore, user: str, name: str) -> bytes | None:
+    """The metadata that the group's file holds for a chat of this name: `chat_metadata` of the one that is shown,
+    `past_metadata` of the others. None when a file that may hold them cannot be read. Cost: every group's file.
+
+    Old group chats have no header line of their own (F12).
+    """
+    folder = files.checked_path(user, FOLDER)
+    try:
+        names = sorted(files.fs.listdir(folder))
+    except FileMissing:
+        return EMPTY_METADATA
+    is_known = True
+    for file in names:
+        if not file.endswith(".json") or existing_name_problem(file) is not None:
+            continue
+        group = _read(files, user, f"{FOLDER}/{file}")
+        if group is None:
+            is_known = False
+            continue
+        is_shown = group.get("chat_id") == name
+        if not is_shown and name not in _listed(group, "chats"):
+            continue
+        past = group.get("past_metadata")
+        told = [group.get("chat_metadata")] if is_shown else []
+        told += [past.get(name)] if isinstance(past, dict) else []
+        for metadata in told:
+            if isinstance(metadata, dict) and metadata:
+                return dumps(metadata)
+    return EMPTY_METADATA if is_known else None
+
+
 def _read(files: FileStore, user: str, path: str) -> dict[str, Any] | None:
     try:
         group = loads(files.read(files.checked_path(user, path)).data)
@@ -103,10 +135,10 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
                 group["chats"] = rest
             if group.get("chat_id") == edit.chat and rest:
                 # As SillyTavern does: the last one that is left is shown next.
-                group["chat_id"] = rest[-1]
+                _show(group, rest[-1])
         case "select":
             if edit.chat in chats:
-                group["chat_id"] = edit.chat
+                _show(group, edit.chat)
         case "replace":
             if edit.chat in chats:
                 group["chats"] = [edit.to if chat == edit.chat else chat for chat in chats]
@@ -116,6 +148,23 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
             if isinstance(past, dict) and edit.chat in past and edit.to not in past:
                 group["past_metadata"] = {edit.to if key == edit.chat else key: value for key, value in past.items()}
     return None if json.dumps(group) == before else _written(group, data)
+
+
+def _show(group: dict[str, Any], chat: str) -> None:
+    """Another chat is shown. `chat_metadata` is the shown one's: it changes places with `past_metadata`, as it does in
+    SillyTavern, so that no chat gets another one's.
+    """
+    before = group.get("chat_id")
+    if before == chat:
+        return
+    group["chat_id"] = chat
+    past, shown = group.get("past_metadata"), group.get("chat_metadata")
+    past = dict(past) if isinstance(past, dict) else {}
+    if isinstance(before, str) and isinstance(shown, dict) and shown:
+        past[before] = shown
+    if past or shown:
+        group["chat_metadata"] = past.get(chat, {})
+        group["past_metadata"] = past
 
 
 def _written(group: dict[str, Any], data: bytes) -> bytes:

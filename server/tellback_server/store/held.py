@@ -148,6 +148,7 @@ class FileState(msgspec.Struct, gc=True):
                 states=self.states,
                 created=header is not None,
                 header=None if header is None else header.decode(),
+                inherited=self.image.inherited,
             )
         )
 

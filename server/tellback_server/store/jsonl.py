@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 import orjson
+from msgspec import UNSET, Raw, UnsetType
 
 from tellback_protocol.chat import EMPTY_METADATA, with_id
 from tellback_protocol.frames import Damage
@@ -33,6 +34,7 @@ __all__ = [
     "LineIds",
     "ParsedChat",
     "Rendered",
+    "inheriting",
     "is_header",
     "line_object",
     "metadata_key_of",
@@ -60,7 +62,7 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     metadata_key: str | None = None
     """`chat_metadata` or `metadata`: where the metadata stands in the header; None when it holds none."""
     metadata: bytes = EMPTY_METADATA
-    """The metadata that the header holds, as compact JSON."""
+    """The metadata that the header holds, as compact JSON; without a header, what stands in for it (`inheriting`)."""
     lead: bytes = b""
     """Before the first line that is a header or message: a BOM, blank lines, quarantined lines."""
     line_end: bytes = b"\n"
@@ -70,6 +72,11 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     """Id of the last message (or HEADER); None when the file has neither."""
     tail: bytes = b""
     """Behind the last line: nothing, a line end, blank lines."""
+
+    @property
+    def inherited(self) -> Raw | UnsetType:
+        """What stands in for the metadata of a header, for base records."""
+        return UNSET if self.header is not None or self.headed else Raw(self.metadata)
 
     @property
     def ends_with_newline(self) -> bool:
@@ -174,6 +181,13 @@ def parse_chat(data: bytes, *, headed: bool) -> ParsedChat:
     # The gap behind the first line was compared with its own end, so a missing line_end means at most one line.
     image = Image(headed, header, metadata_key, metadata, lead, line_end or b"\n", gaps, last, between)
     return ParsedChat(metadata, messages, bare, odd, damage, image)
+
+
+def inheriting(parsed: ParsedChat, metadata: bytes) -> ParsedChat:
+    """A chat without a header line, with metadata that stand elsewhere. The first change of them makes the header."""
+    assert parsed.image.header is None, "a header's metadata are the chat's"
+    image = msgspec.structs.replace(parsed.image, metadata=metadata)
+    return msgspec.structs.replace(parsed, metadata=metadata, image=image)
 
 
 def line_object(line: bytes) -> tuple[dict[str, Any] | None, str]:
