@@ -138,6 +138,7 @@ class Client(Catalog, Lives):
             self.url, self._link, self._token, self._journal, self.tell, self._proxy, self._frame_bytes_max
         )
         self._task = asyncio.create_task(self._connection.run(), name="tellback-client")
+        self._task.add_done_callback(self._ended)
         if self._connect_timeout_s > 0:
             try:
                 await self.wait_connected(self._connect_timeout_s)
@@ -175,6 +176,12 @@ class Client(Catalog, Lives):
             pass
         finally:
             await self._stop(ClientClosed())
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody may wait for answers that cannot come: the task ends only with the client, or with its loop."""
+        if self._link is not None and self._link.error is None:
+            self._link.fail(ClientClosed())
+            self.stepped()
 
     async def _stop(self, error: TellbackError) -> None:
         task, self._task = self._task, None

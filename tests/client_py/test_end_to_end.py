@@ -398,3 +398,32 @@ async def test_a_chat_that_is_closed_and_opened_again_at_once_is_open(tellback_s
             await closing
             await theirs.append({"mes": f"after {number}"})
             await until(lambda now=mine, count=number + 1: len(now.messages) == count, 2.0)
+
+
+LOOP_THAT_ENDS = """
+import asyncio, sys
+from tellback_client import connect
+
+async def closing(client, chat):
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await client.close_chat(chat)
+
+async def main():
+    client = connect(sys.argv[1])
+    await client.start()
+    chat = await client.open("character:Alice/First meeting", create=True)
+    asyncio.create_task(closing(client, chat))
+    await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_loop_ends_although_a_chat_is_closed_while_everything_is_cancelled(
+    tellback_server: ServerProcess,
+) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", LOOP_THAT_ENDS, tellback_server.url)
+    async with asyncio.timeout(15):
+        assert await process.wait() == 0
