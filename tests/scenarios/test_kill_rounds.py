@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Notes, Writer, check, whole_history
+from tests.support.oracle import Notes, Writer, check, until, whole_history
 from tests.support.server import TabClient, sillytavern_copy
 
 ROUNDS = int(os.environ.get("TELLBACK_KILL_ROUNDS", "100"))
@@ -55,10 +55,12 @@ async def test_R16_R17_R19_R45_a_hundred_times_kill_9_under_four_writers(tmp_pat
         writers = [Writer(CHAT, notes, number) for number in range(4)]
         async with writing(server, notes, writers):
             for _ in range(ROUNDS):
+                before = notes.connections
+                await until(lambda before=before: notes.connections >= before + 2, 30)
                 await asyncio.sleep(chance.uniform(0.03, 0.15))
                 await server.kill()
                 await server.start()
-            await asyncio.sleep(0.2)
+            await until(lambda: notes.duplicates > 0, 30)
         reader = await TabClient.join(server.url)
         final = await reader.open(CHAT)
         states = (await reader.ask("state-get", owner={"chat": CHAT}, namespaces=["memory"]))["states"]

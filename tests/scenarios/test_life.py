@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.support.oracle import until
 from tests.support.server import TabClient, new_session, running, texts
 
 CHAT = "character:Alice/First meeting"
@@ -84,10 +85,7 @@ async def test_a_rename_takes_everything_along_and_tabs_follow_j4(tmp_path: Path
         other = await TabClient.join(app.urls[0])
         await other.open(CHAT)
         await one.write_state("state-update", CHAT, namespace="memory", base=None, set={"a": 1})
-        for _ in range(100):
-            if len(names(tmp_path)) == 2:
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: len(names(tmp_path)) == 2)
         (folder(tmp_path) / "First meeting.luker-state.Strange One.json").write_text("{}")
         await other.raw.receive_until(type="integrity")
         ack = await one.write("chat-rename", CHAT, to="Second thoughts", base="*")

@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tests.support.oracle import until
 from tests.support.server import TabClient, running, sillytavern_copy, texts
 
 CHAT = "character:Alice/First meeting"
@@ -104,11 +105,7 @@ async def test_another_programs_edit_of_the_moment_before_comes_along(tmp_path: 
         await tab.open(CHAT, create=True)
         await tab.append(CHAT, "one")
         path = tmp_path / "default-user/chats/Alice/First meeting.jsonl"
-        for _ in range(100):
-            if path.exists():
-                break
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.1)
+        await until(lambda: path.exists() and b"one" in path.read_bytes())
         path.write_bytes(path.read_bytes() + b'\n{"mes":"theirs"}')
         ack = await tab.write("chat-rename", CHAT, to="Second", base="*")
         assert ack["type"] == "ack", ack

@@ -11,6 +11,7 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
+from tests.support.oracle import until
 from tests.support.server import Process, TabClient, new_session, sillytavern_copy, texts, tree
 
 CHAT = "character:Mirelle Ashgrove/Mirelle Ashgrove - 2024-09-28@09h30m00s"
@@ -90,7 +91,7 @@ async def test_three_clients_an_edit_a_state_and_kill_9_in_the_middle_of_traffic
             await asyncio.sleep(random.uniform(0.2, 0.6))
             await process.kill()
             await process.start()
-        await asyncio.sleep(0.3)
+        await until(lambda: sum(len(writer.acked) for writer in writers) > 100, 60)
         stop.set()
         await asyncio.gather(*running)
         acked = {text: seq for writer in writers for text, (seq, _) in writer.acked.items()}

@@ -68,7 +68,7 @@ async def test_R20_SIGTERM_under_load_answers_what_was_read_and_stores_what_was_
             writers = [
                 asyncio.create_task(write(chat, turn, acked, ends)) for chat in CHATS for _ in range(2)
             ]
-            await asyncio.sleep(0.15)
+            await until(lambda acked=acked: all(len(of_chat) > 10 for of_chat in acked.values()), 30)
             began_s = time.monotonic()
             assert await server.stop() == 0
             took_s = time.monotonic() - began_s
