@@ -56,6 +56,10 @@ class Replaced(msgspec.Struct, frozen=True):
 
     version: Version
     reason: str
+    recovered: list[str] = []
+    """After `outside-edit`: chats that hold own acknowledged writes that did not fit what the other program wrote."""
+    kept: bool = False
+    """After `outside-edit`: what the other program dropped or changed is in the server's backups."""
 
 
 class Conflicted(msgspec.Struct, frozen=True):

@@ -70,6 +70,8 @@ class Subscription(Writes):
         self._target: Version | None = None
         """Head of the last `opened`: what a replay leads to."""
         self._reset_reason: str | None = None
+        self._reset: Reset | None = None
+        """The last one, until the chat is there again."""
         self._by_name = False
         """The chat_id was not found; the name is tried before giving up."""
 
@@ -258,7 +260,12 @@ class Subscription(Writes):
         reason = frame.reset if not isinstance(frame.reset, UnsetType) else self._reset_reason
         self._reset_reason = None
         if before is not None:
-            self.events.append(Replaced(frame.head, reason or ("epoch" if mine is not None else "snapshot")))
+            told, self._reset = self._reset, None
+            self.events.append(Replaced(
+                frame.head, reason or ("epoch" if mine is not None else "snapshot"),
+                told.recovered if told is not None and isinstance(told.recovered, list) else [],
+                told is not None and told.kept is True,
+            ))
             # Own writes with an outcome are in the snapshot, or were refused.
             for pending in self.lane:
                 pending.installed = pending.number < frame.next_op
@@ -343,6 +350,7 @@ class Subscription(Writes):
         if self.phase != "gone":
             self.resync()
             self._reset_reason = frame.reason
+            self._reset = frame
 
     def answered(self, pending: PendingWrite, frame: Answer) -> None:
         """An ack or a conflict for an own write."""

@@ -354,6 +354,10 @@ class Reset(msgspec.Struct, tag="reset", tag_field="type"):
     version: Version
     chat: str | UnsetType = UNSET
     owner: OwnerName | UnsetType = UNSET
+    recovered: list[str] | UnsetType = UNSET
+    """Chats that hold what was acknowledged and did not fit what the other program wrote."""
+    kept: bool | UnsetType = UNSET
+    """True when what the other program dropped or changed of the acknowledged is in the server's backups."""
 
 
 class Behind(msgspec.Struct, tag="behind", tag_field="type"):

@@ -463,9 +463,14 @@ class Actor:
         """An outside edit became our history: every tab opens again. The reset leaves when the adoption is durable."""
         self._take(loaded)
         head = self._stream.head
+        reset = Reset("outside-edit", head)
+        if loaded.adoption is not None and loaded.adoption.recovered:
+            reset.recovered = loaded.adoption.recovered
+        if loaded.adoption is not None and loaded.adoption.backups:
+            reset.kept = True
         self._append(loaded)
         for subscription in list(self.subscriptions.values()):
-            frame = codec.of_owner(Reset("outside-edit", head), subscription.owner_json)
+            frame = codec.of_owner(reset, subscription.owner_json)
             self._release(Release(self._last_position, self, subscription.tab, frame))
             self.unsubscribe(subscription.tab)
         self.state = "ready"

@@ -123,7 +123,7 @@ async def tail_chat(
                                     yield line
                         case Reset():
                             since = None
-                            yield News("reset", f"the chat was replaced: {frame.reason}")
+                            yield News("reset", f"the chat was replaced: {frame.reason}{_kept(frame)}")
                             break
                         case Behind():
                             yield News("behind", "this terminal was too slow; catching up")
@@ -150,6 +150,14 @@ async def tail_chat(
                 raise TailUnreachable(reason) from None
             yield News("lost", f"{reason}; trying again")
         await asyncio.sleep(RECONNECT_S)
+
+
+def _kept(frame: Reset) -> str:
+    """Where what was replaced is now."""
+    where = [escaped(name) for name in frame.recovered] if isinstance(frame.recovered, list) else []
+    if frame.kept is True:
+        where.append("backups/tellback")
+    return f"; what was replaced is in {', '.join(where)}" if where else ""
 
 
 def _plain(version: Version | None) -> dict[str, object] | None:

@@ -237,6 +237,24 @@ def test_r40_a_commit_that_does_not_follow_opens_the_chat_again(frame: dict[str,
     assert wire.ids() == []
 
 
+def test_a_reset_tells_where_the_own_writes_are_kept() -> None:
+    """[K3]: once; the next replacement has nothing to do with it."""
+    wire = Wire()
+    wire.open()
+    wire.receive({"type": "reset", "chat": NAME, "reason": "outside-edit", "version": version(1, 2),
+                  "recovered": ["character:Alice/First meeting - recovered #1"], "kept": True})
+    (asked,) = wire.sent()
+    wire.opened(asked, 1, version=version(1, 2), head=version(1, 2))
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 1, version=version(1, 3), head=version(1, 3), reset="epoch")
+
+    first, second = [event for event in wire.subscription.events if isinstance(event, Replaced)]
+    assert (first.reason, first.recovered, first.kept) == (
+        "outside-edit", ["character:Alice/First meeting - recovered #1"], True)
+    assert (second.recovered, second.kept) == ([], False)
+
+
 def test_behind_opens_the_chat_again_from_its_head() -> None:
     wire = Wire()
     wire.open()

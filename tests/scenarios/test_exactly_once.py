@@ -368,3 +368,24 @@ async def test_R19_outcomes_survive_a_clean_stop_and_the_idle_end_of_a_chat(tmp_
             await server.start()
     lines = (data / "default-user/chats/Alice/First meeting.jsonl").read_bytes().split(b"\n")
     assert [json.loads(line)["mes"] for line in lines[1:] if line] == ["one"]
+
+
+async def test_O3_the_frame_may_be_spelled_anew_and_a_payload_may_not(tmp_path: Path) -> None:
+    """[O3]: fields in another order and with white space are the same op; a message's own bytes are its body."""
+    frame = '{"type":"append","id":%d,"chat":"%s","op":1,"base":"*","messages":[{"mes":"x","extra":{}}]}'
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        chat_id = (await tab.open("character:Alice/Spelling", create=True))["chat_id"]
+        await tab.raw.send_raw((frame % (10, "character:Alice/Spelling")).encode())
+        stored = await tab.raw.receive_until(id=10)
+        again = ('{ "op" : 1, "messages":[ {"mes":"x","extra":{}} ], "base":"*",\n"chat":"id:%s",'
+                 ' "id": 11, "type":"append" }')
+        again %= chat_id
+        await tab.raw.send_raw(again.encode())
+        same = await tab.raw.receive_until(id=11)
+        assert (same["version"], same["duplicate"]) == (stored["version"], True)
+        for other in ('{"mes": "x","extra":{}}', '{"extra":{},"mes":"x"}'):
+            spelled = (frame % (12, "character:Alice/Spelling")).replace('{"mes":"x","extra":{}}', other)
+            await tab.raw.send_raw(spelled.encode())
+            refused = await tab.raw.receive_until(id=12)
+            assert (refused["type"], refused["code"]) == ("error", "op-mismatch")

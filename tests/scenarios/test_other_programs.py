@@ -98,6 +98,10 @@ async def test_an_edit_while_a_tab_has_the_chat_open(
         seen = await other.open(CHAT, since=last["version"])
         reset = await tab.raw.receive_until(type="reset")
         assert (reset["chat"], reset["reason"]) == (CHAT, "outside-edit")
+        # [K3]: everything acknowledged is in the chat, or the tab is told that the rest is kept.
+        gone = set(acked) - set(texts(seen["messages"]))
+        assert reset.get("kept", False) is bool(gone)
+        assert "recovered" not in reset
         assert reset["version"]["epoch"] == 2
         assert (seen["mode"], seen["reset"], seen["head"]["epoch"]) == ("snapshot", "epoch", 2)
         assert OUTSIDE in texts(seen["messages"])
@@ -210,9 +214,11 @@ async def test_a_patch_that_no_longer_fits_goes_whole_to_a_recovered_chat(tmp_pa
         other = await TabClient.join(server.url)
         seen = await other.open(CHAT)
         assert seen["messages"][2]["mes"] == "their wording"
-        assert (await tab.raw.receive_until(type="reset"))["reason"] == "outside-edit"
+        reset = await tab.raw.receive_until(type="reset")
+        assert reset["reason"] == "outside-edit"
         [recovered] = [file for file in path.parent.iterdir() if "recovered" in file.name and file.suffix == ".jsonl"]
-        ours = await other.open(f"character:Pip/{recovered.stem}")
+        assert reset["recovered"] == [f"character:Pip/{recovered.stem}"]
+        ours = await other.open(reset["recovered"][0])
         assert ours["messages"][2]["mes"] == "our wording"
         assert texts(ours["messages"])[-1] == "ours behind it"
 
