@@ -30,23 +30,32 @@ from tellback_protocol.decide import (
     Stored,
     conflict_body,
     decide,
+    fingerprint,
     install,
 )
 from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
+from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.frames import Behind, Closed, Reset, StateFrame, StateValue
 from tellback_protocol.ids import StateOwner, Version, namespace_problem, parse_place
 from tellback_protocol.requests import (
     Append,
+    Batch,
+    BatchedFloorUpdate,
+    BatchedStateDelete,
+    BatchedStateUpdate,
     ChatBranch,
     ChatCreate,
     Close,
+    FloorUpdate,
     History,
     LifeWrite,
     Malformed,
     Open,
     Request,
+    StateDelete,
     StateGet,
+    StateUpdate,
     Write,
 )
 from tellback_protocol.stream import Outcome, Stream
@@ -73,6 +82,8 @@ UNCOMMITTED_BYTES_MAX = 64 << 20
 """Records that may wait for the disk; more is answered `overloaded`."""
 MAILBOX_MAX = 256
 """Requests that wait for one actor; more are answered `overloaded`."""
+StatesWrite = StateUpdate | StateDelete | FloorUpdate | Batch
+"""What may touch state documents."""
 State = Literal["loading", "missing", "ready", "busy", "gone", "ended"]
 
 
@@ -80,9 +91,9 @@ class Actor:
     """Everything about one chat that is live in this process."""
 
     __slots__ = (
-        "_author", "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored", "chat_id",
-        "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "is_chat", "key", "name", "settling",
-        "state", "stream", "subscriptions", "user",
+        "_answers", "_author", "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored",
+        "chat_id", "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "is_chat", "key",
+        "looked_around", "name", "settling", "state", "stream", "subscriptions", "user",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:
@@ -108,6 +119,8 @@ class Actor:
         """When the oldest commit that is not in the files was made."""
         self.folding = False
         """True while a checkpoint runs."""
+        self.looked_around = False
+        """The folder was just listed for who waits."""
         self.settling: Envelope | None = None
         """The life write that waits for a checkpoint."""
         self.idle_since_s: float | None = None
@@ -118,6 +131,8 @@ class Actor:
         self._told: list[Told] = []
         """Commits of the batch that is being released, all by `_author`."""
         self._author: Tab | None = None
+        self._answers: Stream | None = None
+        """Of a chat that another program deleted: what its ops led to."""
         self._last_position = 0
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -172,7 +187,7 @@ class Actor:
             self._refuse(tab, request, owner_json, size_bytes, deleted)
         elif isinstance(request, Open):
             # Another program may have changed the files since they were looked at last.
-            if self._hub.shelf.look(self):
+            if self._hub.shelf.look(self, around=True):
                 self._mailbox.appendleft(Envelope(tab, request, owner_json, size_bytes))
             else:
                 self._open(tab, request, owner_json, size_bytes)
@@ -238,6 +253,15 @@ class Actor:
         if isinstance(request, LifeWrite) and request.op == stream.next_op(session):
             hub.lives.begin(self, Envelope(tab, request, owner_json, size_bytes))
             return
+        if isinstance(request, StatesWrite) and request.op == stream.next_op(session):
+            # A state that another program made is not written over as if there was none.
+            unknown = [
+                namespace for namespace in namespaces_of(request)
+                if (known := stream.states.get(namespace)) is None or known.data is None
+            ]
+            if unknown and hub.shelf.look(self, unknown):
+                self._mailbox.appendleft(Envelope(tab, request, owner_json, size_bytes))
+                return
         try:
             hub.admit()
             fresh = Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
@@ -296,7 +320,9 @@ class Actor:
         self._hub.counters.duplicates += 1
         body = outcome.body
         if outcome.kind == "conflict":
-            body = conflict_body(self._stream, outcome, self._owner_json(tab))
+            stream = self.stream or self._answers
+            assert stream is not None, "an outcome is somebody's"
+            body = conflict_body(stream, outcome, self._owner_json(tab))
         frame = codec.answer(
             outcome.kind, request.id, letter.owner_json, request.op, self._hub.durability(body), True
         )
@@ -407,7 +433,8 @@ class Actor:
             and namespace_problem(namespace) is None
         ]
         # Another program may have made it since the owner was read; that must not look like no state.
-        if (missing or request.namespaces is UNSET) and self._hub.shelf.look(self, missing):
+        is_all = request.namespaces is UNSET
+        if (missing or is_all) and self._hub.shelf.look(self, () if is_all else missing, around=is_all):
             self._mailbox.appendleft(Envelope(tab, request, owner_json, size_bytes))
             return
         states: dict[str, StateValue | None] = {}
@@ -436,6 +463,12 @@ class Actor:
             assert isinstance(request, Open), "asked just above"
             self._hub.create(self, tab, request, owner_json, size_bytes)
             return
+        if isinstance(request, Write) and self._answers is not None:
+            ops = self._answers.sessions.get(tab.session_id)
+            outcome = None if ops is None or not isinstance(request.op, int) else ops.outcomes.get(request.op)
+            if outcome is not None and outcome.fingerprint == fingerprint(request):
+                self.answer_again(Envelope(tab, request, owner_json, size_bytes), outcome)
+                return
         former = self._hub.lives.former(self.user, self.name)
         if isinstance(request, ChatCreate):
             self._hub.lives.create(self, Envelope(tab, request, owner_json, size_bytes))
@@ -479,6 +512,10 @@ class Actor:
     def resumed(self, loaded: LoadedStream) -> None:
         """The files turned out to be ours after all: nobody notices."""
         self.file = loaded.file
+        self.resume()
+
+    def resume(self) -> None:
+        """It stood still for a look, and nothing has changed."""
         self.state = "ready"
         self.drain()
 
@@ -558,6 +595,12 @@ class Actor:
 
     def not_made(self) -> None:
         """The chat could not be made: whoever waited for it learns that it is not there."""
+        self.state = "missing"
+        self.drain()
+
+    def missing(self, answers: Stream | None) -> None:
+        """There is no file; `answers` tells what the ops of the chat led to that stood there."""
+        self._answers = answers
         self.state = "missing"
         self.drain()
 
@@ -816,3 +859,14 @@ class Actor:
         """The owner member with the name that `tab` knows it by."""
         subscription = self.subscriptions.get(tab)
         return codec.owner_member(self.name) if subscription is None else subscription.owner_json
+
+
+def namespaces_of(request: StatesWrite) -> list[str]:
+    """The namespaces that a write of states touches."""
+    found: list[str] = []
+    for one in request.requests if isinstance(request, Batch) else [request]:
+        if isinstance(one, FloorUpdate | BatchedFloorUpdate):
+            found += (one.namespace, one.namespace + LOG_SUFFIX)
+        elif isinstance(one, StateUpdate | StateDelete | BatchedStateUpdate | BatchedStateDelete):
+            found.append(one.namespace)
+    return [namespace for namespace in found if namespace_problem(namespace) is None]

@@ -48,10 +48,11 @@ class Shelf(Protocol):
     def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         """Make a chat that does not exist."""
 
-    def look(self, actor: Actor, namespaces: Iterable[str] = ()) -> bool:
+    def look(self, actor: Actor, namespaces: Iterable[str] = (), *, around: bool = False) -> bool:
         """True when another program changed the files of a live owner: the actor is busy until that is adopted.
 
-        With `namespaces` only those are looked for, of which no state is known.
+        With `namespaces` only those are looked for, of which no state is known; `around` looks for state files that
+        were not there, too.
         """
 
     async def find(self, user: str, chat_id: str) -> str | None:

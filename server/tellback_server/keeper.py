@@ -32,13 +32,15 @@ from tellback_server.lifecycle import Lifecycle
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
 from tellback_server.lookback import Lookback
+from tellback_server.lookout import Lookout
 from tellback_server.names import Names
 from tellback_server.orphans import Orphans
 from tellback_server.releases import Envelope
 from tellback_server.replay import Missed
 from tellback_server.retention import Retention
+from tellback_server.sessions import left_name
 from tellback_server.store.files import FileStore
-from tellback_server.store.held import OutsideEdit, has_appeared
+from tellback_server.store.held import OutsideEdit
 from tellback_server.tab import Tab
 
 log = structlog.get_logger()
@@ -76,6 +78,7 @@ class Keeper:
             make_room=self._orphans.make_room,
         )
         hub.lives = self.lifecycle
+        self._lookout = Lookout(hub, files, self._adopt, self.became_dirty)
         self.retention = Retention(hub, files, self._names, self.lifecycle.registrar.of)
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
@@ -150,9 +153,13 @@ class Keeper:
         name = self._names.name_of(user, chat_id)
         if name is None:
             place = await self._run(lambda: self._files.resolve(user, chat_id))
-            if place is None:
+            name = None if place is None else str(place)
+            if place is None and self.lifecycle.registrar.of(user, chat_id) is None:
+                name = await self._run(lambda: left_name(self._files, user, chat_id))
+                if name is not None and self._names.id_of(user, name) is not None:
+                    return None
+            if name is None:
                 return None
-            name = str(place)
             self._names.named(user, chat_id, name)
         # Characters and presets are asked for by name.
         return None if isinstance(parse_place(name), StateOwner) else name
@@ -168,30 +175,9 @@ class Keeper:
         """See Shelf."""
         return await self._lookback.missed(actor, request)
 
-    def look(self, actor: Actor, namespaces: Iterable[str] = ()) -> bool:
-        """See Shelf. A few stats, in the loop: an open must not be overtaken by the writes behind it."""
-        held = actor.file
-        if actor.state != "ready" or actor.folding or held is None:
-            return False
-        try:
-            if namespaces:
-                changed = has_appeared(self._files, actor.user, held, namespaces)
-            else:
-                changed = needs_adoption(self._files, actor.user, held)
-        except OSError as error:
-            log.warning("look-failed", chat=actor.name, error=str(error))
-            return False
-        if changed:
-            actor.state = "busy"
-            actor.folding = True
-            self._hub.spawn(self._look_closer(actor))
-        return changed
-
-    async def _look_closer(self, actor: Actor) -> None:
-        try:
-            await self._adopt(actor)
-        finally:
-            actor.folding = False
+    def look(self, actor: Actor, namespaces: Iterable[str] = (), *, around: bool = False) -> bool:
+        """See Shelf."""
+        return self._lookout.look(actor, namespaces, around=around)
 
     def lag_s(self) -> float:
         """Age of the oldest commit that is not in its files."""
@@ -216,8 +202,7 @@ class Keeper:
         if isinstance(loaded, ChatMissing):
             if loaded.head is not None:
                 self._deleted_outside(actor, loaded)
-            actor.state = "missing"
-            actor.drain()
+            actor.missing(loaded.answers)
             return
         self._count_adoption(actor, loaded)
         actor.loaded(loaded)
@@ -309,7 +294,7 @@ class Keeper:
                 if letter is not None:
                     actor.put_back(letter)
                 actor.folding = True
-                await self._look_closer(actor)
+                await self._lookout.closer(actor)
                 return False
             if not held.pending:
                 return True
@@ -444,7 +429,7 @@ class Keeper:
                 looked_s = now_s
                 for actor in self._hub.actors:
                     if actor.subscriptions and actor.dirty_since_s is None:
-                        self.look(actor)
+                        self.look(actor, around=True)
             if now_s - collected_s >= COLLECT_S:
                 collected_s = now_s
                 await self._collect()

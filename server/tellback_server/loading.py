@@ -24,7 +24,6 @@ Rules of this module (STORAGE "User files"):
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Raw
 
 from tellback_protocol.chat import Chat
@@ -33,6 +32,7 @@ from tellback_protocol.ids import ChatName, Integrity, Place, StateOwner, Versio
 from tellback_protocol.stream import Stream
 from tellback_server.adoption import Decision, decide_adoption, known_from_log
 from tellback_server.fs import FileMissing
+from tellback_server.loaded import AdoptionReport, ChatMissing, LoadedStream, NewRecord
 from tellback_server.owner_past import LogReader, OwnerPast
 from tellback_server.records import (
     ADOPT,
@@ -45,7 +45,7 @@ from tellback_server.records import (
     encode,
     owner_key,
 )
-from tellback_server.sessions import SessionFile, read_sessions
+from tellback_server.sessions import read_sessions
 from tellback_server.store.files import FileStore, SyncMark
 from tellback_server.store.found import (
     Content,
@@ -73,52 +73,6 @@ __all__ = [
     "load_chat",
     "needs_adoption",
 ]
-
-class NewRecord(msgspec.Struct, frozen=True, gc=False):
-    """A record to append."""
-
-    kind: int
-    owner: str
-    seq: int
-    body: bytes
-
-
-class AdoptionReport(msgspec.Struct, frozen=True, gc=False):
-    """What an outside edit led to, for logs and people."""
-
-    recovered: list[str]
-    """Chats that hold our version."""
-    backups: list[str]
-    """Backup files, below the user's root."""
-    refused: list[int]
-    """Seqs of pending commits that did not fit the file."""
-    states: list[str]
-    """Namespaces whose sidecar was changed."""
-
-
-class LoadedStream(msgspec.Struct, kw_only=True):
-    """A chat as it is now."""
-
-    stream: Stream
-    file: FileState
-    anchored: bool
-    records: list[NewRecord]
-    adoption: AdoptionReport | None
-    saved: SessionFile | None = None
-
-
-class ChatMissing(msgspec.Struct, frozen=True, kw_only=True):
-    """There is no file. `head` tells the last version when the chat had a history of ours (it was deleted outside)."""
-
-    user: str
-    name: str
-    chat_id: str
-    head: Version | None
-    pending: int
-    """Acknowledged commits that no file ever held."""
-    backups: list[str] = []
-    """Where they are kept, below the user's root; empty when there are none."""
-
 
 # -- the calls -------------------------------------------------------------------------------------------------------
 
@@ -310,6 +264,7 @@ class _Loading:
             head=head,
             pending=len(pending),
             backups=backups,
+            answers=past.answers(self.user, self.chat_id) if past.base is not None else None,
         )
 
     def _keep_states(self, pending: list[Commit], seq: int) -> list[str]:

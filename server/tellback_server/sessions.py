@@ -19,14 +19,14 @@ import os
 
 import msgspec
 
-from tellback_protocol.ids import Version
+from tellback_protocol.ids import Version, parse_place
 from tellback_protocol.stream import SESSION_KEPT_MS, Outcome, Past, SessionOps, Stream
 from tellback_server.fs import FileMissing
 from tellback_server.records import Checkpointed
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
 
-__all__ = ["SessionFile", "fold_sessions", "read_sessions", "write_sessions"]
+__all__ = ["SessionFile", "fold_sessions", "left_name", "read_sessions", "write_sessions"]
 
 
 class KeptOutcome(msgspec.Struct, frozen=True, gc=False):
@@ -132,6 +132,15 @@ def read_sessions(files: FileStore, user: str, chat_id: str) -> SessionFile | No
         return _decode(files.fs.read(_path(files, user, chat_id)))
     except (FileMissing, msgspec.MsgspecError):
         return None
+
+
+def left_name(files: FileStore, user: str, chat_id: str) -> str | None:
+    """The name of a chat that is gone and whose outcomes are kept; None when its place is taken. Blocks."""
+    saved = read_sessions(files, user, chat_id)
+    if saved is None:
+        return None
+    place = parse_place(saved.base.name)
+    return None if isinstance(place, str) or files.stat_owner(user, place) is not None else saved.base.name
 
 
 def fold_sessions(saved: SessionFile, stream: Stream) -> None:

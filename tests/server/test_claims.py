@@ -1,4 +1,4 @@
-"""Two chats of one name: what another program deleted, and what was made in its place (STORAGE F12)."""
+"""Two chats of one name: what another program deleted, and what was made in its place (STORAGE F13)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def deleted_and_made_again(server: ForkedServer, data: Path) -> tuple[dict
 
 @pytest.mark.parametrize("comes_back", [False, True], ids=["gone", "its chat_sync comes back"])
 async def test_a_chat_made_in_the_place_of_a_deleted_one_survives_a_kill(tmp_path: Path, comes_back: bool) -> None:
-    """[F12]: by name and by id, without the states of the deleted one."""
+    """[F13]: by name and by id, without the states of the deleted one."""
     data = tmp_path / "data"
     async with ForkedServer(data, checkpoint_interval_s=600) as server:
         opened, _, sync = await deleted_and_made_again(server, data)
@@ -56,7 +56,7 @@ async def test_a_chat_made_in_the_place_of_a_deleted_one_survives_a_kill(tmp_pat
 
 
 async def test_a_deleted_chat_that_comes_back_is_itself_and_what_was_made_meanwhile_is_kept(tmp_path: Path) -> None:
-    """[F12] [F9]: both files are back as they were; the messages that no file ever held are in a backup."""
+    """[F13] [F9]: both files are back as they were; the messages that no file ever held are in a backup."""
     data = tmp_path / "data"
     async with ForkedServer(data, checkpoint_interval_s=600) as server:
         opened, file, sync = await deleted_and_made_again(server, data)

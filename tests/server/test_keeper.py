@@ -138,3 +138,52 @@ async def test_the_log_forgets_what_is_in_files_and_session_files(tmp_path: Path
         again = await back.ask("append", chat=CHAT, op=100, base="*", messages=last)
         assert (again["version"], again["duplicate"]) == (ack["version"], True)
         assert len((await back.open(CHAT))["messages"]) == 100
+
+
+async def test_a_state_file_that_appears_beside_a_live_chat_is_seen(tmp_path: Path) -> None:
+    """[K7] [Q6]: at an open, by name, among all, before a write makes it; broken ones are told as broken."""
+    folder = tmp_path / FILE.rsplit("/", 1)[0]
+    owner = {"chat": CHAT}
+
+    def outside(namespace: str, text: str) -> Path:
+        path = folder / f"First meeting.luker-state.{namespace}.json"
+        path.write_text(text)
+        return path
+
+    async with running(tmp_path, checkpoint_interval_s=0.02) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+        await until(lambda: app._keeper.lag_s() == 0 and not app._hub.actors[0].folding)
+        outside("named", '{"n":1}')
+        assert (await tab.ask("state-get", owner=owner, namespaces=["named"]))["states"]["named"]["data"] == {"n": 1}
+        outside("among", "[2]")
+        assert (await tab.ask("state-get", owner=owner))["states"].keys() == {"named", "among"}
+        outside("opened", "[3]")
+        opened = await tab.open(CHAT)
+        assert opened["head"]["epoch"] == 4, "one epoch for each"
+        path = outside("written", "[4]")
+        made = await tab.write_state("state-update", CHAT, namespace="written", base=None, set=["ours"])
+        assert made["type"] == "conflict"
+        assert made["namespace"] == "written"
+        await until(lambda: app._keeper.lag_s() == 0 and not app._hub.actors[0].folding)
+        assert path.read_text() == "[4]"
+        for number, request in enumerate(("get", "write")):
+            outside(f"broken{number}", "{broken")
+            if request == "get":
+                got = await tab.ask("state-get", owner=owner, namespaces=["broken0"])
+            else:
+                got = await tab.write_state("state-update", CHAT, namespace="broken1", base=None, set=[1])
+            assert got["code"] == "state-corrupt", got
+        assert texts((await tab.open(CHAT))["messages"]) == ["one"]
+
+
+async def test_a_folder_that_never_stands_still_delays_no_open_for_ever(tmp_path: Path) -> None:
+    """[K7]: another program works in it all the time; one listing for each answer."""
+    async with running(tmp_path, checkpoint_interval_s=0.02) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await until(lambda: app._keeper.lag_s() == 0 and not app._hub.actors[0].folding)
+        for number in range(100):
+            (tmp_path / FILE).with_name(f"{number}.txt").write_text("")
+            assert (await tab.open(CHAT))["head"]["epoch"] == 1

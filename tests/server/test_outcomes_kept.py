@@ -77,7 +77,7 @@ async def test_a_chat_that_is_never_idle_gets_a_session_file(tmp_path: Path) -> 
     async with running(tmp_path, checkpoint_interval_s=0.02) as app:
         tab = await TabClient.join(app.urls[0])
         await many(tab, CHAT, 2500)
-        await until(lambda: session_files(tmp_path))
+        await until(lambda: bool(session_files(tmp_path)))
         [path] = session_files(tmp_path)
         saved = json.loads(path.read_bytes())
         assert saved["seq"] > 2048
@@ -162,3 +162,49 @@ async def test_a_kept_answer_is_written_once(tmp_path: Path) -> None:
         reader.raw.abort()
         await until(lambda: not app._hub.actors)
         assert path.stat().st_ino == before
+
+
+async def test_an_op_of_a_chat_that_another_program_deleted_keeps_its_answer(tmp_path: Path) -> None:
+    """[O2] [O10]: by name and by id, live and after a restart, an ack and a conflict; anything else is not-found. What
+    no file held is in a backup, and the server's log says where."""
+    data = tmp_path / "data"
+    stale = "00000000-0000-4000-8000-000000000000"
+    async with ForkedServer(data, checkpoint_interval_s=0.05) as server:
+        tab = await TabClient.join(server.url)
+        chat_id = f"id:{(await tab.open(CHAT, create=True))['chat_id']}"
+        asked = [
+            {"op": 1, "base": "*", "messages": [{"mes": "one"}]}, {"op": 2, "base": stale, "messages": [{"mes": "n"}]},
+        ]
+        ack, conflict = [await tab.ask("append", chat=CHAT, **one) for one in asked]
+        await until(lambda: b'"seq":2' in sync_of(data))
+        (data / FILE).unlink()
+        for _ in range(3):
+            tab = await TabClient.join(server.url, tab.session)
+            assert (await tab.open(CHAT))["code"] == "not-found"
+            for chat in (CHAT, chat_id):
+                again, refused = [await tab.ask("append", chat=chat, **one) for one in asked]
+                assert (again["type"], again["version"], again["duplicate"]) == ("ack", ack["version"], True)
+                assert (refused["type"], refused["version"]) == ("conflict", conflict["version"])
+                new = await tab.ask("append", chat=chat, op=3, base="*", messages=[{"mes": "new"}])
+                assert new["code"] == "not-found"
+                other = await tab.ask("append", chat=chat, op=1, base="*", messages=[{"mes": "another"}])
+                assert other["code"] == "not-found"
+            await server.kill()
+            await server.start()
+
+
+async def test_a_pending_message_of_a_deleted_chat_is_in_a_backup_that_the_log_names(tmp_path: Path) -> None:
+    """[F9] [O10]"""
+    with capture_logs() as logs:
+        async with running(tmp_path, checkpoint_interval_s=0.05) as app:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(CHAT, create=True)
+            await tab.append(CHAT, "in the file")
+            await folded(app)
+            (tmp_path / FILE).unlink()
+            await tab.append(CHAT, "in no file")
+            assert (await tab.raw.receive_until(type="reset"))["reason"] == "failed"
+    [line] = [line for line in logs if line["event"] == "chat-deleted-outside"]
+    assert line["pending"] == 1
+    [backup] = line["backups"]
+    assert b"in no file" in (tmp_path / "default-user" / backup).read_bytes()

@@ -33,7 +33,10 @@ from tellback_server.store.files import SYNC_NAMESPACE, FileStore
 from tellback_server.store.jsonl import Image
 from tellback_server.store.place import is_nameable
 
-__all__ = ["FileState", "OutsideEdit", "Pending", "check_file", "has_appeared", "quick_check"]
+__all__ = [
+    "FileState", "OutsideEdit", "Pending", "check_file", "has_appeared", "has_folder_changed", "knows_all",
+    "quick_check",
+]
 
 
 class OutsideEdit(Exception):
@@ -129,7 +132,7 @@ class FileState(msgspec.Struct, gc=True):
     """Messages in the file."""
     pending: Pending
     folder_mtime_ns: int = 0
-    """Of the folder of an owner without messages, when all state files in it were known."""
+    """Of the owner's folder, when all state files in it were known."""
 
     def note(self, effects: Iterable[Effect]) -> None:
         """A commit was installed in the stream. Call it once for each, in order."""
@@ -205,10 +208,16 @@ def quick_check(files: FileStore, user: str, held: FileState) -> bool:
         found = files.fs.stat(files.state_path(user, held.place, namespace))
         if found is None or not same_file(found, identity):
             return False
-    return not isinstance(held.place, StateOwner) or _are_all_known(files, user, held)
+    return not isinstance(held.place, StateOwner) or knows_all(files, user, held)
 
 
-def _are_all_known(files: FileStore, user: str, held: FileState) -> bool:
+def has_folder_changed(files: FileStore, user: str, held: FileState) -> bool:
+    """Whether a state file may stand there that was not known. Blocks for a stat. Raises OSError."""
+    folder = files.fs.stat(os.path.dirname(files.owner_path(user, held.place)))
+    return folder is not None and folder.mtime_ns != held.folder_mtime_ns
+
+
+def knows_all(files: FileStore, user: str, held: FileState) -> bool:
     """False when a state file stands there that was not known. Cost: a stat; a listing when the folder changed."""
     folder = files.fs.stat(os.path.dirname(files.owner_path(user, held.place)))
     if folder is None or folder.mtime_ns == held.folder_mtime_ns:
