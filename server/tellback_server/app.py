@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -24,7 +24,7 @@ from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
 from tellback_server.auth import Authenticator, authenticator_for
 from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
-from tellback_server.config import ConfigurationError, Problem, Settings, flag_of
+from tellback_server.config import ConfigurationError, Problem, Settings, flag_of, upstream_keys
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.http import FrontDoor, HttpResponse
@@ -37,6 +37,9 @@ from tellback_server.reception import Reception
 from tellback_server.store.files import FileStore
 from tellback_server.tab import Tab
 from tellback_server.websocket import PeerInfo, TransportLimits
+
+if TYPE_CHECKING:
+    from tellback_server.upstream import Upstreams
 
 log = structlog.get_logger()
 
@@ -77,9 +80,11 @@ class App:
         # What can be found wrong without touching the folder comes first: nothing is made there in vain.
         self._look_at_folder(data)
         authenticator = authenticator_for(self.settings, self.fs, self.clock)
+        self._upstreams = self._make_upstreams()
         self._gateway = self._make_gateway(authenticator)
         async with contextlib.AsyncExitStack() as undo:
             # A start that fails ends what it had begun.
+            undo.push_async_callback(self._close_upstreams)
             await self._gateway.bind()
             undo.callback(self._gateway.stop_accepting)
             self.fs.make_directories(data)
@@ -99,6 +104,19 @@ class App:
         if self.fs.stat(parent) is None and not self.settings.create:
             remedy = f"Check the path, or give {flag_of('create')} to make the folders on the way to it, too."
             raise ConfigurationError(Problem(flag_of("data"), f"{data}: {parent} does not exist.", remedy))
+
+    def _make_upstreams(self) -> Upstreams | None:
+        """None without model servers: most servers need no HTTP client. Raises: ConfigurationError."""
+        keys = upstream_keys(self.settings, os.environ, self.fs)
+        if not self.settings.upstreams:
+            return None
+        from tellback_server.upstream import Upstreams
+
+        return Upstreams.configured(self.settings, keys, clock=self.clock, counters=self.counters)
+
+    async def _close_upstreams(self) -> None:
+        if self._upstreams is not None:
+            await self._upstreams.close()
 
     def _make_gateway(self, authenticator: Authenticator) -> Gateway:
         settings = self.settings
@@ -192,6 +210,7 @@ class App:
             await self._keeper.stop()
             await self._catalog.stop()
             await self._hub.finish_tasks()
+            await self._close_upstreams()
             self._end_timers()
             await self._close_log()
         except LogPoisoned:
