@@ -192,6 +192,8 @@ def asked_effects(
     """
     if not isinstance(ack.ops, UnsetType):
         return ack.ops
+    if ack.resync is True:
+        return []
     match write:
         case Append():
             ids = ack.messages if not isinstance(ack.messages, UnsetType) else []

@@ -19,8 +19,9 @@ import msgspec
 from .errors import Refused
 from .frames import Limits
 from .ids import Version
+from .outcomes import Outcome, SessionOps
 from .requests import Append
-from .stream import Outcome, Past, SessionOps, Stream
+from .stream import Past, Stream
 from .values import is_anonymous_object
 
 _TARGETS = ("a",)

@@ -15,8 +15,8 @@ from msgspec import UnsetType
 from .decision import Conflicting
 from .errors import Refused
 from .ids import WIRE_INTEGER_MAX, Version, is_integrity
-from .requests import Base, OpBase
-from .stream import Outcome, Past, StateDocument, Stream, author_of, overlap
+from .outcomes import Outcome
+from .stream import Past, StateDocument, Stream, author_of, overlap
 
 Places = Callable[[int], bool]
 """Whether a request's indexes lie among so many first messages."""

@@ -39,6 +39,7 @@ from .floors import LOG_SUFFIX
 from .frames import Limits
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
+from .outcomes import Outcome
 from .requests import (
     UNREADING,
     Append,

@@ -18,6 +18,7 @@ from .chat import Chat
 from .effects import Effect
 from .errors import Refused
 from .ids import Version
+from .outcomes import Outcome
 from .requests import Append, Malformed, Write
 from .stream import Outcome, Stream
 

@@ -168,6 +168,9 @@ class Ack(msgspec.Struct, tag="ack", tag_field="type"):
     ops: list[Effect] | UnsetType = UNSET
     rebased: bool | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
+    resync: bool | UnsetType = UNSET
+    """With `duplicate`: the answer was long, and what it told of the effects is no longer kept. Who is not at
+    `version` yet opens again."""
 
 
 class IntegrityFrame(msgspec.Struct, tag="integrity", tag_field="type"):

@@ -36,12 +36,10 @@ from .effects import (
 from .floors import LOG_SUFFIX, FloorCommit, FloorLog, read_log
 from .frames import Damage
 from .ids import Version, derived_uuid
+from .outcomes import Outcome, SessionOps
 from .patch import apply_patch
 from .values import dumps, equal, loads
 
-OUTCOMES_MAX = 256
-"""Outcomes kept per session and owner."""
-SESSION_KEPT_MS = 30 * 24 * 3600 * 1000
 HISTORY_COMMITS_MAX = 2048
 HISTORY_BYTES_MAX = 1 << 20
 """What a stream remembers in memory; the log holds more."""
@@ -71,36 +69,6 @@ class StateDocument:
     def data(self, data: bytes | None) -> None:
         self._data = data
         self.source = None
-
-
-class Outcome(msgspec.Struct, gc=False):
-    """The stored answer to one op: `body` is the answer without its envelope (type, id, owner, op)."""
-
-    kind: str
-    """`ack`, `conflict` or `error`."""
-    fingerprint: int
-    body: bytes
-    integrity: str | None = None
-    """What `{"op": n}` stands for when it is an ack: the commit, or the base of a commit that was rebased."""
-
-
-class SessionOps:
-    """What one session did to one owner: contiguous numbers from 1, the last outcomes."""
-
-    __slots__ = ("last", "outcomes", "used_ms")
-
-    def __init__(self, last: int = 0, used_ms: int = 0) -> None:
-        self.last = last
-        self.outcomes: dict[int, Outcome] = {}
-        self.used_ms = used_ms
-
-    def add(self, op: int, outcome: Outcome, now_ms: int) -> None:
-        """Store the outcome of the next op."""
-        self.last = op
-        self.used_ms = now_ms
-        self.outcomes[op] = outcome
-        # Numbers are contiguous, so the oldest kept is known; looking for the first key of a dict is not free.
-        self.outcomes.pop(op - OUTCOMES_MAX, None)
 
 
 class Past(msgspec.Struct, gc=False):

@@ -38,6 +38,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.frames import Behind, Closed, Reset, StateFrame, StateValue
 from tellback_protocol.ids import StateOwner, Version, namespace_problem, parse_place
+from tellback_protocol.outcomes import Outcome, is_short
 from tellback_protocol.requests import (
     Append,
     Batch,
@@ -63,6 +64,7 @@ from tellback_server import records
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
+from tellback_server.owner_past import long_answer
 from tellback_server.releases import Envelope, Following, Release, Run, Subscription, Told, followed_by, refusal_frame
 from tellback_server.replay import Missed, is_beyond_memory
 from tellback_server.websocket import text_frame, text_frames
@@ -318,7 +320,7 @@ class Actor:
         assert isinstance(request, Write | Malformed), "only writes have outcomes"
         assert isinstance(request.op, int), "an outcome has a number"
         self._hub.counters.duplicates += 1
-        body = outcome.body
+        body = outcome.body if not is_short(outcome) else long_answer(self._hub.log, self.key, outcome)
         if outcome.kind == "conflict":
             stream = self.stream or self._answers
             assert stream is not None, "an outcome is somebody's"
@@ -601,6 +603,8 @@ class Actor:
     def missing(self, answers: Stream | None) -> None:
         """There is no file; `answers` tells what the ops of the chat led to that stood there."""
         self._answers = answers
+        if answers is not None:
+            self.key = records.owner_key(self.user, answers.chat_id)
         self.state = "missing"
         self.drain()
 

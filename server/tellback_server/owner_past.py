@@ -19,8 +19,9 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.decide import fold_stored
 from tellback_protocol.effects import Author, Commit, decode_commit, decode_effects
 from tellback_protocol.ids import Version
-from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, past_of
-from tellback_server.log import Position, Record
+from tellback_protocol.outcomes import Outcome, version_of
+from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, ack_body, past_of
+from tellback_server.log import LogError, Position, Record
 from tellback_server.records import (
     ADOPT,
     ANCHOR,
@@ -38,7 +39,7 @@ from tellback_server.records import (
 )
 from tellback_server.sessions import SessionFile, fold_sessions
 
-__all__ = ["LogReader", "OwnerPast"]
+__all__ = ["LogReader", "OwnerPast", "long_answer"]
 
 
 class LogReader(Protocol):
@@ -197,3 +198,23 @@ def remember(stream: Stream, commit: Commit) -> None:
         stream.forget_history()
         stream.history_from = Version(commit.version.epoch, commit.version.seq - 1, commit.previous)
     stream.remember(past_of(commit))
+
+
+def long_answer(log: LogReader, owner: str, outcome: Outcome) -> bytes:
+    """The body of an ack of which only a short form is kept, as long as the log holds its commit; else the short form.
+
+    Cost: one record, of an op that is sent again.
+    """
+    version = version_of(outcome)
+    try:
+        for _position, record in log.records(owner, version.seq - 1):
+            if record.seq > version.seq:
+                break
+            if record.kind == COMMIT:
+                commit = decode_commit(record.body)
+                if commit.version == version:
+                    return ack_body(commit)
+    except (LogError, OSError):
+        # It was let go meanwhile, or cannot be read: the short form says so.
+        pass
+    return outcome.body

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import structlog
 
 from tellback_protocol.ids import parse_place
+from tellback_protocol.outcomes import bound_outcomes
 from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream
 from tellback_server.actor import Actor
 from tellback_server.departed import load_departed
@@ -102,6 +103,7 @@ class Retention:
             if last:
                 self._set_free(key, min(free, last))
             return True
+        bound_outcomes(stream.sessions, self._hub.clock.now_ms())
         taken = SessionFile.take(stream, held, self._hub.clock.now_ms(), last)
         self._writing.add(key)
         try:

@@ -20,7 +20,8 @@ import os
 import msgspec
 
 from tellback_protocol.ids import Version, parse_place
-from tellback_protocol.stream import SESSION_KEPT_MS, Outcome, Past, SessionOps, Stream
+from tellback_protocol.outcomes import SESSION_KEPT_MS, Outcome, SessionOps
+from tellback_protocol.stream import Past, Stream
 from tellback_server.fs import FileMissing
 from tellback_server.records import Checkpointed
 from tellback_server.store.files import FileStore
