@@ -84,6 +84,8 @@ UNCOMMITTED_BYTES_MAX = 64 << 20
 """Records that may wait for the disk; more is answered `overloaded`."""
 MAILBOX_MAX = 256
 """Requests that wait for one actor; more are answered `overloaded`."""
+MAILBOX_BYTES_MAX = 64 << 20
+"""Their bytes; one request always fits."""
 StatesWrite = StateUpdate | StateDelete | FloorUpdate | Batch
 """What may touch state documents."""
 State = Literal["loading", "missing", "ready", "busy", "gone", "ended"]
@@ -145,7 +147,9 @@ class Actor:
             self.handle(tab, request, owner_json, size_bytes)
         elif self.state == "missing":
             self._handle_missing(tab, request, owner_json, size_bytes)
-        elif len(self._mailbox) >= MAILBOX_MAX:
+        elif len(self._mailbox) >= MAILBOX_MAX or (
+            self._mailbox and size_bytes + sum(letter.size_bytes for letter in self._mailbox) > MAILBOX_BYTES_MAX
+        ):
             self._refuse(
                 tab, request, owner_json, size_bytes,
                 Refused("overloaded", "Too many requests wait for this chat.", details={"after_ms": 500}),

@@ -270,6 +270,7 @@ class App:
             "tellback_actors": lambda: float(len(self._hub.actors)),
             "tellback_checkpoint_lag_seconds": self._keeper.lag_s,
             "tellback_log_segments": lambda: float(self._log.segment_count),
+            "tellback_log_segments_held": lambda: float(self._keeper.retention.segments_held),
             "tellback_log_uncommitted_bytes": lambda: float(self._log.uncommitted_bytes),
             "tellback_loop_lag_seconds": self._take_lag,
         })

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,32 @@ async def test_a_deleted_chat_that_comes_back_is_itself_and_what_was_made_meanwh
         assert found["chat_id"] != opened["chat_id"]
         backups = data / "default-user/backups/tellback" / opened["chat_id"]
         await until(lambda: any(b"acknowledged" in path.read_bytes() for path in backups.glob("*.jsonl")))
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["live", "while stopped"])
+async def test_a_chat_whose_file_was_emptied_keeps_what_we_know_of_it(tmp_path: Path, stopped: bool) -> None:
+    """[F7] [F9]: a file of zero bytes, as a crash of another program leaves one: all of it is in a backup, and it is
+    another history."""
+    data = tmp_path / "data"
+    path = data / FOLDER / "First meeting.jsonl"
+    async with ForkedServer(data, checkpoint_interval_s=0.05) as server:
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT, create=True)
+        for number in range(3):
+            await tab.append(CHAT, f"message {number}")
+        await until(lambda: path.exists() and b"message 2" in path.read_bytes())
+        if stopped:
+            assert await server.stop() == 0
+        path.write_bytes(b"")
+        if stopped:
+            await server.start()
+        tab = await TabClient.join(server.url)
+        opened = await tab.open(CHAT)
+        async with asyncio.timeout(10):
+            # A checkpoint that runs just now finds it by itself, a moment later.
+            while opened["head"]["epoch"] == 1:
+                await asyncio.sleep(0.05)
+                opened = await tab.open(CHAT)
+        assert (opened["head"]["epoch"], opened["count"]) == (2, 0)
+        [backup] = (data / "default-user/backups/tellback" / opened["chat_id"]).glob("*.jsonl")
+        assert [f"message {number}".encode() in backup.read_bytes() for number in range(3)] == [True] * 3
