@@ -613,8 +613,13 @@ async def test_the_active_chat_is_remembered_by_its_id_and_survives_everything(t
         told = (await tab.ask("group-list"))["groups"][0]
         assert told["chat_id"] == "2024-10-12@19h00m00s"
         source = real_user() / "groups/1795229131318.json"
-        wanted = source.read_text().replace('"chat_id": "2025-09-02@20h15m00s"', '"chat_id": "2024-10-12@19h00m00s"')
-        assert (data / "default-user/groups/1795229131318.json").read_text() == wanted
+        # [F12]: with the shown chat its metadata change places, as in SillyTavern; nothing else does.
+        wanted = json.loads(source.read_text())
+        shown, note = wanted["chat_metadata"], wanted["past_metadata"]["2024-10-12@19h00m00s"]
+        wanted |= {"chat_id": "2024-10-12@19h00m00s", "chat_metadata": note}
+        wanted["past_metadata"]["2025-09-02@20h15m00s"] = shown
+        written = (data / "default-user/groups/1795229131318.json").read_text()
+        assert written == json.dumps(wanted, indent=4, ensure_ascii=False)
     finally:
         await server.kill()
 
