@@ -20,7 +20,7 @@ from .errors import Refused
 from .ids import Version
 from .outcomes import Outcome
 from .requests import Append, Malformed, Write
-from .stream import Outcome, Stream
+from .stream import Stream
 
 _encode = msgspec.json.encode
 MISSED_BYTES_MAX = 32 << 10
