@@ -65,7 +65,8 @@ def answer_open(
     if snapshot.parts == 1:
         return opened, codec.opened(opened, servable(stream.chat.metadata), snapshot.messages()), None
     opened.parts = snapshot.parts
-    return opened, codec.opened(opened, servable(stream.chat.metadata)), Following(snapshot.frames(codec.chat_json(request.chat)))
+    parts = Following(snapshot.frames(codec.chat_json(request.chat)))
+    return opened, codec.opened(opened, servable(stream.chat.metadata)), parts
 
 
 def _replay(stream: Stream, since: Version, missed: Missed | None) -> list[Past] | None:

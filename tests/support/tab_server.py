@@ -193,7 +193,9 @@ class TabServer:
         if not isinstance(decision, Duplicate):
             install(self.stream, cable.session, frame.op, decision, 0)
         outcome = decision.outcome
-        body = conflict_body(self.stream, outcome, codec.chat_json(chat)) if outcome.kind == "conflict" else outcome.body
+        body = outcome.body
+        if outcome.kind == "conflict":
+            body = conflict_body(self.stream, outcome, codec.chat_json(chat))
         cable.to_client.append(
             codec.answer(outcome.kind, frame.id, name, frame.op, body, isinstance(decision, Duplicate))
         )

@@ -30,7 +30,6 @@ from tellback_protocol.ids import (
     Place,
     PresetOwner,
     StateOwner,
-    Version,
     existing_name_problem,
     namespace_problem,
     parse_place,
@@ -40,7 +39,8 @@ from tellback_protocol.ids import (
 from tellback_protocol.values import dumps, loads
 from tellback_server.clock import Clock
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMissing, FileStat, FileTaken, FileUnsafe, Fs, FsError
-from tellback_server.records import FileIdentity, StateMark
+from tellback_server.records import FileIdentity
+from tellback_server.store.marks import SYNC_NAMESPACE, ChatSync, LoadedFile, StateFile, SyncMark, Watermark
 from tellback_server.store.place import (
     CHAT_ENDING,
     OWNER_FOLDERS,
@@ -58,7 +58,6 @@ __all__ = [
 
 DEFAULT_USER: Final = "default-user"
 SERVER_FOLDER: Final = ".tellback"
-SYNC_NAMESPACE: Final = "chat_sync"
 SWAP_PREFIX: Final = ".tellback-swap-"
 """A temporary file with this prefix may hold another program's save; only loading its chat may remove it."""
 READ_TRIES_MAX: Final = 8
@@ -82,52 +81,6 @@ class Logger(Protocol):
     """What this module needs of structlog."""
 
     def info(self, event: str, /, **fields: Any) -> Any: ...
-
-
-class LoadedFile(msgspec.Struct, frozen=True, gc=False):
-    """A file's bytes and what it was when they were read."""
-
-    data: bytes
-    identity: FileIdentity
-    stat: FileStat
-
-
-class StateFile(msgspec.Struct, frozen=True, gc=False):
-    """A state sidecar. `corrupt`: it is no JSON and is kept as it is."""
-
-    data: bytes
-    identity: FileIdentity
-    corrupt: bool
-
-
-class Watermark(msgspec.Struct, frozen=True, gc=False):
-    """How much of the chat file is ours: all of it."""
-
-    bytes: int
-    lines: int
-    crc32: int
-
-
-class SyncMark(msgspec.Struct, frozen=True, gc=False):
-    """Our part of chat_sync. Persisted: keep stable."""
-
-    chat_id: str
-    name: str
-    version: Version
-    head: Version
-    watermark: Watermark
-    states: dict[str, StateMark] = {}
-
-
-class ChatSync(msgspec.Struct, gc=False):
-    """`<chat>.luker-state.chat_sync.json`: the seed's `integrity` and `updated_at`, and our part.
-
-    `mark` is None when another program wrote the file; `fields` are all its fields, kept when it is rewritten.
-    """
-
-    fields: dict[str, Any]
-    mark: SyncMark | None
-    identity: FileIdentity
 
 
 class FileStore:

@@ -1,0 +1,66 @@
+"""Marks: what a file was when it was read, and what chat_sync remembers of the files beside it.
+
+Rules of this module:
+- Values only; `files` reads and writes them.
+- SyncMark and Watermark are persisted: a field keeps its meaning, new ones have a default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tellback_protocol.ids import Version
+from tellback_server.fs import FileStat
+from tellback_server.records import FileIdentity, StateMark
+
+__all__ = ["SYNC_NAMESPACE", "ChatSync", "LoadedFile", "StateFile", "SyncMark", "Watermark"]
+
+SYNC_NAMESPACE: Final = "chat_sync"
+
+
+class LoadedFile(msgspec.Struct, frozen=True, gc=False):
+    """A file's bytes and what it was when they were read."""
+
+    data: bytes
+    identity: FileIdentity
+    stat: FileStat
+
+
+class StateFile(msgspec.Struct, frozen=True, gc=False):
+    """A state sidecar. `corrupt`: it is no JSON and is kept as it is."""
+
+    data: bytes
+    identity: FileIdentity
+    corrupt: bool
+
+
+class Watermark(msgspec.Struct, frozen=True, gc=False):
+    """How much of the chat file is ours: all of it."""
+
+    bytes: int
+    lines: int
+    crc32: int
+
+
+class SyncMark(msgspec.Struct, frozen=True, gc=False):
+    """Our part of chat_sync. Persisted: keep stable."""
+
+    chat_id: str
+    name: str
+    version: Version
+    head: Version
+    watermark: Watermark
+    states: dict[str, StateMark] = {}
+
+
+class ChatSync(msgspec.Struct, gc=False):
+    """`<chat>.luker-state.chat_sync.json`: the seed's `integrity` and `updated_at`, and our part.
+
+    `mark` is None when another program wrote the file; `fields` are all its fields, kept when it is rewritten.
+    """
+
+    fields: dict[str, Any]
+    mark: SyncMark | None
+    identity: FileIdentity
