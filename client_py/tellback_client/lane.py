@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Raw
 
 from tellback_protocol.codec import encode
+from tellback_protocol.fields import Base, OpBase
 from tellback_protocol.ids import Version
 from tellback_protocol.patch import merge_to_patch
 from tellback_protocol.requests import (
     Append,
-    Base,
     Batch,
     Batched,
     BatchedAppend,
@@ -39,7 +39,6 @@ from tellback_protocol.requests import (
     DocumentWrite,
     FloorUpdate,
     MetadataUpdate,
-    OpBase,
     OwnerDelete,
     OwnerRename,
     Patch,

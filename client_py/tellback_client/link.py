@@ -30,6 +30,7 @@ from tellback_protocol.frames import (
     Behind,
     Conflict,
     Error,
+    GenerationDeltaFrame,
     Goaway,
     Hello,
     HistoryFrame,
@@ -380,7 +381,7 @@ class Link:
                 self._histories[frame.id] = frame
             case HistoryPart():
                 self._history_part(frame)
-            case Pong():
+            case Pong() | GenerationDeltaFrame():
                 pass
             case _:  # All others answer a question, and nothing else changes.
                 self._answer(frame.id, frame)

@@ -14,6 +14,7 @@ from msgspec import UnsetType
 
 from .decision import Conflicting
 from .errors import Refused
+from .fields import Base, OpBase
 from .ids import WIRE_INTEGER_MAX, Version, is_integrity
 from .outcomes import Outcome
 from .stream import Past, StateDocument, Stream, author_of, overlap

@@ -16,7 +16,7 @@ Rules of this module:
 from __future__ import annotations
 
 import msgspec
-from msgspec import Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from .bases import Bases
 from .decision import (
@@ -33,17 +33,19 @@ from .decision import (
     stored_conflict,
     stored_refusal,
 )
-from .effects import AppendEffect, ChatEffect, StateEffect, encode_effects
+from .effects import AppendEffect, Author, ChatEffect, StateEffect, encode_effects
 from .errors import Refused
+from .fields import Base
 from .floors import LOG_SUFFIX
 from .frames import Limits
+from .generation_requests import GenerationError, GenerationStart, GenerationWrite
+from .generation_work import Ending, acknowledge, carry_out_generation, finish, swipe_deleted
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
 from .outcomes import Outcome
 from .requests import (
     UNREADING,
     Append,
-    Base,
     Batch,
     BatchedAppend,
     BatchedDelete,
@@ -68,7 +70,7 @@ from .requests import (
     Swipe,
     Write,
 )
-from .stream import Outcome, Past, StateDocument, Stream, targets_of, wire_effects
+from .stream import Past, StateDocument, Stream, author_json, targets_of, wire_effects
 from .targets import chat_targets, metadata_targets, overwrites_only_tested, places_hold
 from .values import NestedTooDeeply
 from .whole_chat import WholeChat
@@ -83,9 +85,12 @@ __all__ = [
     "Stored",
     "conflict_body",
     "decide",
+    "decide_acks",
+    "decide_end",
     "fingerprint",
     "fold_stored",
     "install",
+    "install_commit",
     "refusal_json",
 ]
 
@@ -133,10 +138,15 @@ def decide(
 def install(stream: Stream, session: str, op: int, decision: Committed | Stored, now_ms: int) -> None:
     """Put a decision into the stream. Cannot fail."""
     if isinstance(decision, Committed):
-        _install_effects(stream, decision)
-        stream.head = decision.version
-        stream.remember(Past(decision.version.seq, decision.version.integrity, decision.core, decision.targets))
+        install_commit(stream, decision)
     stream.session(session).add(op, decision.outcome, now_ms)
+
+
+def install_commit(stream: Stream, decision: Committed) -> None:
+    """Put a commit into the stream that is nobody's op. Cannot fail."""
+    _install_effects(stream, decision)
+    stream.head = decision.version
+    stream.remember(Past(decision.version.seq, decision.version.integrity, decision.core, decision.targets))
 
 
 def _install_effects(stream: Stream, decision: Committed) -> None:
@@ -181,6 +191,8 @@ def _accept(
 ) -> Committed:
     if isinstance(request, LifeWrite):
         return _accept_life(stream, request, session, op, print_, fresh, limits, facts)
+    if isinstance(request, GenerationWrite):
+        return _accept_generation(stream, request, session, op, print_, fresh, limits)
     bases = Bases(stream, session, request.force, request.on_conflict == "rebase")
     several = isinstance(request, Batch) or (isinstance(request, Patch) and isinstance(request.message, UnsetType))
     work = Work(stream, fresh, limits, several=several)
@@ -206,7 +218,7 @@ def _accept(
         else:
             bases.check_chat(request.base, ("a",), True)
         _carry_out(work, request, request.force)
-    return _committed(work, bases.rebased_from, session, op, print_)
+    return _committed(work, bases.rebased_from, Author(session, op), print_)
 
 
 def _accept_life(
@@ -216,7 +228,36 @@ def _accept_life(
     bases = Bases(stream, session, getattr(request, "force", False), rebase)
     work = Work(stream, fresh, limits, several=isinstance(request, ChatCreate))
     carry_out_life(work, request, bases, facts)
-    return _committed(work, bases.rebased_from, session, op, print_)
+    return _committed(work, bases.rebased_from, Author(session, op), print_)
+
+
+def _accept_generation(
+    stream: Stream, request: GenerationWrite, session: str, op: int, print_: int, fresh: Fresh, limits: Limits
+) -> Committed:
+    force, rebase = False, False
+    if isinstance(request, GenerationStart):
+        force, rebase = request.force, request.on_conflict == "rebase"
+    bases = Bases(stream, session, force, rebase)
+    work = Work(stream, fresh, limits, several=False)
+    carry_out_generation(work, request, session, bases)
+    return _committed(work, bases.rebased_from, Author(session, op), print_)
+
+
+def decide_end(
+    stream: Stream, generation: str, state: Ending, fresh: Fresh, limits: Limits,
+    error: GenerationError | UnsetType = UNSET,
+) -> Committed:
+    """The server itself ends a generation that runs: its producer is gone, or was the server. Raises Refused."""
+    work = Work(stream, fresh, limits, several=False)
+    finish(work, generation, state, None, error)
+    return _committed(work, None, None, None)
+
+
+def decide_acks(stream: Stream, holders: dict[str, list[str]], fresh: Fresh, limits: Limits) -> Committed | None:
+    """Sessions acknowledged results: `holders` by generation. None when that is no news."""
+    work = Work(stream, fresh, limits, several=False)
+    acknowledge(work, holders)
+    return _committed(work, None, None, None) if work.effects else None
 
 
 def _inside(refusal: Refused, index: int) -> Refused:
@@ -279,6 +320,8 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
                 work.patch_message(request.message, raw, operations, "/patch")
         case Swipe() | BatchedSwipe():
             work.swipe(request)
+            if request.action == "delete" and isinstance(request.swipe, int) and work.stream.running:
+                swipe_deleted(work, request.message, request.swipe)
         case MetadataUpdate() | BatchedMetadataUpdate():
             work.metadata_update(request)
         case StateUpdate() | BatchedStateUpdate():
@@ -289,16 +332,17 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
             work.floor_update(request)
 
 
-def _committed(work: Work, rebased_from: str | None, session: str, op: int, print_: int) -> Committed:
+def _committed(work: Work, rebased_from: str | None, author: Author | None, print_: int | None) -> Committed:
+    """Everything that log, sender and others get; `author` and `print_` are None for what the server did by itself."""
     work.finish()
     version = work.version
     effects = work.effects
     ops_json = encode_effects(effects)
     previous = work.stream.head.integrity.encode()
-    author = b'"by":{"session":%b,"op":%d}' % (_encode(session), op)
+    by = author_json(author)
     version_json = version.encoded()
-    full = b'"version":%b,"previous":"%b",%b,"ops":%b' % (version_json, previous, author, ops_json)
-    extra = b',"fingerprint":%d' % print_
+    full = b'"version":%b,"previous":"%b",%b"ops":%b' % (version_json, previous, by, ops_json)
+    extra = b"" if print_ is None else b',"fingerprint":%d' % print_
     if rebased_from is not None:
         extra += b',"rebased_from":"%b"' % rebased_from.encode()
     if work.plain:
@@ -312,8 +356,8 @@ def _committed(work: Work, rebased_from: str | None, session: str, op: int, prin
     travelling = wire_effects(effects) if work.states else effects
     core = full
     if travelling is not effects:
-        core = b'"version":%b,"previous":"%b",%b,"ops":%b' % (
-            version_json, previous, author, encode_effects(travelling),
+        core = b'"version":%b,"previous":"%b",%b"ops":%b' % (
+            version_json, previous, by, encode_effects(travelling),
         )
     body = b'"version":' + version_json + b',"durable":"fsync"'
     if only_append and work.plain:
@@ -332,7 +376,7 @@ def _committed(work: Work, rebased_from: str | None, session: str, op: int, prin
     if work.told:
         extra += b',"told":' + work.told
         body += b"," + work.told[1:-1]
-    outcome = Outcome("ack", print_, body, rebased_from or version.integrity)
+    outcome = Outcome("ack", print_ or 0, body, rebased_from or version.integrity)
     return Committed(
         version, effects, core, b"{" + full + extra + b"}", outcome, targets,
         work.known, work.chat if work.draft else None, work.states,

@@ -76,6 +76,15 @@ ERRORS: dict[str, ErrorKind] = {
     "namespace-illegal": ErrorKind("never", True, "The namespace cannot be used."),
     "namespace-reserved": ErrorKind("never", True, "Only the server writes this namespace."),
     "state-corrupt": ErrorKind("after-sync", False, "The state's file cannot be read as JSON and is kept as it is."),
+    # Generations.
+    "generation-unknown": ErrorKind("never", True, "The chat has no such generation."),
+    "generation-exists": ErrorKind("never", True, "The id was used for another generation."),
+    "generation-running": ErrorKind("never", True, "Another generation, told in `generation`, is being written there."),
+    "generation-ended": ErrorKind("never", True, "The generation has ended; `state` says how."),
+    "generation-gap": ErrorKind("now", False, "Text before this is missing; send it again from `expected` on."),
+    "generation-mismatch": ErrorKind("never", True, "This is not the text that the server has."),
+    "bad-offset": ErrorKind("never", False, "An offset lies inside a surrogate pair."),
+    "not-producer": ErrorKind("never", True, "Another session produces the text of this generation."),
     "version-unknown": ErrorKind("never", False, "The history does not reach this version."),
     "unsupported": ErrorKind("never", True, "The server does not offer this yet."),
     # The server.

@@ -14,8 +14,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from .effects import AnyJson, Author, Effect, MessageJson, SkippedCommit
+from .fields import ObjectJson, WireInteger
+from .generation_requests import GenerationError, GenerationTarget
 from .ids import Version
-from .requests import ObjectJson, OwnerName, Request, UserRequest, WireInteger
+from .requests import OwnerName, Request, UserRequest
 
 SUBPROTOCOL = "tellback.v1"
 PROTOCOL = 1
@@ -124,7 +126,33 @@ class Opened(msgspec.Struct, tag="opened", tag_field="type"):
     created: bool | UnsetType = UNSET
     read_only: bool | UnsetType = UNSET
     damage: list[Damage] | UnsetType = UNSET
-    generations: list[ObjectJson] = []
+    generations: list[ListedGeneration] = []
+    """Those that run, and results that this session began and never acknowledged."""
+
+
+class ListedGeneration(msgspec.Struct, omit_defaults=True):
+    """A generation as a tab finds it when it opens the chat."""
+
+    id: str
+    target: GenerationTarget
+    message: str
+    """The message that the text is for, or is in."""
+    state: Literal["running", "stored", "cancelled", "failed", "orphaned"]
+    by: str
+    text: str | UnsetType = UNSET
+    """The text so far, while it runs; what comes later follows as deltas."""
+    offset: int | UnsetType = UNSET
+    """Its length."""
+    reasoning: str | UnsetType = UNSET
+    reasoning_offset: int | UnsetType = UNSET
+    durable: int | UnsetType = UNSET
+    """How much of the text survives a crash."""
+    integrity: str | UnsetType = UNSET
+    """Of the commit that ended it: what `generation-ack` names."""
+    stored: bool | UnsetType = UNSET
+    """Of one that ended: whether the chat holds what there was of the text."""
+    error: GenerationError | UnsetType = UNSET
+    supersedes: str | UnsetType = UNSET
 
 
 class SnapshotPart(msgspec.Struct, tag="snapshot-part", tag_field="type"):
@@ -165,6 +193,12 @@ class Ack(msgspec.Struct, tag="ack", tag_field="type"):
     """The chat that a branch made."""
     linked_from: list[str] | UnsetType = UNSET
     """Chats that link to the one that was deleted."""
+    generation: str | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    """Of a generation: the id that its reply will have, or where its text is."""
+    state: str | UnsetType = UNSET
+    """How a generation ended."""
+    stored: bool | UnsetType = UNSET
     ops: list[Effect] | UnsetType = UNSET
     rebased: bool | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
@@ -211,11 +245,14 @@ class Error(msgspec.Struct, tag="error", tag_field="type"):
     owner: OwnerName | UnsetType = UNSET
     pointer: str | UnsetType = UNSET
     expected: int | UnsetType = UNSET
-    """The op number that `op-gap` waits for."""
+    """The op number that `op-gap` waits for; the length of a generation's text here."""
     to: str | UnsetType = UNSET
     """The name of what was `renamed`."""
     chat_id: str | UnsetType = UNSET
     """Of what was `renamed` or `deleted`."""
+    generation: str | UnsetType = UNSET
+    state: str | UnsetType = UNSET
+    """Of a generation that has ended."""
     next_op: int | UnsetType = UNSET
     """With `deleted`: the number of the session's next op on it, for a restore."""
     after_ms: int | UnsetType = UNSET
@@ -379,6 +416,62 @@ class Goaway(msgspec.Struct, tag="goaway", tag_field="type"):
     after_ms: int = 0
 
 
+class GenerationStarted(msgspec.Struct, tag="generation-started", tag_field="type", omit_defaults=True):
+    """A generation runs; the text so far, after which deltas follow. Also the answer to `generation-attach`."""
+
+    chat: str
+    generation: str
+    target: GenerationTarget
+    message: str
+    state: Literal["running"]
+    by: str
+    text: str
+    offset: int
+    durable: int
+    reasoning: str | UnsetType = UNSET
+    reasoning_offset: int | UnsetType = UNSET
+    supersedes: str | UnsetType = UNSET
+    id: int | None = None
+
+
+class GenerationDeltaFrame(msgspec.Struct, tag="generation-delta", tag_field="type", omit_defaults=True):
+    """More text. To the session that produces it: how much is durable, with an empty text."""
+
+    chat: str
+    generation: str
+    offset: int
+    text: str
+    durable: int
+    """How much of the text survives a crash."""
+    reasoning_offset: int | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_durable: int | UnsetType = UNSET
+
+
+class GenerationStored(msgspec.Struct, tag="generation-stored", tag_field="type", omit_defaults=True):
+    """A generation has ended and the chat holds its text, at `version`."""
+
+    chat: str
+    generation: str
+    message: str
+    state: Literal["stored", "cancelled", "failed", "orphaned"]
+    version: Version
+    swipe: int | UnsetType = UNSET
+    error: GenerationError | UnsetType = UNSET
+    id: int | None = None
+
+
+class GenerationDone(msgspec.Struct, tag="generation-done", tag_field="type", omit_defaults=True):
+    """A generation has ended and left no text."""
+
+    chat: str
+    generation: str
+    state: Literal["stored", "cancelled", "failed", "orphaned"]
+    version: Version
+    error: GenerationError | UnsetType = UNSET
+    id: int | None = None
+
+
 class Pong(msgspec.Struct, tag="pong", tag_field="type"):
     id: int | None = None
 
@@ -386,5 +479,6 @@ class Pong(msgspec.Struct, tag="pong", tag_field="type"):
 ServerFrame = (
     Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame
     | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame
-    | CharacterListFrame | GroupListFrame
+    | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored
+    | GenerationDone
 )

@@ -11,26 +11,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, UnsetType
 
-from .ids import WIRE_INTEGER_MAX, Version
-
-WireInteger = Annotated[int, msgspec.Meta(ge=0, le=WIRE_INTEGER_MAX)]
-OpNumber = Annotated[int, msgspec.Meta(ge=1, le=WIRE_INTEGER_MAX)]
-ObjectJson = Annotated[Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
-OperationsJson = Annotated[Raw, msgspec.Meta(description="RFC 6902 operations.",
-                                             extra_json_schema={"type": "array", "items": {"type": "object"}})]
-AnyJson = Annotated[Raw, msgspec.Meta(description="Any JSON value.")]
-OnConflict = Literal["refuse", "rebase"]
-
-
-class OpBase(msgspec.Struct, frozen=True, gc=False):
-    """The version that my op number `op` made, so that writes can be pipelined."""
-
-    op: OpNumber
-
-
-Base = str | OpBase | None | UnsetType
+from .fields import AnyJson, Base, ObjectJson, OnConflict, OperationsJson, OpNumber, WireInteger
+from .generation_requests import GenerationAck, GenerationAttach, GenerationDelta, GenerationWrite
+from .ids import Version
 
 
 class OwnerName(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -377,8 +362,10 @@ UNREADING = ChatRename | ChatDelete | ChatRestore | OwnerRename | OwnerDelete | 
 """What leaves the files' contents alone, so that damaged ones can be moved too."""
 DocumentWrite = Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate
 """What changes documents of one owner."""
-Write = DocumentWrite | LifeWrite
+Write = DocumentWrite | LifeWrite | GenerationWrite
 """What can become a commit."""
+Unnumbered = GenerationDelta | GenerationAttach | GenerationAck
+"""What is said of a generation beside the order of commits: it has no op number."""
 
 
 class Open(msgspec.Struct, tag="open", tag_field="type", gc=False, kw_only=True):
@@ -474,4 +461,4 @@ class GroupList(msgspec.Struct, tag="group-list", tag_field="type", gc=False):
 
 UserRequest = ChatList | ChatSearch | ActiveChat | CharacterList | GroupList
 """What is asked of no single owner."""
-Request = Write | Read
+Request = Write | Read | Unnumbered

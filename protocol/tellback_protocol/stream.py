@@ -35,6 +35,8 @@ from .effects import (
 )
 from .floors import LOG_SUFFIX, FloorCommit, FloorLog, read_log
 from .frames import Damage
+from .generations import NAMESPACE as GENERATIONS
+from .generations import Generation, Running, generations_of
 from .ids import Version, derived_uuid
 from .outcomes import Outcome, SessionOps
 from .patch import apply_patch
@@ -89,8 +91,8 @@ class Stream:
     """One chat with everything it owns."""
 
     __slots__ = (
-        "chat", "chat_id", "damage", "deleted", "floors", "head", "history", "history_bytes", "history_from", "name",
-        "sessions", "states", "user",
+        "_generations", "chat", "chat_id", "damage", "deleted", "floors", "head", "history", "history_bytes",
+        "history_from", "name", "running", "sessions", "states", "user",
     )
 
     def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
@@ -102,6 +104,9 @@ class Stream:
         self.states: dict[str, StateDocument] = {}
         self.floors: dict[str, FloorLog] = {}
         """The logs of floor states, by the namespace of the state."""
+        self.running: dict[str, Running] = {}
+        """The text of the generations that run, by id; it has no version."""
+        self._generations: tuple[bytes | None, dict[str, Generation]] = (None, {})
         self.sessions: dict[str, SessionOps] = {}
         self.history: deque[Past] = deque()
         self.history_bytes = 0
@@ -220,6 +225,26 @@ class Stream:
             self.apply_floor(effect)
         elif effect.namespace.endswith(LOG_SUFFIX):
             self._read_floor(effect.namespace)
+        elif effect.namespace == GENERATIONS:
+            self.follow_generations()
+
+    # -- generations -------------------------------------------------------------------------------------------------
+
+    @property
+    def generations(self) -> dict[str, Generation]:
+        """What the chat's document tells of them, oldest first. Not to be changed."""
+        document = self.states.get(GENERATIONS)
+        data = None if document is None else document.data
+        if self._generations[0] is not data:
+            self._generations = (data, generations_of(data))
+        return self._generations[1]
+
+    def follow_generations(self) -> None:
+        """Keep a text for each generation that runs, and for no other."""
+        self.running = {
+            generation_id: self.running.get(generation_id) or Running()
+            for generation_id, generation in self.generations.items() if generation.state == "running"
+        }
 
     # -- floor states ------------------------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ class Work:
             problem = message_id_problem(message_id)
             if problem:
                 raise Refused("message-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer=f"{pointer}/id")
-            if message_id in self.chat.messages or message_id in index_id:
+            if self.is_taken(message_id) or message_id in index_id:
                 raise Refused(
                     "message-id-taken", f"The chat already has a message {message_id[:64]!r}.", pointer=f"{pointer}/id"
                 )
@@ -133,10 +133,18 @@ class Work:
         while True:
             message_id = f"{(self.fresh.id_seed + self.given) & 0xFFFFFFFFFFFFFFFF:016x}"
             self.given += 1
-            if message_id not in self.chat.messages and message_id not in taken:
+            if not self.is_taken(message_id) and message_id not in taken:
                 return message_id
 
-    def append(self, messages: list[Raw]) -> None:
+    def is_taken(self, message_id: str) -> bool:
+        """Whether a message has this id, or one that is being generated will have it."""
+        return message_id in self.chat.messages or (bool(self.stream.running) and any(
+            generation.message == message_id and generation.state == "running"
+            for generation in self.stream.generations.values()
+        ))
+
+    def append(self, messages: list[Raw]) -> list[str]:
+        """The ids of the messages."""
         if not messages:
             raise Refused("bad-frame", "messages holds at least one message.", pointer="/messages")
         if len(messages) > self.limits.messages:
@@ -151,6 +159,7 @@ class Work:
                 self.floors.returned(message_id, loads(line))
         self.add(AppendEffect([Raw(line) for line in lines.values()]))
         self.undo.append(DeleteEffect(list(lines)))
+        return list(lines)
 
     def delete(self, ids: list[str], pointer: str = "/messages") -> None:
         wanted = list(dict.fromkeys(ids))

@@ -23,7 +23,8 @@ from tellback_client.intents import AppendIntent, PatchIntent, StateIntent, Upda
 from tellback_client.link import Link
 from tellback_client.outbox import Entry, PendingWrite, WriteResult
 from tellback_client.subscription import Subscription
-from tellback_protocol.requests import OpBase, Patch
+from tellback_protocol.fields import OpBase
+from tellback_protocol.requests import Patch
 from tests.support.tab_server import lines_of
 
 SESSION = "session-of-the-test"

@@ -13,9 +13,10 @@ from msgspec import Raw
 from tellback_protocol.appending import PlainAppend, append_plain
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import Committed, Fresh, decide, install
+from tellback_protocol.fields import OpBase
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Append, OpBase
+from tellback_protocol.requests import Append
 from tellback_protocol.stream import Stream
 
 SESSION = "session-of-a-tab-1"

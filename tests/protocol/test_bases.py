@@ -7,9 +7,10 @@ from msgspec import Raw
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import Committed, Fresh, Stored, decide, install
 from tellback_protocol.effects import decode_commit
+from tellback_protocol.fields import OpBase
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import Version
-from tellback_protocol.requests import Append, OpBase, Patch, Write
+from tellback_protocol.requests import Append, Patch, Write
 from tellback_protocol.stream import Stream
 
 MINE, THEIRS = "session-mine-0001", "session-theirs-01"

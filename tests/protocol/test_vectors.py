@@ -16,6 +16,7 @@ from tellback_protocol.decide import Committed
 from tellback_protocol.effects import decode_effects, encode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import ClientFrame, ServerFrame
+from tellback_protocol.generations import Running
 from tellback_protocol.patch import apply_patch, check_operations, merge_to_patch
 from tellback_protocol.requests import LifeWrite, Malformed, OwnerName, owner_named, owner_text
 from tests.support import vectors
@@ -174,15 +175,44 @@ def test_floor_states_become_what_the_vector_says(vector: Vector) -> None:
     check_steps(vector)
 
 
+@each("generations", "generations")
+def test_generations_become_what_the_vector_says(vector: Vector) -> None:
+    check_steps(vector)
+
+
+@each("generations", "deltas")
+def test_deltas_become_the_text_that_the_vector_says(vector: Vector) -> None:
+    running = Running()
+    for step in vector["deltas"]:
+        assert added_by(running, step["delta"]) == step["added"]
+    assert (str(running.text), str(running.reasoning)) == (vector["text"], vector["reasoning"])
+    assert running.text.units == vector["units"]
+
+
+def added_by(running: Running, delta: dict[str, Any]) -> dict[str, Any]:
+    """What of a delta was new, or the error."""
+    try:
+        added = running.add(
+            delta.get("offset", 0), delta.get("text", ""), delta.get("reasoning_offset", 0), delta.get("reasoning", "")
+        )
+    except Refused as refusal:
+        return {"code": refusal.code, "pointer": refusal.pointer, **(refusal.details or {})}
+    return {"text": added.text, "reasoning": added.reasoning}
+
+
 def check_steps(vector: Vector) -> None:
     """Decide about every step, and let a replica install only what the effects say."""
     stream = vectors.stream_of(vector["document"])
     replica = vectors.stream_of(vector["document"])
     for step in vector["steps"]:
+        if "delta" in step:
+            assert added_by(stream.running[step["delta"]["generation"]], step["delta"]) == step["added"]
+            continue
         data = step["text"].encode() if "text" in step else json.dumps(step["frame"]).encode()
         before = vectors.document_of(stream)
         answer, decision = vectors.carry_out(stream, step["session"], data, vectors.fresh_of(step["fresh"]))
-        answer.pop("message", None)
+        if answer["type"] == "error":
+            answer.pop("message")
         assert same(answer, step["answer"])
         if not isinstance(decision, Committed):
             assert "effects" not in step
@@ -199,8 +229,11 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
     requests: set[str] = set()
     effects: set[str] = set()
     answers: set[str] = set()
-    for _, vector in [labelled for folder in ("decide", "swipes", "floors") for labelled in vectors.read(folder)]:
-        for step in vector["steps"]:
+    stepped = ("decide", "swipes", "floors", "generations")
+    for _, vector in [labelled for folder in stepped for labelled in vectors.read(folder)]:
+        for step in vector.get("steps", []):
+            if "delta" in step:
+                continue
             requests.add(step.get("frame", {}).get("type", ""))
             answers.add(step["answer"]["type"])
             for effect in step.get("effects", []):
@@ -214,7 +247,7 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
 
 
 def test_names_of_vectors_are_sentences_that_occur_once() -> None:
-    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes", "floors"):
+    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes", "floors", "generations"):
         labels = [label for label, _ in vectors.read(folder)]
         assert len(labels) == len(set(labels))
     assert ids.parse_chat(f"id:{CHAT_ID}").chat_id == CHAT_ID  # type: ignore[union-attr]

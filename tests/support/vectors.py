@@ -23,7 +23,7 @@ from tellback_protocol.decide import (
     decide,
     install,
 )
-from tellback_protocol.effects import Commit, decode_effects
+from tellback_protocol.effects import Commit, decode_commit, decode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
@@ -152,6 +152,11 @@ def carry_out(
     answer = codec.answer(outcome.kind, request.id, owner, op, body, duplicate)  # type: ignore[union-attr]
     codec.decode_server(answer)
     return json.loads(answer), decision
+
+
+def commit_of(decision: Committed) -> Commit:
+    """A commit as the log gives it back."""
+    return decode_commit(decision.record)
 
 
 def apply_effects(stream: Stream, effects: list[dict[str, Any]], version: Version) -> dict[str, Any]:

@@ -1,0 +1,238 @@
+"""Generations as values: what the chat's document tells of each, and the text of those that run.
+
+    running --end--> stored | failed      --cancel--> cancelled      --no producer for the lease--> orphaned
+
+Rules of this module (BEHAVIOUR T1 to T20):
+- The document `tellback_generations` holds the states and is changed by commits only; text that is still being written
+  is beside it, because it has no version.
+- Offsets count UTF-16 units. A delta is installed wholly or not at all; repeated or reordered ones do no harm.
+- A generation ends once, whoever ends it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from .errors import Refused
+from .generation_requests import GenerationError, GenerationTarget
+from .values import dumps, loads
+
+NAMESPACE: Final = "tellback_generations"
+FINISHED_MAX: Final = 32
+"""Finished generations that the document keeps, the newest."""
+CHUNK_CHARS: Final = 2048
+"""Text is kept in pieces of about this size, so that one more token costs no copy of what came before."""
+ENTRY_BYTES: Final = 4096
+"""Room in a message for what stands around the text."""
+
+State = Literal["running", "stored", "cancelled", "failed", "orphaned"]
+ENDED: Final = ("stored", "cancelled", "failed", "orphaned")
+
+
+def units_of(text: str) -> int:
+    """Length in UTF-16 units."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) >> 1
+
+
+class Generation(msgspec.Struct, omit_defaults=True, gc=False):
+    """What the document tells of one generation."""
+
+    state: State
+    target: GenerationTarget
+    message: str
+    """The id that is reserved for the reply, or of the message that gets it; when it is stored, where it is."""
+    by: str
+    """The session that started it, and whose deltas count."""
+    started_ms: int
+    after: str | UnsetType | None = UNSET
+    """The message that a reply of its own answers; null when the chat was empty."""
+    swipe: int | UnsetType | None = UNSET
+    """The swipe that is continued, null when it was taken away; when it is stored, the swipe that holds the text."""
+    reply: Raw | UnsetType = UNSET
+    """Fields of the reply, while it runs."""
+    lease_s: int | UnsetType = UNSET
+    upstream: str | UnsetType = UNSET
+    """The model server that produces the text, when the server itself asks it."""
+    supersedes: str | UnsetType = UNSET
+    ended_ms: int | UnsetType = UNSET
+    integrity: str | UnsetType = UNSET
+    """Of the commit that ended it."""
+    is_stored: bool = msgspec.field(name="stored", default=False)
+    """The chat holds what there was of the text."""
+    error: GenerationError | UnsetType = UNSET
+    acked: list[str] = []
+    """Sessions that hold the result."""
+
+    @property
+    def slot(self) -> str:
+        """What only one generation can be written to at a time."""
+        if isinstance(self.target.message, str):
+            return f"m:{self.target.message}"
+        return "e:" if not isinstance(self.after, str) else f"a:{self.after}"
+
+
+_convert = msgspec.convert
+_entry = msgspec.json.Encoder().encode
+
+
+def generations_of(data: bytes | None) -> dict[str, Generation]:
+    """The generations of a document, oldest first. What another program put there and is none is left out."""
+    if data is None:
+        return {}
+    document = loads(data)
+    if not isinstance(document, dict):
+        return {}
+    found: dict[str, Generation] = {}
+    for generation_id, value in document.items():
+        try:
+            reply = value.pop("reply", None) if isinstance(value, dict) else None
+            generation = _convert(value, Generation)
+        except msgspec.ValidationError:
+            continue
+        if isinstance(reply, dict):
+            generation.reply = Raw(dumps(reply))
+        found[generation_id] = generation
+    return found
+
+
+def entry_of(generation: Generation) -> Any:
+    """A generation as the document holds it."""
+    return loads(_entry(generation))
+
+
+class StreamedText:
+    """A text that grows, addressed in UTF-16 units."""
+
+    __slots__ = ("_chunks", "_starts", "size_bytes", "units")
+
+    def __init__(self, text: str = "") -> None:
+        self._chunks: list[str] = []
+        self._starts: list[int] = []
+        """Where each piece begins, in units."""
+        self.units = 0
+        self.size_bytes = 0
+        """As JSON, without quotes."""
+        if text:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        """Cost: the text, and seldom a piece."""
+        if self._chunks and len(self._chunks[-1]) + len(text) <= CHUNK_CHARS:
+            self._chunks[-1] += text
+        else:
+            self._starts.append(self.units)
+            self._chunks.append(text)
+        self.units += units_of(text)
+        self.size_bytes += len(dumps(text)) - 2
+
+    def __str__(self) -> str:
+        return "".join(self._chunks)
+
+    def since(self, offset: int, chars: int | None = None) -> str | None:
+        """The text from a unit on, or at least `chars` characters of it; None when that lies inside a surrogate pair.
+
+        Cost: what is returned, and a piece.
+        """
+        if offset >= self.units:
+            return ""
+        at = bisect_right(self._starts, offset) - 1
+        first = self._chunks[at]
+        index = _index_of(first, offset - self._starts[at])
+        if index is None:
+            return None
+        found = [first[index:]]
+        length = len(found[0])
+        for chunk in self._chunks[at + 1 :] if chars is None or length < chars else ():
+            found.append(chunk)
+            length += len(chunk)
+            if chars is not None and length >= chars:
+                break
+        return "".join(found)
+
+    def rest(self, offset: int, text: str, pointer: str) -> str:
+        """What of a delta is new. Raises Refused `generation-gap`, `bad-offset`, `generation-mismatch`."""
+        if offset == self.units:
+            return text
+        if offset > self.units:
+            raise Refused(
+                "generation-gap", f"The text has {self.units} units; what comes before {offset} is missing.",
+                pointer=f"/{pointer}", details={"expected": self.units},
+            )
+        known = self.since(offset, len(text))
+        if known is None:
+            raise Refused("bad-offset", f"Offset {offset} lies inside a surrogate pair.", pointer=f"/{pointer}",
+                          details={"expected": self.units})
+        if known.startswith(text):
+            return ""
+        if not text.startswith(known):
+            raise Refused(
+                "generation-mismatch", "This is not the text that is there already.", pointer=f"/{pointer}",
+                details={"expected": self.units},
+            )
+        return text[len(known) :]
+
+
+def _index_of(text: str, units: int) -> int | None:
+    """The index of the character that begins at a unit; None inside a surrogate pair."""
+    if text.isascii():
+        return units
+    head = text.encode("utf-16-le", "surrogatepass")[: 2 * units]
+    try:
+        return len(head.decode("utf-16-le"))
+    except UnicodeDecodeError:
+        return None
+
+
+class Added(msgspec.Struct, frozen=True, gc=False):
+    """What of a delta was new, and where it begins."""
+
+    offset: int
+    text: str
+    reasoning_offset: int
+    reasoning: str
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.reasoning)
+
+
+class Running:
+    """The text of a generation that runs."""
+
+    __slots__ = ("reasoning", "text")
+
+    def __init__(self, text: str = "", reasoning: str = "") -> None:
+        self.text = StreamedText(text)
+        self.reasoning = StreamedText(reasoning)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.text.size_bytes + self.reasoning.size_bytes
+
+    def add(
+        self, offset: int, text: str, reasoning_offset: int = 0, reasoning: str = "", size_bytes_max: int | None = None
+    ) -> Added:
+        """Install a delta. Raises Refused; then nothing of it was installed."""
+        added = Added(
+            self.text.units, self.text.rest(offset, text, "offset") if text or offset else "", self.reasoning.units,
+            self.reasoning.rest(reasoning_offset, reasoning, "reasoning_offset") if reasoning else "",
+        )
+        if size_bytes_max is not None and self._is_over(added, size_bytes_max - ENTRY_BYTES):
+            raise Refused(
+                "too-large", "The text of a generation has to fit into a message.", pointer="/text",
+                details={"expected": self.text.units},
+            )
+        if added.text:
+            self.text.append(added.text)
+        if added.reasoning:
+            self.reasoning.append(added.reasoning)
+        return added
+
+    def _is_over(self, added: Added, size_bytes_max: int) -> bool:
+        # A character takes at most 6 bytes as JSON, so seldom has anything to be written out for this.
+        if self.size_bytes + 6 * (len(added.text) + len(added.reasoning)) <= size_bytes_max:
+            return False
+        return self.size_bytes + len(dumps(added.text)) + len(dumps(added.reasoning)) > size_bytes_max
