@@ -35,7 +35,8 @@ from .outbox import WriteResult
 from .replica import Messages
 
 __all__ = [
-    "Batch", "BatchedFloorState", "BatchedState", "Chat", "FloorState", "Operations", "State", "new_message_id", "pages",
+    "Batch", "BatchedFloorState", "BatchedState", "Chat", "FloorState", "Operations", "State", "new_message_id",
+    "pages",
 ]
 
 APPENDED_BYTES_MAX = 1 << 20

@@ -59,7 +59,7 @@ from tellback_protocol.requests import (
     StateUpdate,
     Write,
 )
-from tellback_protocol.stream import Outcome, Stream
+from tellback_protocol.stream import Stream
 from tellback_server import records
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
 from tellback_server.log import LogError, RecordTooLarge
