@@ -15,6 +15,8 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -38,7 +40,7 @@ from .errors import Refused
 from .fields import Base
 from .floors import LOG_SUFFIX
 from .frames import Limits
-from .generation_requests import GenerationError, GenerationStart, GenerationWrite
+from .generation_requests import Generate, GenerationError, GenerationStart, GenerationWrite
 from .generation_work import Ending, acknowledge, carry_out_generation, finish, swipe_deleted
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
@@ -98,9 +100,10 @@ _encode = msgspec.json.encode
 
 
 def decide(
-    stream: Stream, request: Write | Malformed, session: str, fresh: Fresh, limits: Limits, facts: Facts = NO_FACTS
+    stream: Stream, request: Write | Malformed, session: str, fresh: Fresh, limits: Limits, facts: Facts = NO_FACTS,
+    models: Sequence[str] = (),
 ) -> Decision:
-    """What `request` means to `stream` now; `facts` were gathered for a life write.
+    """What `request` means to `stream` now; `facts` were gathered for a life write, `models` are for `generate`.
 
     Raises: Refused when it is not an outcome. Cost: what the request touches.
     """
@@ -122,7 +125,7 @@ def decide(
             )
         if stream.damage and not isinstance(request, UNREADING):
             raise Refused("read-only", "The chat's file is damaged; repair it, then send this op again.")
-        return _accept(stream, request, session, op, print_, fresh, limits, facts)
+        return _accept(stream, request, session, op, print_, fresh, limits, facts, models)
     except (RecursionError, NestedTooDeeply):
         # A user's own old line can be nested deeper than Python writes.
         raise Refused("too-deep", "The document is nested too deeply to be changed.") from None
@@ -187,12 +190,12 @@ def _replay(
 
 def _accept(
     stream: Stream, request: Write, session: str, op: int, print_: int, fresh: Fresh, limits: Limits,
-    facts: Facts = NO_FACTS,
+    facts: Facts = NO_FACTS, models: Sequence[str] = (),
 ) -> Committed:
     if isinstance(request, LifeWrite):
         return _accept_life(stream, request, session, op, print_, fresh, limits, facts)
     if isinstance(request, GenerationWrite):
-        return _accept_generation(stream, request, session, op, print_, fresh, limits)
+        return _accept_generation(stream, request, session, op, print_, fresh, limits, models)
     bases = Bases(stream, session, request.force, request.on_conflict == "rebase")
     several = isinstance(request, Batch) or (isinstance(request, Patch) and isinstance(request.message, UnsetType))
     work = Work(stream, fresh, limits, several=several)
@@ -232,14 +235,15 @@ def _accept_life(
 
 
 def _accept_generation(
-    stream: Stream, request: GenerationWrite, session: str, op: int, print_: int, fresh: Fresh, limits: Limits
+    stream: Stream, request: GenerationWrite, session: str, op: int, print_: int, fresh: Fresh, limits: Limits,
+    models: Sequence[str],
 ) -> Committed:
     force, rebase = False, False
-    if isinstance(request, GenerationStart):
+    if isinstance(request, GenerationStart | Generate):
         force, rebase = request.force, request.on_conflict == "rebase"
     bases = Bases(stream, session, force, rebase)
     work = Work(stream, fresh, limits, several=False)
-    carry_out_generation(work, request, session, bases)
+    carry_out_generation(work, request, session, bases, models)
     return _committed(work, bases.rebased_from, Author(session, op), print_)
 
 

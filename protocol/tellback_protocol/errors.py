@@ -84,6 +84,7 @@ ERRORS: dict[str, ErrorKind] = {
     "generation-gap": ErrorKind("now", False, "Text before this is missing; send it again from `expected` on."),
     "generation-mismatch": ErrorKind("never", True, "This is not the text that the server has."),
     "bad-offset": ErrorKind("never", False, "An offset lies inside a surrogate pair."),
+    "upstream-unknown": ErrorKind("never", True, "The server knows no model server of this name."),
     "not-producer": ErrorKind("never", True, "Another session produces the text of this generation."),
     "version-unknown": ErrorKind("never", False, "The history does not reach this version."),
     "unsupported": ErrorKind("never", True, "The server does not offer this yet."),

@@ -9,6 +9,7 @@ Rules of this module (BEHAVIOUR T1 to T9):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -41,14 +42,20 @@ _TEXTS = ("mes", "content")
 Ending = Literal["stored", "cancelled", "failed", "orphaned"]
 
 
-def carry_out_generation(work: Work, request: GenerationWrite, session: str, bases: Bases) -> None:
-    """Check `request` and put its effects into `work`. Raises Refused, Conflicting."""
+def carry_out_generation(
+    work: Work, request: GenerationWrite, session: str, bases: Bases, models: Sequence[str] = ()
+) -> None:
+    """Check `request` and put its effects into `work`; `models` are the model servers that can be asked.
+
+    Raises: Refused, Conflicting.
+    """
     work.plain = False
     match request:
         case GenerationStart():
             _start(work, request, session, bases)
         case Generate():
-            raise Refused("unsupported", "This server asks no models.", pointer="/type")
+            _check_model(work, request, models)
+            _start(work, request, session, bases)
         case GenerationEnd():
             _end(work, request, session)
         case GenerationCancel():
@@ -59,7 +66,16 @@ def carry_out_generation(work: Work, request: GenerationWrite, session: str, bas
 # -- the beginning ---------------------------------------------------------------------------------------------------
 
 
-def _start(work: Work, request: GenerationStart, session: str, bases: Bases) -> None:
+def _check_model(work: Work, request: Generate, models: Sequence[str]) -> None:
+    if not models:
+        raise Refused("unsupported", "This server asks no models.", pointer="/type")
+    if request.upstream not in models:
+        raise Refused("upstream-unknown", f"The model servers here are {', '.join(models)}.", pointer="/upstream")
+    if not isinstance(read_payload(bytes(request.body), "/body", work.limits.depth), dict):
+        raise Refused("bad-frame", "What a model is asked is a JSON object.", pointer="/body")
+
+
+def _start(work: Work, request: GenerationStart | Generate, session: str, bases: Bases) -> None:
     document = work.stream.states.get(NAMESPACE)
     if document is not None and document.corrupt:
         raise Refused("state-corrupt", f"The file of {NAMESPACE!r} is not what it should be; it is kept as it is.")
@@ -86,7 +102,9 @@ def _start(work: Work, request: GenerationStart, session: str, bases: Bases) -> 
     else:
         _aim(work, request, generation, reply, bases)
     generation.reply = Raw(dumps({key: value for key, value in reply.items() if key != "id"}))
-    if isinstance(request.lease_s, int):
+    if isinstance(request, Generate):
+        generation.upstream = request.upstream
+    elif isinstance(request.lease_s, int):
         generation.lease_s = request.lease_s
     if isinstance(request.supersedes, str):
         generation.supersedes = request.supersedes
@@ -103,7 +121,9 @@ def _start(work: Work, request: GenerationStart, session: str, bases: Bases) -> 
     work.told = dumps(told)
 
 
-def _aim(work: Work, request: GenerationStart, generation: Generation, reply: dict[str, Any], bases: Bases) -> None:
+def _aim(
+    work: Work, request: GenerationStart | Generate, generation: Generation, reply: dict[str, Any], bases: Bases
+) -> None:
     """At a swipe or the end of a message that is there."""
     target = request.target
     if not isinstance(target.message, str):
@@ -166,8 +186,8 @@ def _running_one(work: Work, generation_id: str) -> Generation:
 
 def _end(work: Work, request: GenerationEnd, session: str) -> None:
     generation = _running_one(work, request.generation)
-    if generation.by != session:
-        raise Refused("not-producer", "Another session produces this text.", pointer="/generation")
+    if generation.producer != session:
+        raise Refused("not-producer", "This session does not produce the text.", pointer="/generation")
     running = work.stream.running[request.generation]
     for pointer, wanted, units in (
         ("/length", request.length, running.text.units),

@@ -68,6 +68,11 @@ class Generation(msgspec.Struct, omit_defaults=True, gc=False):
     """Sessions that hold the result."""
 
     @property
+    def producer(self) -> str | None:
+        """The session whose text counts; None when the server itself asks a model."""
+        return self.by if isinstance(self.upstream, UnsetType) else None
+
+    @property
     def slot(self) -> str:
         """What only one generation can be written to at a time."""
         if isinstance(self.target.message, str):

@@ -126,11 +126,14 @@ class Desk:
         self.commits = 0
         self.ops: dict[str, int] = {}
 
-    def ask(self, type_: str, session: str = ME, limits: Limits = LIMITS, **fields: Any) -> dict[str, Any]:
+    def ask(
+        self, type_: str, session: str = ME, limits: Limits = LIMITS, models: tuple[str, ...] = (), **fields: Any
+    ) -> dict[str, Any]:
         """Carry out one write; its answer."""
         op = self.ops.get(session, 0) + 1
         frame = {"type": type_, "chat": "group:vectors", "id": 1, "op": op, **fields}
-        answer, decision = vectors.carry_out(self.stream, session, json.dumps(frame).encode(), self.fresh(), limits)
+        data = json.dumps(frame).encode()
+        answer, decision = vectors.carry_out(self.stream, session, data, self.fresh(), limits, models)
         if decision is not None:
             self.ops[session] = op
         self._follow(decision)

@@ -98,6 +98,7 @@ async def test_a_reply_comes_token_by_token() -> None:
 
 
 async def test_the_body_is_the_clients_but_for_stream() -> None:
+    """[U2]"""
     body = {"stream": False, "messages": [], "x": {"y": [1, 2.5, None, "é"]}, "n": 2**53 + 1, "stream_options": {}}
     async with bench(reply("a")) as (client, server):
         await client.run(body)
@@ -207,6 +208,7 @@ async def test_two_replies_use_one_connection_and_no_cookie() -> None:
 
 
 async def test_a_cut_in_the_middle_keeps_what_came() -> None:
+    """[U4, U5]"""
     async def script(exchange: Exchange) -> None:
         await exchange.start()
         await exchange.chunk(piece("Once upon"))
@@ -244,6 +246,7 @@ async def test_a_cut_before_the_first_token_is_tried_again() -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 529, 429])
 async def test_a_busy_server_is_tried_again(status: int) -> None:
+    """[U5]"""
     async with bench(refuses(status), refuses(status), reply("a")) as (client, server):
         await client.run()
         assert client.text == "a"
@@ -261,6 +264,7 @@ async def test_tries_are_bounded() -> None:
 
 @pytest.mark.parametrize("wait", ["0.2", "date"])
 async def test_retry_after_is_obeyed(wait: str) -> None:
+    """[U5]"""
     if wait == "date":
         # Whole seconds: a date of two seconds from now is between one and two away.
         wait = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
@@ -282,6 +286,7 @@ async def test_a_retry_after_past_the_deadline_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 501, 307])
 async def test_a_refusal_is_final(status: int) -> None:
+    """[U5, U8]"""
     async with bench(refuses(status, {"detail": "no"}, Location="/elsewhere"), reply("never")) as (client, server):
         error = await failure(client)
         assert isinstance(error, UpstreamRefused)
@@ -290,6 +295,7 @@ async def test_a_refusal_is_final(status: int) -> None:
 
 
 async def test_what_a_server_writes_is_cut_escaped_and_searched_for_the_key() -> None:
+    """[U4, U8]"""
     message = f"Incorrect API key provided: {KEY}\r\n\x1b[31m" + "x" * 5000
     async with bench(refuses(401, {"error": {"message": message}})) as (client, _):
         said = str(await failure(client))
@@ -442,6 +448,7 @@ async def test_a_slow_model_is_no_silent_one() -> None:
 
 
 async def test_cancelling_closes_the_connection_at_once() -> None:
+    """[U6]"""
     async def script(exchange: Exchange) -> None:
         await exchange.start()
         await exchange.chunk(piece("Once"))
@@ -490,6 +497,7 @@ async def test_an_unknown_name_is_refused_before_anything_is_sent() -> None:
 
 
 async def test_the_key_is_in_no_log_line_and_no_error() -> None:
+    """[U8]"""
     lines = io.StringIO()
     structlog.reset_defaults()
     configure_logging("debug", "json", stream=lines)

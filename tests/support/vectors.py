@@ -6,6 +6,7 @@ The shape of the files is described in `spec/vectors/README.md`; the browser SDK
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def fresh_of(value: dict[str, Any]) -> Fresh:
 
 
 def carry_out(
-    stream: Stream, session: str, data: bytes, fresh: Fresh, limits: Limits = LIMITS
+    stream: Stream, session: str, data: bytes, fresh: Fresh, limits: Limits = LIMITS, models: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Decision | None]:
     """The answer to one frame that is a write, as the server would send it, and what was decided (then installed)."""
     try:
@@ -135,7 +136,7 @@ def carry_out(
     else:
         owner = codec.chat_json(request.chat)  # type: ignore[union-attr]
     try:
-        decision = decide(stream, request, session, fresh, limits)  # type: ignore[arg-type]
+        decision = decide(stream, request, session, fresh, limits, models=models)  # type: ignore[arg-type]
     except Refused as refusal:
         echo = codec.echo_of(loads(data))
         return json.loads(codec.error(refusal, echo)), None

@@ -1,0 +1,113 @@
+"""Producers: one task for each reply that the server itself streams from a model server.
+
+Rules this module keeps:
+
+- It decides nothing about chats: text goes to the generation's Sink as it arrives, and what ended it goes there once.
+- A stop closes the connection to the model server at once, whatever it is doing.
+- A task ends by itself when its generation does not want more text: it was cancelled, or the chat is gone.
+- A task that fails for a reason of ours ends its generation as failed; no generation waits for a dead task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from tellback_protocol.errors import Refused
+from tellback_protocol.generation_requests import GenerationError
+from tellback_server.completions import Delta
+from tellback_server.upstream_errors import UnknownUpstream, UpstreamError
+
+__all__ = ["ModelServers", "ProducerKey", "Producers", "Sink"]
+
+log = structlog.get_logger()
+
+ProducerKey = tuple[str, str, str]
+"""User, chat id, generation."""
+
+
+class ModelServers(Protocol):
+    """Where replies come from; `upstream` implements it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Who can be asked."""
+
+    def stream(self, name: str, body: Mapping[str, Any]) -> AsyncGenerator[Delta, None]:
+        """A reply, delta by delta. Raises: UpstreamError; closing it closes the connection."""
+
+
+class Sink(Protocol):
+    """A running generation, as its producer sees it. Synchronous: every call is one step of the chat's actor."""
+
+    def add(self, text: str, reasoning: str) -> None:
+        """More text, behind what there is. Raises Refused when it is not wanted, or does not fit any more."""
+
+    def end(self, error: GenerationError | None) -> None:
+        """The reply is complete, or failed with what there is of it."""
+
+
+class Producers:
+    """The tasks that run now."""
+
+    def __init__(self, models: ModelServers | None) -> None:
+        """`models` is None on a server without model servers."""
+        self._models = models
+        self._tasks: dict[ProducerKey, asyncio.Task[None]] = {}
+
+    def check(self, upstream: str) -> None:
+        """Raises Refused `upstream-unknown` when there is no such model server."""
+        known = self._models.names if self._models is not None else ()
+        if upstream not in known:
+            raise Refused("upstream-unknown", str(UnknownUpstream(upstream, known)), pointer="/upstream")
+
+    @property
+    def count(self) -> int:
+        """How many run."""
+        return len(self._tasks)
+
+    def is_running(self, key: ProducerKey) -> bool:
+        """Whether the reply is being streamed."""
+        return key in self._tasks
+
+    def start(self, key: ProducerKey, upstream: str, body: Mapping[str, Any], sink: Sink) -> None:
+        """Ask the model; `check` passed before."""
+        assert key not in self._tasks, "a generation is started once"
+        task = asyncio.get_running_loop().create_task(self._produce(upstream, body, sink))
+        self._tasks[key] = task
+        task.add_done_callback(lambda _task: self._tasks.pop(key, None))
+
+    def stop(self, key: ProducerKey) -> None:
+        """Nobody wants the rest. Without effect when it has ended."""
+        task = self._tasks.get(key)
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop all of them and wait until their connections are closed."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _produce(self, upstream: str, body: Mapping[str, Any], sink: Sink) -> None:
+        error: GenerationError | None = None
+        try:
+            assert self._models is not None, "checked before"
+            async with contextlib.aclosing(self._models.stream(upstream, body)) as deltas:
+                async for delta in deltas:
+                    if delta.text or delta.reasoning:
+                        sink.add(delta.text, delta.reasoning)
+        except UpstreamError as failure:
+            log.warning("upstream-failed", upstream=upstream, kind=failure.kind, error=str(failure))
+            error = GenerationError(failure.code, str(failure))
+        except Refused as refusal:
+            error = GenerationError(refusal.code, str(refusal))
+        except Exception:
+            log.exception("producer-failed", upstream=upstream)
+            error = GenerationError("internal", "The server failed; the text so far is kept.")
+        sink.end(error)
