@@ -13,18 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.generation_requests import GenerationError
 from tellback_server.completions import Delta
-from tellback_server.upstream_errors import UnknownUpstream, UpstreamError
+from tellback_server.upstream_errors import UpstreamError
 
 __all__ = ["ModelServers", "ProducerKey", "Producers", "Sink"]
 
 log = structlog.get_logger()
+
+END_AGAIN_S: Final = 0.2
+"""Until the chat can be written to again: it is being renamed, or the disk is full."""
 
 ProducerKey = tuple[str, str, str]
 """User, chat id, generation."""
@@ -47,8 +50,8 @@ class Sink(Protocol):
     def add(self, text: str, reasoning: str) -> None:
         """More text, behind what there is. Raises Refused when it is not wanted, or does not fit any more."""
 
-    def end(self, error: GenerationError | None) -> None:
-        """The reply is complete, or failed with what there is of it."""
+    def end(self, error: GenerationError | None) -> bool:
+        """The reply is complete, or failed with what there is of it. False when that cannot be stored now."""
 
 
 class Producers:
@@ -59,11 +62,10 @@ class Producers:
         self._models = models
         self._tasks: dict[ProducerKey, asyncio.Task[None]] = {}
 
-    def check(self, upstream: str) -> None:
-        """Raises Refused `upstream-unknown` when there is no such model server."""
-        known = self._models.names if self._models is not None else ()
-        if upstream not in known:
-            raise Refused("upstream-unknown", str(UnknownUpstream(upstream, known)), pointer="/upstream")
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model servers that can be asked."""
+        return self._models.names if self._models is not None else ()
 
     @property
     def count(self) -> int:
@@ -75,11 +77,11 @@ class Producers:
         return key in self._tasks
 
     def start(self, key: ProducerKey, upstream: str, body: Mapping[str, Any], sink: Sink) -> None:
-        """Ask the model; `check` passed before."""
+        """Ask the model; `upstream` is one of `models`."""
         assert key not in self._tasks, "a generation is started once"
         task = asyncio.get_running_loop().create_task(self._produce(upstream, body, sink))
         self._tasks[key] = task
-        task.add_done_callback(lambda _task: self._tasks.pop(key, None))
+        task.add_done_callback(lambda _task: self._tasks.pop(key))
 
     def stop(self, key: ProducerKey) -> None:
         """Nobody wants the rest. Without effect when it has ended."""
@@ -110,4 +112,5 @@ class Producers:
         except Exception:
             log.exception("producer-failed", upstream=upstream)
             error = GenerationError("internal", "The server failed; the text so far is kept.")
-        sink.end(error)
+        while not sink.end(error):
+            await asyncio.sleep(END_AGAIN_S)
