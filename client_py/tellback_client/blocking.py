@@ -1,6 +1,6 @@
 """The client for programs without an event loop: the same client, on a loop in a thread of its own.
 
-    with BlockingClient("ws://127.0.0.1:8377/ws") as client:
+    with BlockingClient("ws://127.0.0.1:8765/ws") as client:
         chat = client.open("character:Alice/First meeting", create=True)
         chat.append({"name": "User", "is_user": True, "mes": "hi"})
 

@@ -1,6 +1,6 @@
 """The client: one session on one server, any number of chats.
 
-    async with connect("ws://127.0.0.1:8377/ws") as client:
+    async with connect("ws://127.0.0.1:8765/ws") as client:
         chat = await client.open("character:Alice/First meeting", create=True)
         await chat.append({"name": "User", "is_user": True, "mes": "hi"})
 

@@ -1,6 +1,6 @@
 """Conversation history by session id, in the shape that Cipher's providers have.
 
-    provider = HistoryProvider("ws://127.0.0.1:8377/ws")
+    provider = HistoryProvider("ws://127.0.0.1:8765/ws")
     await provider.save_message("session-1", {"role": "user", "content": "hi"})
     await provider.get_history("session-1", limit=20)
     await provider.disconnect()

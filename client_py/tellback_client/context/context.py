@@ -1,6 +1,6 @@
 """The seed's extension API: one object with all its names, in snake_case, on top of a client.
 
-    async with connect("ws://127.0.0.1:8377/ws") as client:
+    async with connect("ws://127.0.0.1:8765/ws") as client:
         async with await create_context(client, chat="character:Alice/First meeting") as context:
             context.event_source.on(EventTypes.MESSAGE_RECEIVED, lambda index: print(context.chat[index]["mes"]))
             await context.add_messages({"name": "User", "is_user": True, "mes": "hi"})
