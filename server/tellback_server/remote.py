@@ -7,6 +7,7 @@ Rules this module keeps:
 
 - With `data` it is the same conversation with a private server on loopback, which has the folder for as long as the
   command runs; so a command has one way, and the folder one writer.
+- A folder that is not there, or holds nothing of a data folder, is refused: nothing is made in it.
 - It never sends a write again: when the connection ends before the answer, the person is told that it is not known.
 
 The client package is not used: server and client never import each other.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
@@ -29,8 +31,9 @@ from tellback_protocol.requests import LifeWrite, Open
 from tellback_server.clock import Clock
 from tellback_server.config import load_settings
 from tellback_server.logging_setup import configure_logging, escaped
+from tellback_server.store.files import SERVER_FOLDER
 
-__all__ = ["Remote", "RemoteRefused", "RemoteUnreachable", "served"]
+__all__ = ["NoDataFolder", "Remote", "RemoteRefused", "RemoteUnreachable", "served"]
 
 Answer = TypeVar("Answer")
 ANSWER_TIMEOUT_S: Final = 120.0
@@ -50,6 +53,10 @@ class RemoteRefused(Exception):
 
 class RemoteUnreachable(Exception):
     """There is no server, or it went away before it answered."""
+
+
+class NoDataFolder(Exception):
+    """The path is no folder with chats; it says why."""
 
 
 class Remote:
@@ -110,7 +117,7 @@ class Remote:
 async def served(url: str, token: str | None, data: str | None) -> AsyncIterator[Remote]:
     """A connection to the server at `url`, or to a private one on the folder `data`.
 
-    Raises: RemoteRefused, RemoteUnreachable; with `data` what a start of the server raises.
+    Raises: RemoteRefused, RemoteUnreachable; with `data` NoDataFolder and what a start of the server raises.
     """
     async with contextlib.AsyncExitStack() as stack:
         if data is not None:
@@ -133,6 +140,7 @@ async def served(url: str, token: str | None, data: str | None) -> AsyncIterator
 
 @contextlib.asynccontextmanager
 async def _private_server(data: str) -> AsyncIterator[str]:
+    _check_data_folder(data)
     from tellback_server.app import App  # Here, so that a question to a running server starts without a whole one.
 
     configure_logging("error", "console")
@@ -144,3 +152,14 @@ async def _private_server(data: str) -> AsyncIterator[str]:
     finally:
         app.request_stop("the command is done")
         await running
+
+
+def _check_data_folder(data: str) -> None:
+    """Raises: NoDataFolder; OSError when it cannot be looked into."""
+    if not os.path.isdir(data):
+        raise NoDataFolder(f"{data} is no folder" if os.path.lexists(data) else f"{data} does not exist")
+    folders = [data, *(entry.path for entry in os.scandir(data) if entry.name[0] != "." and entry.is_dir())]
+    if not any(
+        os.path.isdir(os.path.join(folder, name)) for folder in folders for name in ("chats", "group chats")
+    ) and not os.path.isdir(os.path.join(data, SERVER_FOLDER)):
+        raise NoDataFolder(f"{data} holds no chats/, nor does a folder of a user in it")

@@ -139,3 +139,17 @@ async def test_what_stands_in_the_way_is_one_sentence(tmp_path: Path) -> None:
     finally:
         await server.kill()
     assert (await run("list", "--url", "http://127.0.0.1:9/ws"))[0] == 1
+
+
+async def test_a_wrong_data_folder_is_refused_and_nothing_is_made_in_it(tmp_path: Path) -> None:
+    """[I9] A path that is not there, a file, a folder without chats; a folder that was served and is empty yet is one."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other/inside").mkdir(parents=True)
+    for wrong, why in (("missing", "does not exist"), ("file", "is no folder"), ("other", "holds no chats/")):
+        code, out, errors = await run("list", "--data", str(tmp_path / wrong))
+        assert (code, out) == (78, "")
+        assert errors.startswith(f"tellback: --data: {tmp_path / wrong} {why}")
+        assert errors.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "inside", "other"]
+    (tmp_path / "served/.tellback").mkdir(parents=True)
+    assert (await run("list", "--data", str(tmp_path / "served")))[0] == 0

@@ -20,11 +20,11 @@ from tellback_protocol.effects import RenamedEffect
 from tellback_protocol.frames import Ack, ChatListFrame, ChatSearchFrame, FoundMessage, ListedChat
 from tellback_protocol.requests import ChatBranch, ChatDelete, ChatList, ChatRename, ChatRestore, ChatSearch
 from tellback_protocol.values import dumps, loads
-from tellback_server.commands.exits import DATA_LOCKED, FOUND_WRONG, UNREACHABLE, explained, fail
+from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRONG, UNREACHABLE, explained, fail
 from tellback_server.fs import DirectoryLocked
 from tellback_server.logging_setup import escaped
 from tellback_server.process import EXIT_INTERRUPTED
-from tellback_server.remote import Remote, RemoteRefused, RemoteUnreachable, served
+from tellback_server.remote import NoDataFolder, Remote, RemoteRefused, RemoteUnreachable, served
 
 app = typer.Typer(no_args_is_help=True, help="Look at chats and manage them, on a running server or in a folder.")
 Result = TypeVar("Result")
@@ -264,6 +264,8 @@ def _asked(work: Callable[[Remote], Awaitable[Result]], url: str, data: str | No
         except RemoteUnreachable as error:
             advice = "" if data is not None else " Is it running? With --data DIR no server is needed."
             fail(f"{error}{advice}", UNREACHABLE)
+        except NoDataFolder as error:
+            fail(f"--data: {error}. Name the folder that a server would serve.", CONFIGURATION)
         except DirectoryLocked as error:
             fail(f"{error}: a server has this folder. Ask it, with --url instead of --data.", DATA_LOCKED)
         except KeyboardInterrupt:
