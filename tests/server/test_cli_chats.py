@@ -142,7 +142,8 @@ async def test_what_stands_in_the_way_is_one_sentence(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_data_folder_is_refused_and_nothing_is_made_in_it(tmp_path: Path) -> None:
-    """[I9] A path that is not there, a file, a folder without chats; a folder that was served and is empty yet is one."""
+    """[I9] A path that is not there, a file, a folder without chats;
+    but one that was served and is empty yet is fine."""
     (tmp_path / "file").write_text("")
     (tmp_path / "other/inside").mkdir(parents=True)
     for wrong, why in (("missing", "does not exist"), ("file", "is no folder"), ("other", "holds no chats/")):
@@ -150,6 +151,58 @@ async def test_a_wrong_data_folder_is_refused_and_nothing_is_made_in_it(tmp_path
         assert (code, out) == (78, "")
         assert errors.startswith(f"tellback: --data: {tmp_path / wrong} {why}")
         assert errors.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "inside", "other"]
+    found = [name for _, folders, files in os.walk(tmp_path) for name in folders + files]
+    assert sorted(found) == ["file", "inside", "other"]
     (tmp_path / "served/.tellback").mkdir(parents=True)
     assert (await run("list", "--data", str(tmp_path / "served")))[0] == 0
+
+
+async def on_terminal(columns: int, *arguments: str) -> list[str]:
+    """What the command prints on a terminal of that many columns."""
+    master, slave = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tellback_server", "chats", *arguments, stdin=slave, stdout=slave, stderr=slave,
+        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    os.close(slave)
+    out = b""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                piece = await loop.run_in_executor(None, os.read, master, 65536)
+            except OSError:  # EIO: the other side is closed.
+                break
+            if not piece:
+                break
+            out += piece
+        assert await process.wait() == 0
+    os.close(master)
+    return out.decode().split("\r\n")
+
+
+async def test_a_table_never_cuts_an_address(tmp_path: Path) -> None:
+    """[I5] In a pipe whatever COLUMNS says, at 80 columns, and of a name wider than the terminal."""
+    data = tmp_path / "data"
+    short, long = "character:Alice/One", f"character:Alice/{'Eine sehr lange 雪 Unterhaltung ' * 3}Ende"
+    for name in (short, long):
+        write_chat(data, f"chats/{name.removeprefix('character:')}.jsonl", "red alert " * 9, "second")
+    code, out, _ = await run("list", "--data", str(data), COLUMNS="40")
+    assert code == 0
+    printed = await on_terminal(80, "list", "--data", str(data))
+    for lines in (out.split("\n"), printed):
+        rows = [line.split() for line in lines if line.startswith("character:")]
+        names = sorted(" ".join(row[: -3 if lines is printed else -4]) for row in rows)
+        assert names == sorted((short, long))
+        assert all("…" not in line for line in lines)
+    assert (await run("delete", long, "--data", str(data)))[0] == 0
+    (row,) = [line for line in await on_terminal(80, "list", "--data", str(data)) if line.startswith(short)]
+    assert len(row.rstrip()) <= 80
+    assert row.split()[1] == "2"
+    assert row.split()[-1] == "second"
+    assert (await run("delete", short, "--data", str(data)))[0] == 0
+    gone = objects((await run("list", "--deleted", "--json", "--data", str(data)))[1])
+    (chat_id,) = [chat["chat_id"] for chat in gone if chat["chat"] == short]
+    printed = await on_terminal(30, "list", "--deleted", "--data", str(data))
+    assert any(line.startswith(short) for line in printed)
+    assert f"id:{chat_id}" in [line.strip() for line in printed]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 import typer
 from msgspec import UNSET, UnsetType
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,10 @@ Result = TypeVar("Result")
 
 TEXT_CHARACTERS_MAX: Final = 2000
 PREVIEW_CHARACTERS: Final = 60
+PREVIEW_CELLS_MIN: Final = 12
+"""With less room a table does without the last message."""
+ADDRESS_CHARACTERS_MAX: Final = 2000
+COLUMN_GAP: Final = 2
 
 Chat = Annotated[str, typer.Argument(help='"character:<character>/<chat>", "group:<chat>" or "id:<chat_id>"')]
 Url = Annotated[str, typer.Option(envvar="TELLBACK_URL", help="The server. A token is taken from TELLBACK_TOKEN.")]
@@ -70,16 +75,7 @@ def list_chats(
     if as_json:
         _lines(chats)
         return
-    table = Table("chat", "messages", "changed", box=None, pad_edge=False)
-    table.add_column("last message", no_wrap=True, overflow="ellipsis")
-    for chat in chats:
-        name = Text(escaped(chat.chat), style="bold red" if chat.damaged else "bold")
-        if deleted and isinstance(chat.chat_id, str):
-            name.append(f"\nid:{chat.chat_id}", style="dim")
-        when = chat.deleted_ms if isinstance(chat.deleted_ms, int) else chat.changed_ms
-        preview = escaped(" ".join(chat.preview.split()), PREVIEW_CHARACTERS)
-        table.add_row(name, str(chat.count), _date(when), Text(preview, style="dim"))
-    _show(table)
+    _show_table(chats, deleted)
 
 
 @app.command()
@@ -315,6 +311,33 @@ def _out(data: bytes) -> None:
 
 def _show(what: Table | Text) -> None:
     Console(highlight=False, soft_wrap=True).print(what)
+
+
+def _show_table(chats: list[ListedChat], deleted: bool) -> None:
+    """A line a chat. Where there is no room the last message gives way, and never the address."""
+    rows: list[tuple[Text, str, str, Text]] = []
+    for chat in chats:
+        name = Text(escaped(chat.chat, ADDRESS_CHARACTERS_MAX), style="bold red" if chat.damaged else "bold")
+        if deleted and isinstance(chat.chat_id, str):
+            name.append(f"\nid:{chat.chat_id}", style="dim")
+        when = chat.deleted_ms if isinstance(chat.deleted_ms, int) else chat.changed_ms
+        preview = escaped(" ".join(chat.preview.split()), PREVIEW_CHARACTERS)
+        rows.append((name, str(chat.count), _date(when), Text(preview, style="dim")))
+    console = Console(highlight=False, soft_wrap=True)
+    heads = ("chat", "messages", "changed", "last message")
+    widths = [max(map(cell_len, (head, *(line for row in rows for line in str(row[column]).split("\n")))))
+              for column, head in enumerate(heads)]
+    needed = sum(widths[:3]) + 2 * COLUMN_GAP
+    room = max(0, console.width - needed - COLUMN_GAP) if console.is_terminal else widths[3]
+    columns = 4 if room >= min(widths[3], PREVIEW_CELLS_MIN) else 3
+    table = Table(*heads[:columns], box=None, pad_edge=False)
+    for column, width in zip(table.columns, [*widths[:3], min(room, widths[3])], strict=False):
+        column.width, column.no_wrap = width, True
+    for row in rows:
+        table.add_row(*row[:columns])
+    # Wider than the terminal when an address is: the terminal breaks such a line, and nothing of it is lost.
+    wide = needed if columns == 3 else needed + COLUMN_GAP + min(room, widths[3])
+    Console(highlight=False, soft_wrap=True, width=wide, height=console.height).print(table)
 
 
 def _date(when_ms: int) -> str:
