@@ -9,7 +9,8 @@ Rules of this module (BEHAVIOUR J1, J2):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -45,7 +46,8 @@ class Creation:
 
     def __init__(
         self, hub: Hub, files: FileStore, afterlife: Afterlife, *,
-        lock: Callable[[str], asyncio.Lock],
+        turn: Callable[[Actor], AbstractAsyncContextManager[None]],
+        waiting: Set[Actor],
         execute: Callable[[Envelope, Operation], Awaitable[bool]],
         record: Callable[[Operation], None],
         identified: Callable[[Actor], None],
@@ -55,7 +57,8 @@ class Creation:
         self._files = files
         self._afterlife = afterlife
         self.registrar = afterlife.registrar
-        self.lock = lock
+        self._turn = turn
+        self._waiting = waiting
         self._execute = execute
         self.record = record
         self._identified = identified
@@ -74,7 +77,7 @@ class Creation:
             if former is not None and await self._afterlife.answered_before(letter, former):
                 actor.not_made()
                 return
-            async with self.lock(actor.user):
+            async with self._turn(actor):
                 await self._make(actor, letter, request)
         except Refused as refusal:
             self._hub.counters.refused(refusal.code)
@@ -152,15 +155,27 @@ class Creation:
         )
 
     async def is_live(self, actor: Actor, name: str) -> bool:
+        """Whether a live owner has this name, or one that differs only in case or Unicode form."""
         key = twin_key(name)
+        return await self._is_any(actor, lambda other: twin_key(other) == key)
+
+    async def is_live_below(self, actor: Actor, character: str) -> bool:
+        """Whether a chat of a character of this name, or of its twin, is live; those of `actor` itself do not count."""
+        start, own = twin_key(character + "/"), f"{actor.name}/"
+        return await self._is_any(
+            actor, lambda other: twin_key(other).startswith(start) and not other.startswith(own)
+        )
+
+    async def _is_any(self, actor: Actor, is_meant: Callable[[str], bool]) -> bool:
         while True:
             others = [
                 other for other in self._hub.actors
-                if other is not actor and other.user == actor.user and twin_key(other.name) == key
+                if other is not actor and other.user == actor.user and is_meant(other.name)
             ]
             if any(other.state in ("ready", "busy") for other in others):
                 return True
-            if not others:
+            if all(other in self._waiting for other in others):
+                # Those look again when it is their turn.
                 return False
             # Somebody asks for a chat of that name: soon it is there or it is not. Nobody else waits for that.
             await asyncio.sleep(POLL_S)

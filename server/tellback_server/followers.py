@@ -10,7 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 
 import msgspec
 
@@ -43,8 +43,9 @@ class Follower(msgspec.Struct, gc=True):
 class Followers:
     """The live chats of one character during one operation."""
 
-    def __init__(self, hub: Hub, user: str, character: str, to: str | None) -> None:
-        """`to` is the character's new name, None for the trash."""
+    def __init__(self, hub: Hub, user: str, character: str, to: str | None, waiting: Set[Actor]) -> None:
+        """`to` is the character's new name, None for the trash. `waiting` are those who wait for this operation."""
+        self._waiting = waiting
         self._hub = hub
         self._user = user
         self._to = to
@@ -54,7 +55,8 @@ class Followers:
     def _live(self) -> list[Actor]:
         return [
             actor for actor in self._hub.actors
-            if actor.user == self._user and actor.name.startswith(self.prefix) and actor.state != "ended"
+            if actor.user == self._user and actor.name.startswith(self.prefix)
+            and actor.state != "ended" and not (actor.state == "loading" and actor in self._waiting)
         ]
 
     async def stand_still(self, settle: Callable[[Actor], Awaitable[None]]) -> None:
@@ -66,7 +68,7 @@ class Followers:
                 if not waiting:
                     break
                 for actor in waiting:
-                    if actor.state == "ready":
+                    if actor.state == "ready" or (actor.state == "busy" and actor in self._waiting):
                         actor.state = "busy"
                         still[actor] = None
                         await settle(actor)
@@ -83,8 +85,12 @@ class Followers:
     def _let_go(self, actors: dict[Actor, None]) -> None:
         for actor in actors:
             if actor.state == "busy":
-                actor.state = "ready"
-                actor.drain()
+                self._go_on(actor)
+
+    def _go_on(self, actor: Actor) -> None:
+        if actor not in self._waiting:
+            actor.state = "ready"
+            actor.drain()
 
     def stay(self) -> None:
         """Nothing becomes of it."""
@@ -128,8 +134,7 @@ class Followers:
                 self._hub.unname(actor)
             self._hub.release(follower.release)
             if follower.to:
-                actor.state = "ready"
-                actor.drain()
+                self._go_on(actor)
 
     async def leave(self) -> None:
         """After a deletion, when everybody was told: nobody hears more of them."""

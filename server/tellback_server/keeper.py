@@ -188,7 +188,7 @@ class Keeper:
     # -- coming ------------------------------------------------------------------------------------------------------
 
     async def _load(self, actor: Actor) -> None:
-        await self.lifecycle.passed(actor.user, actor.name)
+        await self.lifecycle.passed(actor)
         user, place = actor.user, _place(actor)
         chat_id = self._names.id_of(user, actor.name)
         now_ms = self._hub.clock.now_ms()
@@ -212,7 +212,7 @@ class Keeper:
             self.became_dirty(actor)
 
     async def _create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
-        async with self.lifecycle.lock(actor.user):
+        async with self.lifecycle.turn(actor):
             await self._make(actor, tab, request, owner_json, size_bytes)
 
     async def _make(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:

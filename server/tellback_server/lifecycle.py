@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -87,12 +87,16 @@ class Lifecycle:
         self.registrar = Registrar(files)
         self._settle = settle
         self._names = names
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.waiting: set[Actor] = set()
+        """Actors that stand still until a life write of somebody else is done."""
+        self._begun: dict[Actor, Envelope] = {}
+        """The life write that an actor is busy with: who comes back from one that another followed changes nothing."""
         self.afterlife = Afterlife(hub, files, self.registrar)
         self.creation = Creation(
-            hub, files, self.afterlife, lock=self.lock, execute=self._execute, record=self.record,
+            hub, files, self.afterlife, turn=self.turn, waiting=self.waiting, execute=self._execute, record=self.record,
             identified=identified, make_room=make_room,
         )
-        self._locks: dict[str, asyncio.Lock] = {}
         self._gates: dict[tuple[str, str], asyncio.Event] = {}
         """Beginnings of names whose owners are on their way."""
 
@@ -126,15 +130,26 @@ class Lifecycle:
         done = Done(operation.integrity, operation.what == "delete")
         self._hub.log.append(DONE, key, operation.seq, msgspec.json.encode(done))
 
-    def lock(self, user: str) -> asyncio.Lock:
-        """Held by whoever makes, moves or ends one of the user's owners."""
-        return self._locks.setdefault(user, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def turn(self, actor: Actor) -> AsyncIterator[None]:
+        """For whoever makes, moves or ends one of the user's owners: one after another. Nobody waits for who waits."""
+        self.waiting.add(actor)
+        lock = self._locks.setdefault(actor.user, asyncio.Lock())
+        try:
+            await lock.acquire()
+        finally:
+            self.waiting.discard(actor)
+        try:
+            yield
+        finally:
+            lock.release()
 
     # -- what actors ask ---------------------------------------------------------------------------------------------
 
     def begin(self, actor: Actor, letter: Envelope) -> None:
         """See Lives."""
         actor.state = "busy"
+        self._begun[actor] = letter
         self._hub.spawn(self._live(actor, letter))
 
     def create(self, actor: Actor, letter: Envelope) -> None:
@@ -156,9 +171,12 @@ class Lifecycle:
     # -- one life write ----------------------------------------------------------------------------------------------
 
     async def _live(self, actor: Actor, letter: Envelope) -> None:
-        state = "gone" if actor.stream is not None and actor.stream.deleted else "ready"
         try:
-            async with self.lock(actor.user):
+            async with self.turn(actor):
+                if actor.state == "ended":
+                    # It went with its character while it waited.
+                    await self._hub.submit_again(actor, letter)
+                    return
                 await self._carry(actor, letter)
         except Refused as refusal:
             self._hub.counters.refused(refusal.code)
@@ -170,8 +188,12 @@ class Lifecycle:
             log.error("life-write-failed", chat=actor.name, exc_info=error)
             code = "unreadable" if isinstance(error, OSError) else "internal"
             actor.life_refused(letter, Refused(code, "The files could not be looked at; nothing was changed."))
-        if actor.state == "busy":
-            actor.state = state  # type: ignore[assignment]  # One of the two above.
+        finally:
+            is_last = self._begun.get(actor) is letter
+            if is_last:
+                del self._begun[actor]
+        if is_last and actor.state == "busy":
+            actor.state = "gone" if actor.stream is not None and actor.stream.deleted else "ready"
             actor.drain()
 
     async def _carry(self, actor: Actor, letter: Envelope) -> None:
@@ -252,9 +274,9 @@ class Lifecycle:
         if not isinstance(place, CharacterOwner):
             return None
         if isinstance(request, OwnerRename) and new_name_problem(request.to) is None:
-            return Followers(self._hub, actor.user, place.character, request.to)
+            return Followers(self._hub, actor.user, place.character, request.to, self.waiting)
         if isinstance(request, OwnerDelete) and request.chats:
-            return Followers(self._hub, actor.user, place.character, None)
+            return Followers(self._hub, actor.user, place.character, None, self.waiting)
         return None
 
     @contextlib.contextmanager
@@ -268,8 +290,9 @@ class Lifecycle:
             del self._gates[user, followers.prefix]
             opened.set()
 
-    async def passed(self, user: str, name: str) -> None:
+    async def passed(self, actor: Actor) -> None:
         """Wait while the folder of a character is moved."""
+        user, name = actor.user, actor.name
         while True:
             gate = next(
                 (gate for (whose, prefix), gate in self._gates.items() if whose == user and name.startswith(prefix)),
@@ -277,12 +300,16 @@ class Lifecycle:
             )
             if gate is None:
                 return
-            await gate.wait()
+            self.waiting.add(actor)
+            try:
+                await gate.wait()
+            finally:
+                self.waiting.discard(actor)
 
     async def _settle_follower(self, actor: Actor) -> None:
         while not await self._settle(actor, None):
             # An outside edit was adopted; it goes on as soon as it stands still again.
-            if actor.state != "ready":
+            if actor.state not in ("ready", "busy"):
                 return
             actor.state = "busy"
 
@@ -357,10 +384,22 @@ class Lifecycle:
 
     async def _with_live(self, actor: Actor, plan: Plan) -> Plan:
         """A name that a live chat has, whose file is not made yet, is not free either."""
-        if plan.facts.to and plan.facts.refused is None and await self.creation.is_live(actor, plan.facts.to):
-            facts = Facts(to=plan.facts.to, refused=("exists", "The name is taken."))
-            return Plan(facts=facts, own=plan.own, entry=plan.entry)
-        return plan
+        to, sentence = plan.facts.to, ""
+        if not to or plan.facts.refused is not None:
+            return plan
+        if await self.creation.is_live(actor, to):
+            sentence = "The name is taken."
+        elif plan.own is not None and isinstance(place_of(to), CharacterOwner):
+            if await self.creation.is_live_below(actor, to):
+                sentence = "Chats of another character stand under that name."
+        else:
+            for chat in planning.chats_out(plan):
+                if await self.creation.is_live(actor, chat):
+                    sentence = f"{chat} stands where a chat would come back to."
+                    break
+        if not sentence:
+            return plan
+        return Plan(facts=Facts(to=to, refused=("exists", sentence)), own=plan.own, entry=plan.entry)
 
     async def _operation(
         self, actor: Actor, stream: Stream, request: LifeWrite, plan: Plan, version: Version, now_ms: int

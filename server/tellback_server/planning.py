@@ -21,6 +21,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.floors import branched
 from tellback_protocol.ids import (
     SIDECAR_MARK,
+    CharacterChat,
     CharacterOwner,
     ChatName,
     GroupChat,
@@ -48,8 +49,8 @@ from tellback_server.survey import OwnerFiles, all_files, folder_of, linked_from
 from tellback_server.trash import Entry, Trash
 
 __all__ = [
-    "Plan", "chat_of", "delete_operation", "place_of", "plan_branch", "plan_delete", "plan_rename", "plan_restore",
-    "rename_operation", "restore_operation", "stage_branch",
+    "Plan", "chat_of", "chats_out", "delete_operation", "place_of", "plan_branch", "plan_delete", "plan_rename",
+    "plan_restore", "rename_operation", "restore_operation", "stage_branch",
 ]
 
 NUMBERS_MAX = 100_000
@@ -284,11 +285,29 @@ def plan_restore(
         # Its chats were not deleted with it; they are its own.
         own = owner_files(files, user, place)
         sentence = None if not own.files and own.sync_stat is None else sentence
+    plan = Plan(
+        facts=Facts(to=name), entry=entry, sync_fields=fields, lines=lines, with_chats=registered.gone.with_chats
+    )
+    for chat in chats_out(plan):
+        if sentence is None and taken(files, user, place_of(chat)) is not None:
+            sentence = f"{chat} stands where a chat would come back to."
     if sentence is not None:
         refused = "exists", sentence
     elif former is not None and former.chat_id != chat_id:
         refused = held_back(registrar, files, user, name, now_ms)
-    return Plan(facts=Facts(to=name, refused=refused), entry=entry, sync_fields=fields, lines=lines)
+    return msgspec.structs.replace(plan, facts=Facts(to=name, refused=refused))
+
+
+def chats_out(plan: Plan) -> list[str]:
+    """Names of the chats that come back with their character."""
+    if plan.entry is None or not plan.with_chats:
+        return []
+    found: list[str] = []
+    for path in plan.entry.files:
+        folder, _slash, file = path.removeprefix("chats/").rpartition("/")
+        if path.startswith("chats/") and file.endswith(CHAT_ENDING):
+            found.append(str(CharacterChat(folder, file.removesuffix(CHAT_ENDING))))
+    return found
 
 
 def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version: Version, now_ms: int) -> Operation:

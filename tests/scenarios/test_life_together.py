@@ -9,6 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.oracle import until
 from tests.support.server import TabClient, running, sillytavern_copy, texts
 
@@ -161,3 +163,64 @@ async def test_every_chat_of_a_real_folder_goes_through_its_life_with_its_lines_
             if opened.get("read_only"):
                 assert path.with_name(f"Lived again {number}.jsonl").read_bytes() == before
     assert lived > 5
+
+
+async def test_a_write_that_meets_a_restore_is_answered(tmp_path: Path) -> None:
+    """[J6]: whoever writes while the chat comes back hears `deleted` or an ack, and keeps the connection."""
+    async with running(tmp_path) as app:
+        one = await TabClient.join(app.urls[0])
+        opened = await one.open("character:Alice/Talk", create=True)
+        chat = "id:" + opened["chat_id"]
+        writers = [await TabClient.join(app.urls[0]) for _ in range(2)]
+        is_over = False
+        heard: set[str] = set()
+
+        async def write(tab: TabClient) -> None:
+            op = 1
+            while not is_over:
+                answer = await tab.ask("append", chat=chat, op=op, base="*", messages=[{"mes": "still here"}])
+                heard.add("ack" if answer["type"] == "ack" else answer["code"])
+                op = answer.get("expected", op + 1)
+
+        writing = asyncio.gather(*(write(tab) for tab in writers))
+        for number in range(6):
+            await asyncio.sleep(0.02)
+            gone = await one.ask(
+                "chat-delete", chat=chat, op=2 * number + 1, base=opened["version"]["integrity"], force=True
+            )
+            assert gone["type"] == "ack", gone
+            back = await one.ask("chat-restore", chat=chat, op=2 * number + 2)
+            assert back["type"] == "ack", back
+        await asyncio.sleep(0.05)
+        is_over = True
+        await asyncio.wait_for(writing, 10)
+        assert "ack" in heard
+        assert heard <= {"ack", "deleted", "op-gap"}, heard
+
+
+@pytest.mark.parametrize("kind", ["chat-rename", "chat-branch", "chat-delete"])
+async def test_a_life_write_that_meets_an_outside_edit_is_answered(tmp_path: Path, kind: str) -> None:
+    """[J3]: also while commits wait for their checkpoint; it is carried out on what was adopted."""
+    async with running(tmp_path, checkpoint_interval_s=0.3) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open("character:Alice/Talk", create=True)
+        chat, path = "id:" + opened["chat_id"], tmp_path / "default-user/chats/Alice/Talk.jsonl"
+        said = await tab.append(chat, "one")
+        await until(path.exists)
+        assert (await tab.append(chat, "two"))["type"] == "ack"
+        with path.open("a") as file:
+            file.write('\n{"name":"Other","is_user":false,"mes":"from outside"}')
+        more: dict[str, Any] = {
+            "chat-rename": {"base": "*", "to": "Talks"},
+            "chat-branch": {"base": "*", "to": "Twig", "message": said["messages"][0]},
+            "chat-delete": {"base": said["version"]["integrity"], "force": True},
+        }[kind]
+        answer = await asyncio.wait_for(tab.ask(kind, chat=chat, op=3, **more), 10)
+        assert answer["type"] in ("ack", "conflict"), answer
+        again = await asyncio.wait_for(tab.ask(kind, chat=chat, op=3, **more), 10)
+        assert again["type"] == answer["type"]
+        assert again["duplicate"] is True
+        # Nothing is left standing still.
+        other = await TabClient.join(app.urls[0])
+        made = await asyncio.wait_for(other.ask("chat-create", chat="character:Alice/More", op=1), 10)
+        assert made["type"] == "ack", made

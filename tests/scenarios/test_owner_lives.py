@@ -144,3 +144,73 @@ async def test_a_character_goes_to_the_trash_with_or_without_its_chats_j6(tmp_pa
         assert (texts(back["messages"]), back["chat_id"]) == (["one"], opened["chat_id"])
         assert texts((await one.open("character:Alice/Quiet"))["messages"]) == ["nobody has it open"]
         assert (await one.append(CHAT, "two"))["type"] == "ack"
+
+
+async def test_a_chat_that_has_no_file_yet_is_in_the_way_of_a_character(tmp_path: Path) -> None:
+    """[J1] [J10]: two chats never become one file."""
+    prepare(tmp_path)
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        other = await TabClient.join(app.urls[0])
+        await tab.ask("state-get", owner=ALICE, namespaces=["memory"])
+        made = await other.ask("chat-create", chat="character:Zed/Quiet", op=1, messages=[{"mes": "Zed's own."}])
+        assert made["type"] == "ack", made
+        for op, to in enumerate(("Zed", "zed"), 1):
+            refused = await tab.ask("owner-rename", owner=ALICE, op=op, base="*", to=to)
+            assert refused["code"] == "exists", refused
+        opened = await other.open("character:Zed/Quiet")
+        assert (opened["chat_id"], texts(opened["messages"])) == (made["chat_id"], ["Zed's own."])
+        assert texts((await other.open("character:Alice/Quiet"))["messages"]) == ["nobody has it open"]
+
+
+async def test_a_character_does_not_come_back_over_new_chats(tmp_path: Path) -> None:
+    """[J1] [J11]: whether the new chat of a name has a file already or not; others are in nobody's way."""
+    prepare(tmp_path)
+    async with running(tmp_path, checkpoint_interval_s=0.05) as app:
+        tab = await TabClient.join(app.urls[0])
+        other = await TabClient.join(app.urls[0])
+        gone = await tab.ask("owner-delete", owner=ALICE, op=1, base="*", chats=True)
+        assert gone["type"] == "ack", gone
+        await other.ask("chat-create", chat="character:Alice/Loud", op=1)
+        made = await other.ask("chat-create", chat="character:Alice/Quiet", op=1, messages=[{"mes": "new"}])
+        assert made["type"] == "ack", made
+        for op in (2, 3):
+            refused = await tab.ask("owner-restore", owner=ALICE, op=op)
+            assert refused["code"] == "exists", refused
+            assert "character:Alice/Quiet" in refused["message"]
+            await asyncio.sleep(0.5)
+        moved = await other.ask("chat-rename", chat="character:Alice/Quiet", op=2, base="*", to="Quiet too")
+        assert moved["type"] == "ack", moved
+        back = await tab.ask("owner-restore", owner=ALICE, op=4)
+        assert back["type"] == "ack", back
+        assert texts((await other.open("character:Alice/Quiet too"))["messages"]) == ["new"]
+        assert texts((await other.open("id:" + made["chat_id"]))["messages"]) == ["new"]
+        assert texts((await tab.open("character:Alice/Quiet"))["messages"]) == ["nobody has it open"]
+
+
+async def test_life_writes_that_meet_wait_for_one_another(tmp_path: Path) -> None:
+    """[J1] [J10]: a chat is renamed, another made, a third opened, while their character is: all are answered."""
+    prepare(tmp_path)
+    async with running(tmp_path) as app:
+        tabs = [await TabClient.join(app.urls[0]) for _ in range(5)]
+        opened = await tabs[0].open(CHAT, create=True)
+        chat, names = "id:" + opened["chat_id"], ("Alice", "Alicia")
+        for number in range(6):
+            old, new = names[number % 2], names[1 - number % 2]
+            assert (await tabs[0].append(chat, f"in round {number}"))["type"] == "ack"
+            await tabs[4].open(chat)
+            moved, renamed, made, quiet = await asyncio.wait_for(asyncio.gather(
+                tabs[1].ask("owner-rename", owner={"character": old}, op=number + 1, base="*", to=new),
+                tabs[2].ask("chat-rename", chat=chat, op=number + 1, base="*", to=f"Meeting {number}"),
+                tabs[3].ask("chat-create", chat=f"character:{old}/Made {number}", op=1),
+                tabs[4].ask("open", chat=f"character:{old}/Quiet", since=None),
+            ), 20)
+            assert renamed["type"] == "ack", renamed
+            assert made["type"] == "ack", made
+            assert quiet["type"] == "opened" or quiet["code"] == "renamed", quiet
+            # A chat that was made in the old folder after the character had left it is in the way of its return.
+            assert moved["type"] == "ack" or moved["code"] == "exists", moved
+            if moved["type"] != "ack":
+                break
+        said = [f"in round {number}" for number in range(number + 1)]
+        assert texts((await tabs[4].open(chat))["messages"]) == said
