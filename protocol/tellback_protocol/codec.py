@@ -242,9 +242,13 @@ def integrity(owner: bytes, core: bytes) -> bytes:
     return b'{"type":"integrity",%b,%b}' % (owner, core)
 
 
-def opened(frame: Opened, metadata: bytes | None = None, messages: list[bytes] | None = None) -> bytes:
-    """An `opened`; metadata and messages are put in as they are."""
+def opened(
+    frame: Opened, metadata: bytes | None = None, messages: list[bytes] | None = None, header: bytes | None = None
+) -> bytes:
+    """An `opened`; metadata, messages and header are put in as they are."""
     head = encode(frame)
+    if header is not None:
+        head = head[:-1] + b',"header":' + header + b"}"
     if metadata is not None:
         head = head[:-1] + b',"metadata":' + metadata + b"}"
     if messages is not None:

@@ -121,6 +121,8 @@ class Opened(msgspec.Struct, tag="opened", tag_field="type"):
     """Index of the first message sent, when `tail` was asked for."""
     metadata: ObjectJson | UnsetType = UNSET
     messages: list[MessageJson] | UnsetType = UNSET
+    header: ObjectJson | UnsetType = UNSET
+    """The first line of the chat's file, with the metadata in it, when it was asked for and there is one."""
     parts: int | UnsetType = UNSET
     reset: Literal["epoch", "trimmed", "ahead"] | UnsetType = UNSET
     created: bool | UnsetType = UNSET

@@ -381,6 +381,8 @@ class Open(msgspec.Struct, tag="open", tag_field="type", gc=False, kw_only=True)
     create: bool = False
     tail: WireInteger | UnsetType = UNSET
     """Only the last so many messages in the snapshot; `first` in `opened` says where they begin."""
+    header: bool = False
+    """Whether a snapshot of a chat tells the file's header too."""
 
 
 class Close(msgspec.Struct, tag="close", tag_field="type", gc=False):

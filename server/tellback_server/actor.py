@@ -67,6 +67,7 @@ from tellback_server.opening import answer_open
 from tellback_server.owner_past import long_answer
 from tellback_server.releases import Envelope, Following, Release, Run, Subscription, Told, followed_by, refusal_frame
 from tellback_server.replay import Missed, is_beyond_memory
+from tellback_server.store.jsonl import header_now
 from tellback_server.websocket import text_frame, text_frames
 
 if TYPE_CHECKING:
@@ -373,13 +374,22 @@ class Actor:
     def _answer_open(
         self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int, missed: Missed | None = None
     ) -> None:
-        opened, frame, following = answer_open(self._stream, request, tab.session_id, missed=missed)
+        opened, frame, following = answer_open(
+            self._stream, request, tab.session_id, missed=missed, header=self._header(request)
+        )
         if isinstance(opened.reset, str):
             self._hub.counters.reset(opened.reset)
         subscription = Subscription(tab, owner_json)
         release = Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
+
+    def _header(self, request: Open) -> bytes | None:
+        """The first line of the chat's file, for who asked for it."""
+        if not request.header or self.file is None:
+            return None
+        stream = self._stream
+        return header_now(self.file.image, stream.chat.metadata, stream.chat_id, self._hub.clock.now_ms())
 
     async def _look_back(self, letter: Envelope, request: Open) -> None:
         """Read what the stream does not remember from the log, then answer; the tab's later requests keep their place.
@@ -538,7 +548,8 @@ class Actor:
         self._file.note(commit.ops)
         self._hub.counters.commits += 1
         self.state = "ready"
-        _, frame, following = answer_open(stream, request, tab.session_id, created=True)
+        header = self._header(request)
+        _, frame, following = answer_open(stream, request, tab.session_id, created=True, header=header)
         subscription = Subscription(tab, codec.owner_member(request.chat))
         self._release(Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following))
         self._hub.shelf.became_dirty(self)

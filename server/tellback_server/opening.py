@@ -23,11 +23,12 @@ from tellback_server.snapshot import Snapshot
 
 
 def answer_open(
-    stream: Stream, request: Open, session: str, *, created: bool = False, missed: Missed | None = None
+    stream: Stream, request: Open, session: str, *, created: bool = False, missed: Missed | None = None,
+    header: bytes | None = None,
 ) -> tuple[Opened, bytes, Following | None]:
     """The `opened` frame, as it is and as bytes, and what follows it. Cost: a pointer a message, or the replay.
 
-    `missed` is what the log told of a position that the stream does not remember.
+    `missed` is what the log told of a position that the stream does not remember; `header` the chat's, if asked for.
     """
     opened = Opened("snapshot", stream.head, stream.next_op(session), id=request.id)
     if isinstance(request.owner, OwnerName):
@@ -62,11 +63,13 @@ def answer_open(
     opened.count = snapshot.count
     if tail is not None:
         opened.first = snapshot.first
+    metadata = servable(stream.chat.metadata)
+    header = None if header is None else servable(header)
     if snapshot.parts == 1:
-        return opened, codec.opened(opened, servable(stream.chat.metadata), snapshot.messages()), None
+        return opened, codec.opened(opened, metadata, snapshot.messages(), header), None
     opened.parts = snapshot.parts
     parts = Following(snapshot.frames(codec.chat_json(request.chat)))
-    return opened, codec.opened(opened, servable(stream.chat.metadata)), parts
+    return opened, codec.opened(opened, metadata, header=header), parts
 
 
 def _replay(stream: Stream, since: Version, missed: Missed | None) -> list[Past] | None:

@@ -21,6 +21,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
+from msgspec import UNSET
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
@@ -85,9 +86,9 @@ class Remote:
             if isinstance(frame, answer) and getattr(frame, "id", None) == self._id:
                 return frame
 
-    async def open(self, chat: str, tail: int | None = None) -> Opened:
+    async def open(self, chat: str, tail: int | None = None, *, header: bool = False) -> Opened:
         """A chat with its messages, the parts joined. Raises as `ask`."""
-        request = Open(chat=chat, since=None) if tail is None else Open(chat=chat, since=None, tail=tail)
+        request = Open(chat=chat, since=None, tail=UNSET if tail is None else tail, header=header)
         opened = await self.ask(request, Opened)
         if isinstance(opened.parts, int):
             opened.messages = []

@@ -67,7 +67,17 @@ async def test_looking_at_the_chats_of_a_running_server(tmp_path: Path) -> None:
         lines = objects(out)
         file = data / "default-user/chats/Kapitän Jonas Thale/The lighthouse winter.jsonl"
         stored = objects(file.read_text())
-        assert lines[0]["chat_metadata"] == stored[0]["chat_metadata"]
+        assert lines[0] == stored[0]
+        assert out.split("\n")[0] == file.read_text().split("\n")[0]
+        tab = await TabClient.join(server.url)
+        await tab.open(winter)
+        await tab.ask("metadata-update", chat=winter, op=1, base="*", merge={"note_prompt": "new"})
+        code, out, _ = await run("export", winter, *where)
+        changed = objects(out)[0]
+        assert changed["chat_metadata"] == {**stored[0]["chat_metadata"], "note_prompt": "new"}
+        assert {key: changed[key] for key in ("user_name", "character_name", "create_date")} == {
+            key: stored[0][key] for key in ("user_name", "character_name", "create_date")
+        }
         assert [line["mes"] for line in lines[1:]] == [line["mes"] for line in stored[1:]]
         code, out, _ = await run("export", winter, "--format", "text", *where)
         assert f"{messages[0]['name']}: " in out

@@ -149,8 +149,11 @@ def export(
     url: Url = URL,
     data: Data = None,
 ) -> None:
-    """Write a whole chat to stdout, as SillyTavern reads it or as text. Hidden messages are left out of the text."""
-    opened = _asked(lambda remote: remote.open(chat), url, data)
+    """Write a whole chat to stdout, as SillyTavern reads it or as text. Hidden messages are left out of the text.
+
+    The first line is the file's header with the metadata of now; a file without one gets one here.
+    """
+    opened = _asked(lambda remote: remote.open(chat, header=form == "jsonl"), url, data)
     messages = opened.messages if isinstance(opened.messages, list) else []
     if form == "text":
         shown = [message for message in map(loads, map(bytes, messages)) if message.get("is_system") is not True]
@@ -158,11 +161,11 @@ def export(
         _out("\n".join(blocks).encode("utf-8", "replace"))
         return
     metadata = loads(bytes(opened.metadata)) if not isinstance(opened.metadata, UnsetType) else {}
-    header = {
+    header = bytes(opened.header) if not isinstance(opened.header, UnsetType) else dumps({
         "user_name": "unused", "character_name": "unused", "version": "1.0", "chat_id": opened.chat_id,
         "chat_metadata": metadata,
-    }
-    _out(b"\n".join([dumps(header), *map(bytes, messages)]) + b"\n")
+    })
+    _out(b"\n".join([header, *map(bytes, messages)]) + b"\n")
 
 
 @app.command()

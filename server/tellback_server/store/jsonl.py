@@ -34,6 +34,7 @@ __all__ = [
     "LineIds",
     "ParsedChat",
     "Rendered",
+    "header_now",
     "inheriting",
     "is_header",
     "line_object",
@@ -365,6 +366,13 @@ def _gap(image: Image, key: str) -> bytes:
 def _missing_end(image: Image) -> bytes:
     """What makes the end of the file the end of a line."""
     return b"\n" if image.tail.endswith(b"\r") else image.line_end
+
+
+def header_now(image: Image, metadata: bytes, chat_id: str, now_ms: int) -> bytes | None:
+    """The header as a rewrite now would leave it; None when the file has none."""
+    if image.header is None or metadata == image.metadata:
+        return image.header
+    return _header_with(image.header, image.metadata_key or "chat_metadata", metadata, chat_id, now_ms)
 
 
 def _header_with(header: bytes | None, key: str, metadata: bytes, chat_id: str, now_ms: int) -> bytes:
