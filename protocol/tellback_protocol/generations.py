@@ -17,8 +17,10 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from .effects import Effect, StateEffect
 from .errors import Refused
 from .generation_requests import GenerationError, GenerationTarget
+from .patch import parse_pointer
 from .values import dumps, loads
 
 NAMESPACE: Final = "tellback_generations"
@@ -107,6 +109,22 @@ def generations_of(data: bytes | None) -> dict[str, Generation]:
 def entry_of(generation: Generation) -> Any:
     """A generation as the document holds it."""
     return loads(_entry(generation))
+
+
+def states_told(effects: list[Effect]) -> dict[str, str | None]:
+    """The states that a commit gave to generations, None when it took one away."""
+    told: dict[str, str | None] = {}
+    for effect in effects:
+        if not isinstance(effect, StateEffect) or effect.namespace != NAMESPACE:
+            continue
+        if isinstance(effect.data, Raw):
+            told.update((one_id, one.state) for one_id, one in generations_of(bytes(effect.data)).items())
+        for operation in loads(bytes(effect.patch)) if isinstance(effect.patch, Raw) else ():
+            tokens = parse_pointer(operation["path"], "")
+            if len(tokens) == 1:
+                value = operation.get("value")
+                told[tokens[0]] = value.get("state") if isinstance(value, dict) else None
+    return told
 
 
 class StreamedText:

@@ -32,11 +32,14 @@ from tellback_protocol.decide import (
     decide,
     fingerprint,
     install,
+    install_commit,
 )
 from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.frames import Behind, Closed, Reset, StateFrame, StateValue
+from tellback_protocol.generation_requests import GenerationStart
+from tellback_protocol.generations import NAMESPACE as GENERATIONS
 from tellback_protocol.ids import StateOwner, Version, namespace_problem, parse_place
 from tellback_protocol.outcomes import Outcome, is_short
 from tellback_protocol.requests import (
@@ -57,11 +60,13 @@ from tellback_protocol.requests import (
     StateDelete,
     StateGet,
     StateUpdate,
+    Unnumbered,
     Write,
 )
 from tellback_protocol.stream import Stream
 from tellback_server import records
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
+from tellback_server.generation import ChatGenerations
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.opening import answer_open
 from tellback_server.owner_past import long_answer
@@ -97,7 +102,7 @@ class Actor:
 
     __slots__ = (
         "_answers", "_author", "_held", "_hub", "_last_position", "_mailbox", "_told", "_unreleased", "anchored",
-        "chat_id", "dirty_since_s", "durable_head", "file", "folding", "idle_since_s", "is_chat", "key",
+        "chat_id", "dirty_since_s", "durable_head", "file", "folding", "generations", "idle_since_s", "is_chat", "key",
         "looked_around", "name", "settling", "state", "stream", "subscriptions", "user",
     )
 
@@ -139,6 +144,7 @@ class Actor:
         self._answers: Stream | None = None
         """Of a chat that another program deleted: what its ops led to."""
         self._last_position = 0
+        self.generations = ChatGenerations(self, hub.generations)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +204,8 @@ class Actor:
                 self._mailbox.appendleft(Envelope(tab, request, owner_json, size_bytes))
             else:
                 self._open(tab, request, owner_json, size_bytes)
+        elif isinstance(request, Unnumbered):
+            self.generations.handle(tab, request, owner_json, size_bytes)
         elif isinstance(request, StateGet):
             self._state_get(tab, request, owner_json, size_bytes)
         elif isinstance(request, History):
@@ -271,6 +279,8 @@ class Actor:
                 return
         try:
             hub.admit()
+            if isinstance(request, GenerationStart) and request.op == stream.next_op(session):
+                hub.generations.check_start(self.user)
             fresh = Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
             decision = decide(stream, request, session, fresh, hub.limits)
         except Refused as refusal:
@@ -306,6 +316,8 @@ class Actor:
             hub.counters.commits += 1
             frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
             release = Release(position, self, tab, frame, size_bytes, decision)
+            if GENERATIONS in decision.states:
+                release.then = self.generations.committed(decision, tab, owner_json, position)
         else:
             position = hub.log.append(records.STORED, self.key, stream.head.seq, decision.record)
             install(stream, session, op, decision, now_ms)
@@ -318,6 +330,28 @@ class Actor:
         self._release(release)
         if self.dirty_since_s is None:
             hub.shelf.became_dirty(self)
+
+    def commit_own(self, decision: Committed) -> None:
+        """Log and install what the server did by itself; it is told when the record is durable. Raises LogError."""
+        hub = self._hub
+        if not self.anchored:
+            self._anchor()
+        position = hub.log.append(records.COMMIT, self.key, decision.version.seq, decision.record)
+        install_commit(self._stream, decision)
+        self._file.note(decision.effects)
+        hub.counters.commits += 1
+        self._last_position = position
+        then = self.generations.committed(decision, None, b"", position)
+        self._release(Release(position, self, commit=decision, then=then))
+        if self.dirty_since_s is None:
+            hub.shelf.became_dirty(self)
+
+    def journal(self, deltas: bytes) -> int:
+        """Log text of a generation; its position. Raises LogError."""
+        if not self.anchored:
+            self._anchor()
+        self._last_position = self._hub.log.append(records.DELTAS, self.key, self._stream.head.seq, deltas)
+        return self._last_position
 
     def answer_again(self, letter: Envelope, outcome: Outcome) -> None:
         """The outcome that an op already had."""
@@ -374,12 +408,15 @@ class Actor:
     def _answer_open(
         self, tab: Tab, request: Open, owner_json: bytes, size_bytes: int, missed: Missed | None = None
     ) -> None:
+        self.generations.returned(tab, owner_json)
+        listed, heard = self.generations.listed(tab.session_id)
         opened, frame, following = answer_open(
-            self._stream, request, tab.session_id, missed=missed, header=self._header(request)
+            self._stream, request, tab.session_id, missed=missed, generations=listed, header=self._header(request)
         )
         if isinstance(opened.reset, str):
             self._hub.counters.reset(opened.reset)
         subscription = Subscription(tab, owner_json)
+        subscription.heard = heard
         release = Release(self._last_position, self, tab, frame, size_bytes, None, subscription, following)
         self.idle_since_s = None
         self._release(release)
@@ -505,6 +542,7 @@ class Actor:
         """The chat was read: answer what waited."""
         self._take(loaded)
         self._append(loaded)
+        self.generations.loaded(loaded.stream)
         self.state = "ready"
         self.drain()
 
@@ -518,6 +556,7 @@ class Actor:
         if loaded.adoption is not None and loaded.adoption.backups:
             reset.kept = True
         self._append(loaded)
+        self.generations.loaded(loaded.stream)
         for subscription in list(self.subscriptions.values()):
             frame = codec.of_owner(reset, subscription.owner_json)
             self._release(Release(self._last_position, self, subscription.tab, frame))
@@ -635,6 +674,7 @@ class Actor:
         """The chat is in the trash and everybody was told: nobody hears more of it, and its documents are let go."""
         for subscription in list(self.subscriptions.values()):
             self.unsubscribe(subscription.tab)
+        self.generations.clear()
         stream = self._stream
         stream.chat = Chat(stream.chat.version)
         stream.states = {}
@@ -698,7 +738,7 @@ class Actor:
     @property
     def quiet(self) -> bool:
         """True when nobody has the chat open and nothing waits to leave."""
-        return not (self.subscriptions or self._unreleased or self._mailbox or self._held)
+        return not (self.subscriptions or self._unreleased or self._mailbox or self._held or self.generations)
 
     @property
     def last_position(self) -> int:
@@ -728,7 +768,17 @@ class Actor:
                 if release.following is not None:
                     self._follow(tab, release.subscribe, release.following)
                     touched.add(tab)
-        return release.commit is not None and self._tell([release.commit], tab, touched)
+        waits = release.commit is not None and self._tell([release.commit], tab, touched)
+        if release.then is not None:
+            self.broadcast(touched)
+            release.then(touched)
+            return False
+        return waits
+
+    def tell(self, tab: Tab, frame: bytes, touched: set[Tab]) -> None:
+        """A frame that is never dropped, in the order of the stream."""
+        self._queue_answer(tab, text_frame(frame))
+        touched.add(tab)
 
     def release_run(self, run: Run, touched: set[Tab]) -> bool:
         """As `release`, for plain appends that became durable together."""
@@ -817,6 +867,10 @@ class Actor:
         if backlog is not None and backlog.waiting_bytes > self._hub.outbox_bytes_max:
             self.fell_behind(subscription.tab, backlog.last)
 
+    def release_later(self, release: Release) -> None:
+        """Let something leave when its position is durable."""
+        self._release(release)
+
     def _release(self, release: Release) -> None:
         self._unreleased += 1
         self._hub.release(release)
@@ -840,6 +894,7 @@ class Actor:
 
             def done() -> None:
                 subscription.backlog = None
+                self._hub.generations.mark(self.generations)
 
             subscription.backlog = Backlog(subscription.owner_json, previous, following.replay, done)
             tab.outbox.parts(self, subscription.backlog.pieces())

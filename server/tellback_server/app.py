@@ -27,6 +27,7 @@ from tellback_server.clock import Clock
 from tellback_server.config import ConfigurationError, Problem, Settings, flag_of, upstream_keys
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
+from tellback_server.generation_desk import GenerationLimits
 from tellback_server.http import FrontDoor, HttpResponse
 from tellback_server.hub import Hub
 from tellback_server.keeper import Keeper
@@ -157,6 +158,10 @@ class App:
         self._hub = Hub(
             log=self._log, clock=self.clock, limits=limits, counters=self.counters, loop=loop,
             executor=self._executor, durable=not settings.unsafe_no_sync, outbox_bytes_max=settings.outbox_bytes_max,
+            generation_limits=GenerationLimits(
+                lease_s=settings.generation_lease_s, silence_s=settings.generation_silence_s,
+                running_max=settings.generations_max, running_bytes_max=settings.generation_bytes_max,
+            ),
         )
         self._keeper = Keeper(
             self._hub, self._files, checkpoint_interval_s=settings.checkpoint_interval_s, idle_s=settings.idle_s
@@ -202,6 +207,7 @@ class App:
     async def _stop(self) -> int:
         self._gateway.stop_accepting()
         self._reception.goaway("shutting-down")
+        self._hub.generations.stop()
         # What was read before is still answered; what comes later is not read.
         self._hub.refuse_all("shutting-down", "The server is stopping.")
         try:
@@ -267,6 +273,8 @@ class App:
     def _metrics(self) -> HttpResponse:
         body = render(self.counters, self._log.stats, {
             "tellback_connections": lambda: float(self._gateway.connection_count),
+            "tellback_generations": lambda: float(self._hub.generations.running_count),
+            "tellback_generation_bytes": lambda: float(self._hub.generations.running_bytes),
             "tellback_actors": lambda: float(len(self._hub.actors)),
             "tellback_checkpoint_lag_seconds": self._keeper.lag_s,
             "tellback_log_segments": lambda: float(self._log.segment_count),

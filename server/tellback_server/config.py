@@ -145,6 +145,18 @@ class Settings(BaseSettings):
     outbox_bytes_max: int = Field(
         default=_MIB, ge=64 * _KIB, le=1024 * _MIB, description="What may wait for a slow tab before it is `behind`"
     )
+    generation_lease_s: float = Field(
+        default=30.0, ge=0.1, le=300, description="How long a generation waits for a producer that is gone"
+    )
+    generation_silence_s: float = Field(
+        default=600.0, ge=1, le=86_400, description="How long the producer of a generation may say nothing"
+    )
+    generations_max: int = Field(
+        default=256, ge=1, le=100_000, description="Generations of one user that run at a time"
+    )
+    generation_bytes_max: int = Field(
+        default=64 * _MIB, ge=_KIB, le=1024 * _MIB, description="Text of one user's running generations"
+    )
     heartbeat_ms: int = Field(default=25_000, ge=50, le=600_000, description="How often clients are asked to ping")
     log_segment_bytes: int = Field(default=16 * _MIB, ge=_KIB, le=1 << 30, description="Size of one log segment")
     log_retain_bytes: int = Field(

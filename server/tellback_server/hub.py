@@ -22,6 +22,7 @@ from tellback_protocol.ids import ChatAddress, ChatById, StateOwner, new_name_pr
 from tellback_protocol.requests import History, Malformed, Open, Request, UserRequest
 from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor
 from tellback_server.clock import Clock
+from tellback_server.generation_desk import GenerationDesk, GenerationLimits
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
 from tellback_server.outbox import COMMIT_BYTES_MAX
@@ -108,6 +109,7 @@ class Hub:
         executor: Executor,
         durable: bool = True,
         outbox_bytes_max: int = COMMIT_BYTES_MAX,
+        generation_limits: GenerationLimits | None = None,
     ) -> None:
         self.log = log
         self.clock = clock
@@ -124,6 +126,7 @@ class Hub:
         """Set once, before the first request."""
         self.is_synced = durable
         """False when the log was told not to sync: answers then say so."""
+        self.generations = GenerationDesk(self, generation_limits or GenerationLimits())
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}
         self.releases: deque[Release | Run] = deque()
@@ -183,6 +186,7 @@ class Hub:
     def end(self, actor: Actor) -> None:
         """Let an actor go; the next request makes a new one."""
         actor.state = "ended"
+        actor.generations.clear()
         if self._by_name.get((actor.user, actor.name)) is actor:
             del self._by_name[actor.user, actor.name]
         if actor.stream is not None and self._by_name.get((actor.user, actor.stream.name)) is actor:

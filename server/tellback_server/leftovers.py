@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
+from tellback_protocol.effects import decode_commit
+from tellback_protocol.generations import NAMESPACE, states_told
 from tellback_server.log import Log
 from tellback_server.operations import Operation, decode_operation
 from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, DONE, OPERATION, decode_base, decode_done
+
+GENERATIONS = NAMESPACE.encode()
 
 
 class Leftovers(msgspec.Struct):
@@ -19,7 +23,7 @@ class Leftovers(msgspec.Struct):
     names: dict[tuple[str, str], str]
     """By user and chat_id; of two chats with one name the later one comes last."""
     unfolded: list[tuple[str, str]]
-    """User and name of chats with commits behind their last checkpoint."""
+    """User and name of chats with commits behind their last checkpoint, or with a generation that ran."""
 
 
 class _Seen(msgspec.Struct):
@@ -27,6 +31,8 @@ class _Seen(msgspec.Struct):
     name: str = ""
     committed: int = 0
     folded: int = 0
+    running: set[str] = msgspec.field(default_factory=set)
+    """Generations."""
 
 
 def find_leftovers(log: Log) -> Leftovers:
@@ -53,6 +59,9 @@ def find_leftovers(log: Log) -> Leftovers:
         seen = owners.setdefault(record.owner, _Seen())
         if record.kind == COMMIT:
             seen.committed = record.seq
+            if GENERATIONS in record.body:
+                for generation_id, state in states_told(decode_commit(record.body).ops).items():
+                    (seen.running.add if state == "running" else seen.running.discard)(generation_id)
             continue
         base = decode_base(record.body)
         seen.user, seen.name = base.user, base.name
@@ -63,7 +72,10 @@ def find_leftovers(log: Log) -> Leftovers:
         # What an adoption put on top of another program's file is not in the file yet.
         if record.kind == ADOPT:
             seen.folded = base.head.seq - 1
-    unfolded = [(seen.user, seen.name) for seen in owners.values() if seen.name and seen.committed > seen.folded]
+    unfolded = [
+        (seen.user, seen.name) for seen in owners.values()
+        if seen.name and (seen.committed > seen.folded or seen.running)
+    ]
     return Leftovers(names, unfolded)
 
 

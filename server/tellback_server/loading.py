@@ -296,6 +296,7 @@ class _Loading:
         version = Version(1, 0, integrity)
         stream = self._stream(found.chat(version), version, found, states)
         stream.settle_floors()
+        stream.follow_generations()
         held = self._held(found, version, version, states)
         live = self.ours
         report: AdoptionReport | None = None
@@ -447,8 +448,10 @@ class _Loading:
             stream.history = self.ours.history
             stream.history_bytes = self.ours.history_bytes
             stream.history_from = self.ours.history_from
-            return
-        self.past.give(stream)
+            stream.running = self.ours.running
+        else:
+            self.past.give(stream)
+        stream.follow_generations()
 
 
 def _is_same(live: Stream, stream: Stream) -> bool:

@@ -44,6 +44,9 @@ _COUNTERS: Final = {
     "checkpoints": "Chat files and sidecars that were brought up to the log",
     "checkpoint_bytes": "Bytes written by checkpoints",
     "checkpoint_failures": "Checkpoints that failed, on a full disk say, and are tried again",
+    "generations_started": "Generations that began, or were found running at a start",
+    "generation_deltas": "Deltas that producers sent",
+    "generation_deltas_sent": "Deltas sent to tabs, joined ones counted once",
     "upstream_requests": "Replies asked of model servers",
     "upstream_retries": "Requests to model servers that were tried again",
     "upstream_deltas": "Pieces of replies that model servers sent",
@@ -52,6 +55,8 @@ _COUNTERS: Final = {
 GAUGES: Final = {
     "tellback_connections": "Open connections",
     "tellback_actors": "Chats in memory",
+    "tellback_generations": "Generations that run",
+    "tellback_generation_bytes": "Their texts together",
     "tellback_log_segments": "Log segments on the disk",
     "tellback_log_segments_held": "Log segments over the retention that must stay: files refuse what is in them",
     "tellback_log_uncommitted_bytes": "Records that wait for the disk",
@@ -73,6 +78,10 @@ class Counters:
         "conflicts",
         "duplicates",
         "frames_received",
+        "generation_deltas",
+        "generation_deltas_sent",
+        "generations_ended",
+        "generations_started",
         "outside_edits",
         "refusals",
         "resets",
@@ -93,6 +102,11 @@ class Counters:
         self.checkpoints = 0
         self.checkpoint_bytes = 0
         self.checkpoint_failures = 0
+        self.generations_started = 0
+        self.generation_deltas = 0
+        self.generation_deltas_sent = 0
+        self.generations_ended: dict[str, int] = {}
+        """By state."""
         self.upstream_requests = 0
         self.upstream_retries = 0
         self.upstream_deltas = 0
@@ -108,6 +122,10 @@ class Counters:
     def refused(self, code: str) -> None:
         """An `error` frame with this code goes out."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def generation_ended(self, state: str) -> None:
+        """A generation ended in this state."""
+        self.generations_ended[state] = self.generations_ended.get(state, 0) + 1
 
     def upstream_failed(self, kind: str) -> None:
         """A reply of a model server ended with this kind of error."""
@@ -146,6 +164,9 @@ class _Server(Collector):
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"tellback_{name}", text, value=getattr(self._counters, name))
         yield _labelled("tellback_refusals", "Error frames sent", "code", self._counters.refusals)
+        yield _labelled(
+            "tellback_generations_ended", "Generations that ended", "state", self._counters.generations_ended
+        )
         yield _labelled("tellback_resets", "Tabs told that a chat was replaced", "reason", self._counters.resets)
         errors = self._counters.upstream_errors
         yield _labelled("tellback_upstream_errors", "Replies that a model server did not finish", "kind", errors)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tellback_protocol import codec
-from tellback_protocol.frames import Opened
+from tellback_protocol.frames import ListedGeneration, Opened
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Open, OwnerName
 from tellback_protocol.stream import Past, Stream
@@ -24,7 +24,7 @@ from tellback_server.snapshot import Snapshot
 
 def answer_open(
     stream: Stream, request: Open, session: str, *, created: bool = False, missed: Missed | None = None,
-    header: bytes | None = None,
+    generations: list[ListedGeneration] | None = None, header: bytes | None = None,
 ) -> tuple[Opened, bytes, Following | None]:
     """The `opened` frame, as it is and as bytes, and what follows it. Cost: a pointer a message, or the replay.
 
@@ -40,6 +40,8 @@ def answer_open(
         opened.damage = stream.damage
     if created:
         opened.created = True
+    if generations:
+        opened.generations = generations
     since = request.since
     if since is not None:
         replay = _replay(stream, since, missed)

@@ -1,11 +1,12 @@
 """What waits to be sent to one connection: bounded, in order, and fair.
 
-Four classes (BEHAVIOUR D2-D5):
+Five classes (BEHAVIOUR D2-D5, T12):
 
     urgent     heartbeats, goaway, behind             ahead of everything
     answers    acks, conflicts, errors, reads         never dropped; their reserve exceeded closes the connection
     commits    integrity frames of what is open       over the bound (1 MiB) the fullest chat is demoted: `behind`
     parts      pieces of snapshots                    one at a time, made when there is room
+    deltas     text of generations                    made when nothing else waits, at least 40 ms apart
 
 Rules of this module:
 - While the socket takes what it is given nothing waits here: a frame goes straight to the connection.
@@ -28,6 +29,8 @@ ANSWER_BYTES_MAX = 16 << 20
 """Reads can be large; a peer that asks and never reads is closed (4008)."""
 PUMP_BYTES = 64 << 10
 """Given to the socket at once; then its fill level is looked at again."""
+DELTA_PAUSE_S = 0.04
+"""Between the deltas for a connection that reads slowly; what comes meanwhile travels in one frame."""
 
 
 class Wire(Protocol):
@@ -56,7 +59,8 @@ class Outbox:
     """The frames of one connection. `demoted(lane, last version sent)` is called when a lane lost its commits."""
 
     __slots__ = (
-        "_answer_bytes", "_commit_bytes", "_commit_bytes_max", "_demoted", "_lanes", "_loop", "_overfull", "_parts",
+        "_answer_bytes", "_commit_bytes", "_commit_bytes_max", "_delta_timer", "_deltas", "_demoted", "_lanes",
+        "_loop", "_overfull", "_parts",
         "_pumping", "_urgent", "is_waiting", "wire",
     )
 
@@ -76,6 +80,9 @@ class Outbox:
         self._urgent: deque[bytes] = deque()
         self._lanes: dict[Hashable, _Lane] = {}
         self._parts: deque[tuple[Hashable, Iterator[bytes]]] = deque()
+        self._deltas: dict[tuple[Hashable, str], Callable[[], bytes | None]] = {}
+        """By lane and generation, what makes the frame when it can be sent."""
+        self._delta_timer: asyncio.TimerHandle | None = None
         self._commit_bytes = 0
         self._commit_bytes_max = commit_bytes_max
         self._answer_bytes = 0
@@ -125,6 +132,31 @@ class Outbox:
         if self._commit_bytes > self._commit_bytes_max:
             self._demote()
 
+    @property
+    def is_free(self) -> bool:
+        """True when a delta goes straight to the socket."""
+        return not self._deltas and self.is_clear
+
+    def delta(self, key: tuple[Hashable, str], make: Callable[[], bytes | None]) -> None:
+        """Text of a generation: lane and id, and what makes the frame. When not `is_free`."""
+        self._deltas[key] = make
+        if not self.is_waiting and not self.wire.write_paused:
+            self._deltas_soon()
+
+    def _deltas_soon(self) -> None:
+        if self._delta_timer is None:
+            self._delta_timer = self._loop.call_later(DELTA_PAUSE_S, self._send_deltas)
+
+    def _send_deltas(self) -> None:
+        """As far as the socket takes them; the rest when it is free again."""
+        self._delta_timer = None
+        while self._deltas and self.is_clear:
+            key = next(iter(self._deltas))
+            frame = self._deltas.pop(key)()
+            if frame is not None:
+                self.wire.send_frame(frame)
+                self.wire.flush()
+
     def parts(self, lane: Hashable, frames: Iterator[bytes]) -> None:
         """Pieces of a snapshot, each made when there is room for it."""
         self._parts.append((lane, frames))
@@ -138,6 +170,8 @@ class Outbox:
             self._drop_commits(waiting)
         if self._parts:
             self._parts = deque(entry for entry in self._parts if entry[0] != lane)
+        for key in [key for key in self._deltas if key[0] == lane]:
+            del self._deltas[key]
 
     def flush(self) -> None:
         """Give what was sent to the socket in one write."""
@@ -147,6 +181,8 @@ class Outbox:
         """The socket takes more."""
         if self.is_waiting:
             self._pump_soon()
+        elif self._deltas:
+            self._deltas_soon()
 
     @property
     def waiting_bytes(self) -> int:
@@ -222,3 +258,5 @@ class Outbox:
             self._pump_soon()
             return
         self.is_waiting = bool(self._urgent or self._lanes or self._parts)
+        if self._deltas and self.is_clear:
+            self._deltas_soon()

@@ -10,6 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -18,6 +19,8 @@ import msgspec
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import fold_stored
 from tellback_protocol.effects import Author, Commit, decode_commit, decode_effects
+from tellback_protocol.errors import Refused
+from tellback_protocol.generations import Running, states_told
 from tellback_protocol.ids import Version
 from tellback_protocol.outcomes import Outcome, version_of
 from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, ack_body, past_of
@@ -27,14 +30,17 @@ from tellback_server.records import (
     ANCHOR,
     CHECKPOINT,
     COMMIT,
+    DELTAS,
     DONE,
     INTENT,
     OPERATION,
     STORED,
     Adopted,
     BaseRecord,
+    Deltas,
     Intent,
     decode_base,
+    decode_deltas,
     decode_intent,
 )
 from tellback_server.sessions import SessionFile, fold_sessions
@@ -88,6 +94,8 @@ class OwnerPast:
             elif record.kind == STORED:
                 past.has_history = True
                 fold_refusal(past._answered, record.body, now_ms)
+            elif record.kind == DELTAS:
+                past._deltas(decode_deltas(record.body))
             elif record.kind == INTENT:
                 past.intents.append(decode_intent(record.body))
             elif record.kind in (ANCHOR, CHECKPOINT, ADOPT):
@@ -96,8 +104,17 @@ class OwnerPast:
                 past.kinds.add(record.kind)
         return past
 
+    def _deltas(self, deltas: Deltas) -> None:
+        running = self._answered.running.setdefault(deltas.generation, Running())
+        # What the session file held already is left out; it may hold more than the log.
+        with contextlib.suppress(Refused):
+            running.add(deltas.offset, deltas.text, deltas.reasoning_offset, deltas.reasoning)
+
     def _commit(self, commit: Commit, now_ms: int) -> None:
         self.has_history = True
+        for generation_id, state in states_told(commit.ops).items():
+            if state != "running":
+                self._answered.running.pop(generation_id, None)
         if commit.version.seq > self._known_seq - HISTORY_COMMITS_MAX - 1:
             self.commits.append(commit)
         if commit.by is not None and commit.by.op > self._answered.session(commit.by.session).last:
@@ -126,6 +143,7 @@ class OwnerPast:
     def give(self, stream: Stream) -> None:
         """The outcomes of all ops, and the commits of the stream's epoch that can be replayed, for its head."""
         stream.sessions = self._answered.sessions
+        stream.running = self._answered.running
         if self.saved is not None and self.saved.history_from.epoch == stream.head.epoch:
             stream.history_from = self._answered.history_from
             for past in self._answered.history:

@@ -16,6 +16,7 @@ Rules of this module:
     ACTIVE      active_chats.Choice  a user chose the active chat of a character or group; owner `<user>/active-chats`
     OPERATION   operations.Operation before the COMMIT of a life write: the files that it moves
     DONE        Done                 when they are moved
+    DELTAS      Deltas               text of a generation that runs, at most 250 ms or 8 KiB after it came
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "ANCHOR",
     "CHECKPOINT",
     "COMMIT",
+    "DELTAS",
     "DONE",
     "INTENT",
     "OPERATION",
@@ -41,11 +43,13 @@ __all__ = [
     "Anchor",
     "BaseRecord",
     "Checkpointed",
+    "Deltas",
     "Done",
     "FileIdentity",
     "Intent",
     "StateMark",
     "decode_base",
+    "decode_deltas",
     "decode_done",
     "decode_intent",
     "encode",
@@ -61,6 +65,7 @@ ADOPT: Final = 6
 ACTIVE: Final = 9
 OPERATION: Final = 7
 DONE: Final = 8
+DELTAS: Final = 10
 
 
 class FileIdentity(msgspec.Struct, frozen=True, gc=False):
@@ -142,6 +147,17 @@ class Intent(msgspec.Struct, gc=False):
     """Size and CRC of each sidecar to come; None when it will be removed."""
 
 
+class Deltas(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Text of a generation behind `offset`. It has no version; its seq is that of the stream when it came."""
+
+    generation: str
+    offset: int
+    """In UTF-16 units."""
+    text: str
+    reasoning_offset: int = 0
+    reasoning: str = ""
+
+
 class Done(msgspec.Struct, frozen=True, gc=False):
     """The files of a logged operation are moved."""
 
@@ -154,6 +170,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 _encode = msgspec.json.encode
 _decode_base = msgspec.json.Decoder(BaseRecord).decode
 decode_intent = msgspec.json.Decoder(Intent).decode
+decode_deltas = msgspec.json.Decoder(Deltas).decode
 decode_done = msgspec.json.Decoder(Done).decode
 
 

@@ -52,6 +52,8 @@ class Release(msgspec.Struct, gc=False):
     subscribe: Subscription | None = None
     """Begins when this is released: what was sequenced later is broadcast to it."""
     following: Following | None = None
+    then: Callable[[set[Tab]], None] | None = None
+    """Called behind everything above; adds the tabs that it sent to."""
 
 
 class Run(msgspec.Struct, gc=False):
@@ -80,7 +82,7 @@ class Told(Protocol):
 class Subscription:
     """One tab has one owner open, under the name it used."""
 
-    __slots__ = ("active", "backlog", "owner_json", "tab")
+    __slots__ = ("active", "backlog", "heard", "owner_json", "tab")
 
     def __init__(self, tab: Tab, owner_json: bytes) -> None:
         self.tab = tab
@@ -89,6 +91,8 @@ class Subscription:
         self.active = False
         self.backlog: Backlog | None = None
         """Set while a long replay is being sent."""
+        self.heard: dict[str, tuple[int, int]] = {}
+        """Up to where the tab was told the texts of generations: units of text and of reasoning."""
 
 
 class Envelope(msgspec.Struct, gc=False):

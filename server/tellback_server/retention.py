@@ -99,6 +99,10 @@ class Retention:
         last = self._hub.log.last_of(key)
         is_clean = not (actor.folding or held.pending) and held.head == stream.head
         free = last if is_clean else self._folded.get(key, Position(0))
+        begun = actor.generations.first_position
+        if begun is not None:
+            # The next start finds the generations that run by the records of their beginnings.
+            free = min(free, Position(max(0, begun - 1)))
         if last <= self._saved.get(actor.key, (Position(0), 0))[0] or not last:
             if last:
                 self._set_free(key, min(free, last))

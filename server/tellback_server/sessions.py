@@ -19,6 +19,7 @@ import os
 
 import msgspec
 
+from tellback_protocol.generations import Running
 from tellback_protocol.ids import Version, parse_place
 from tellback_protocol.outcomes import SESSION_KEPT_MS, Outcome, SessionOps
 from tellback_protocol.stream import Past, Stream
@@ -53,6 +54,13 @@ class KeptPast(msgspec.Struct, frozen=True, gc=False):
     targets: list[str]
 
 
+class KeptText(msgspec.Struct, frozen=True, gc=False):
+    """The text of a generation that runs."""
+
+    text: str
+    reasoning: str = ""
+
+
 class SessionFile(msgspec.Struct, kw_only=True):
     """See the module."""
 
@@ -65,6 +73,8 @@ class SessionFile(msgspec.Struct, kw_only=True):
     """The stream's seq when it was taken; 0 in files of earlier versions, which were taken at the base."""
     position: int = 0
     """The owner's records in the log up to here are answered for."""
+    texts: dict[str, KeptText] = {}
+    """Of the generations that run, by id."""
 
     @property
     def answered_seq(self) -> int:
@@ -107,6 +117,9 @@ class SessionFile(msgspec.Struct, kw_only=True):
         return cls(
             base=base, sessions=sessions, history_from=stream.history_from, history=history, seq=stream.head.seq,
             position=position,
+            texts={
+                one: KeptText(str(running.text), str(running.reasoning)) for one, running in stream.running.items()
+            },
         )
 
 
@@ -152,6 +165,7 @@ def fold_sessions(saved: SessionFile, stream: Stream) -> None:
             ops.outcomes[outcome.op] = Outcome(
                 outcome.kind, outcome.fingerprint, outcome.body.encode(), outcome.integrity
             )
+    stream.running = {one: Running(kept.text, kept.reasoning) for one, kept in saved.texts.items()}
     stream.history_from = saved.history_from
     for past in saved.history:
         stream.remember(Past(past.seq, past.integrity, past.core.encode(), tuple(past.targets)))

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from tellback_server.actor import Actor
     from tellback_server.auth import Identity
+    from tellback_server.generation import ChatGenerations
     from tellback_server.hub import Hub
     from tellback_server.reception import Reception
 
@@ -68,7 +69,7 @@ class Tab:
     __slots__ = (
         "_append_sizes", "_appends", "_appends_to", "_bytes_seen", "_hello_timer", "_hub", "_pinged", "_reception",
         "_targets", "_throttled", "chats", "connection",
-        "identity", "is_open", "outbox", "peer", "session", "session_id", "session_json",
+        "identity", "is_open", "outbox", "peer", "producing", "session", "session_id", "session_json",
         "user",
     )
 
@@ -85,6 +86,8 @@ class Tab:
         """Who hello said it is; None before."""
         self.chats: set[Actor] = set()
         """What it has open."""
+        self.producing: set[ChatGenerations] = set()
+        """Chats with a generation whose text came from here."""
         self.is_open = False
         self.connection: WebSocketConnection
         self.outbox: Outbox
@@ -158,6 +161,9 @@ class Tab:
             self._hello_timer.cancel()
         for actor in list(self.chats):
             actor.unsubscribe(self)
+        for chat in self.producing:
+            chat.lost(self)
+        self.producing.clear()
         self._targets.clear()
         self._hub.desk.left(self)
         self._reception.left(self)

@@ -18,6 +18,8 @@ NAMES = {
     "tellback_checkpoint_bytes_total", "tellback_checkpoint_failures_total", "tellback_refusals_total",
     "tellback_resets_total", "tellback_log_records_total", "tellback_log_batches_total", "tellback_log_bytes_total",
     "tellback_log_sync_seconds", "tellback_log_sync_seconds_count",
+    "tellback_generations_started_total", "tellback_generations_ended_total", "tellback_generation_deltas_total",
+    "tellback_generation_deltas_sent_total",
     "tellback_upstream_requests_total", "tellback_upstream_retries_total", "tellback_upstream_deltas_total",
     "tellback_upstream_errors_total", "tellback_upstream_first_token_seconds",
 }  # fmt: skip
@@ -40,6 +42,7 @@ def test_counters_are_read_at_scrape_time() -> None:
     counters.refused("op-gap")
     counters.reset("outside-edit")
     counters.upstream_deltas += 5
+    counters.generation_ended("stored")
     counters.upstream_failed("cut")
     counters.upstream_first_token_s.append(0.25)
     stats.records, stats.batches, stats.seals, stats.bytes = 7, 2, 1, 900
@@ -50,6 +53,7 @@ def test_counters_are_read_at_scrape_time() -> None:
     assert values["tellback_refusals_total", "op-gap"] == 2
     assert values["tellback_resets_total", "outside-edit"] == 1
     assert values["tellback_upstream_deltas_total", ""] == 5
+    assert values["tellback_generations_ended_total", "stored"] == 1
     assert values["tellback_upstream_errors_total", "cut"] == 1
     assert values["tellback_upstream_first_token_seconds", "0.99"] == 0.25
     assert values["tellback_log_records_total", ""] == 7
