@@ -27,7 +27,7 @@ from .generation_requests import (
     GenerationStart,
     GenerationWrite,
 )
-from .generations import FINISHED_MAX, NAMESPACE, Generation, Running, entry_of
+from .generations import FINISHED_MAX, NAMESPACE, Generation, Running, entry_of, generations_of
 from .ids import message_id_problem
 from .patch import Operation, deep_copy, join_pointer
 from .requests import BatchedSwipe
@@ -371,7 +371,8 @@ def acknowledge(work: Work, holders: dict[str, list[str]]) -> None:
 def swipe_deleted(work: Work, message_id: str, ordinal: int) -> None:
     """A swipe was taken away: text that goes on with a later one goes on with the same one."""
     changes: dict[str, Generation | None] = {}
-    for generation_id, generation in work.stream.generations.items():
+    # An earlier request of the same batch may have taken one away, too.
+    for generation_id, generation in generations_of(work.state_now(NAMESPACE)).items():
         swipe = generation.swipe
         if generation.state == "running" and generation.message == message_id and isinstance(swipe, int) and (
             swipe >= ordinal

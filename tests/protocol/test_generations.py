@@ -279,6 +279,18 @@ def test_a_continuation_goes_on_with_its_swipe_wherever_that_is_by_then() -> Non
     assert desk.messages[1]["swipes"] == ["hello, world", "!"]
 
 
+def test_two_swipes_taken_away_in_one_batch_count_both() -> None:
+    """[T3]"""
+    desk = Desk(U1, {**A1, "swipes": ["zero", "one", "hello"], "swipe_id": 2})
+    desk.start(target={"kind": "continue", "message": "a1"})
+    gone = {"type": "swipe", "message": "a1", "action": "delete", "swipe": 0}
+    desk.ask("batch", base=desk.stream.chat.version.integrity, requests=[gone, gone])
+    assert desk.entry()["swipe"] == 0
+    desk.text("!")
+    desk.end()
+    assert desk.messages[1]["mes"] == "hello!"
+
+
 def test_a_continuation_of_what_is_shown_keeps_message_and_swipe_in_step() -> None:
     """[T3]"""
     desk = Desk(U1, {**A1, "swipes": ["hello"], "swipe_id": 0, "extra": {"reasoning": "First. "}})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tellback_protocol import codec
 from tellback_server.app import App
 from tests.support.forked_server import ForkedServer
 from tests.support.server import TabClient, new_session, running, texts
@@ -71,6 +73,7 @@ class Listener:
         return self
 
     def take(self, frame: Frame) -> None:
+        codec.decode_server(json.dumps(frame).encode())
         match frame["type"]:
             case "generation-started":
                 self.text = frame["text"]
@@ -544,6 +547,70 @@ async def test_a_chat_that_is_deleted_and_restored_is_not_stuck(tmp_path: Path) 
         stored = await watcher.raw.receive_until(type="generation-stored")
         assert stored["state"] == "orphaned"
         assert texts(await messages(watcher)) == ["And then?", "in the trash"]
+
+
+async def test_a_branch_made_meanwhile_has_no_generation_that_runs(tmp_path: Path) -> None:
+    """[T9]"""
+    async with two(tmp_path) as (_app, producer, watcher):
+        ack = await start(producer)
+        await delta(producer, 0, "going on")
+        await Listener(watcher).until(8)
+        branched = await watcher.write("chat-branch", CHAT, base="*", message=ack["messages"][0])
+        opened = await producer.open(branched["branch"]["chat"])
+        assert opened["generations"] == []
+        assert texts(opened["messages"]) == ["And then?"]
+        await end(producer)
+        assert texts(await messages(watcher)) == ["And then?", "going on"]
+
+
+async def test_a_chat_that_is_renamed_meanwhile_gets_its_reply(tmp_path: Path) -> None:
+    """[T3]"""
+    async with two(tmp_path) as (_app, producer, watcher):
+        await start(producer)
+        await delta(producer, 0, "under ")
+        chat_id = (await watcher.open(CHAT))["chat_id"]
+        assert (await watcher.write("chat-rename", CHAT, base="*", to="Another name"))["type"] == "ack"
+        by_id = f"id:{chat_id}"
+        await producer.open(by_id)
+        await delta(producer, 6, "two names", chat=by_id)
+        assert (await end(producer, chat=by_id, length=15))["type"] == "ack"
+        stored = await watcher.raw.receive_until(type="generation-stored")
+        assert stored["chat"] == CHAT
+        assert texts(await messages(watcher, by_id)) == ["And then?", "under two names"]
+
+
+async def test_another_programs_edit_takes_nothing_of_the_text(tmp_path: Path) -> None:
+    """[T3, T13] The chat has another history; the reply goes on and stands at the tail when its question is gone."""
+    async with two(tmp_path) as (_app, producer, watcher):
+        await start(producer)
+        await delta(producer, 0, "before, ")
+        await durable(producer, 8)
+        file = tmp_path / "default-user/chats/Alice/First meeting.jsonl"
+        async with asyncio.timeout(5):
+            while not file.exists() or b"And then" not in file.read_bytes():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        header, *_ = file.read_bytes().split(b"\n")
+        file.write_bytes(header + b'\n{"name":"User","mes":"Another program"}\n')
+        opened = await watcher.open(CHAT)
+        assert texts(opened["messages"]) == ["Another program"]
+        assert opened["generations"][0]["text"] == "before, "
+        await delta(producer, 8, "after")
+        await end(producer, length=13)
+        assert texts(await messages(watcher)) == ["Another program", "before, after"]
+
+
+async def test_a_session_that_is_taken_over_goes_on_at_its_new_connection(tmp_path: Path) -> None:
+    """[T20, C6]"""
+    async with two(tmp_path, generation_lease_s=0.3) as (app, producer, watcher):
+        await start(producer)
+        await delta(producer, 0, "one ")
+        await Listener(watcher).until(4)
+        second = await TabClient.join(app.urls[0], producer.session)
+        second.ops = dict(producer.ops)
+        await delta(second, 4, "two")
+        await asyncio.sleep(0.8)
+        assert (await end(second, length=7))["type"] == "ack"
+        assert texts(await messages(watcher)) == ["And then?", "one two"]
 
 
 async def test_metrics_and_limits_forget_what_ended(tmp_path: Path) -> None:
