@@ -38,7 +38,7 @@ from tellback_protocol.effects import Commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.frames import Behind, Closed, Reset, StateFrame, StateValue
-from tellback_protocol.generation_requests import GenerationStart
+from tellback_protocol.generation_requests import Generate, GenerationStart
 from tellback_protocol.generations import NAMESPACE as GENERATIONS
 from tellback_protocol.ids import StateOwner, Version, namespace_problem, parse_place
 from tellback_protocol.outcomes import Outcome, is_short
@@ -279,10 +279,10 @@ class Actor:
                 return
         try:
             hub.admit()
-            if isinstance(request, GenerationStart) and request.op == stream.next_op(session):
+            if isinstance(request, GenerationStart | Generate) and request.op == stream.next_op(session):
                 hub.generations.check_start(self.user)
             fresh = Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
-            decision = decide(stream, request, session, fresh, hub.limits)
+            decision = decide(stream, request, session, fresh, hub.limits, models=hub.producers.models)
         except Refused as refusal:
             hub.counters.refused(refusal.code)
             self._refuse(tab, request, owner_json, size_bytes, refusal)
@@ -314,6 +314,8 @@ class Actor:
             install(stream, session, op, decision, now_ms)
             self._file.note(decision.effects)
             hub.counters.commits += 1
+            if isinstance(request, Generate):
+                self.generations.asks(request)
             frame = codec.answer("ack", request.id, owner_json, op, hub.durability(body))
             release = Release(position, self, tab, frame, size_bytes, decision)
             if GENERATIONS in decision.states:

@@ -34,6 +34,7 @@ from tellback_server.keeper import Keeper
 from tellback_server.lock import DataLock
 from tellback_server.log import Log, LogPoisoned
 from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
+from tellback_server.producers import Producers
 from tellback_server.reception import Reception
 from tellback_server.store.files import FileStore
 from tellback_server.tab import Tab
@@ -166,6 +167,7 @@ class App:
         self._keeper = Keeper(
             self._hub, self._files, checkpoint_interval_s=settings.checkpoint_interval_s, idle_s=settings.idle_s
         )
+        self._hub.producers = Producers(self._upstreams)
         self._hub.shelf = self._keeper
         self._catalog = Catalog(self._hub, self._files, self._keeper)
         self._hub.desk = self._catalog
@@ -207,6 +209,7 @@ class App:
     async def _stop(self) -> int:
         self._gateway.stop_accepting()
         self._reception.goaway("shutting-down")
+        await self._hub.producers.close()
         self._hub.generations.stop()
         # What was read before is still answered; what comes later is not read.
         self._hub.refuse_all("shutting-down", "The server is stopping.")

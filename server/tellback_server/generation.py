@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
 from tellback_protocol.decide import Committed, Fresh, decide_acks, decide_end
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import ListedGeneration
 from tellback_protocol.generation_requests import (
+    Generate,
     GenerationAck,
     GenerationAttach,
     GenerationDelta,
@@ -32,6 +33,7 @@ from tellback_protocol.generations import Generation
 from tellback_server import records
 from tellback_server.live_generation import JOURNAL_BYTES, LiveGeneration, Place, ended_frame
 from tellback_server.log import LogError
+from tellback_server.producers import ProducerKey
 from tellback_server.releases import Release, refusal_frame
 from tellback_server.websocket import text_frame
 
@@ -49,10 +51,33 @@ __all__ = ["ChatGenerations"]
 
 log = structlog.get_logger()
 
+
+class _Reply:
+    """A generation, as the task sees it that streams its text from a model server."""
+
+    __slots__ = ("_chat", "_id")
+
+    def __init__(self, chat: ChatGenerations, generation_id: str) -> None:
+        self._chat = chat
+        self._id = generation_id
+
+    def add(self, text: str, reasoning: str) -> None:
+        one = self._chat.live.get(self._id)
+        if one is None:
+            raise Refused("generation-ended", "This generation has ended.")
+        units, reasoning_units = one.place
+        self._chat.add(one, units, text, reasoning_units, reasoning)
+
+    def end(self, error: GenerationError | None) -> bool:
+        if self._id not in self._chat.live:
+            return True
+        return self._chat.end(self._id, "stored" if error is None else "failed", error)
+
+
 class ChatGenerations:
     """Those of one chat. Made with its actor, which hands it what concerns generations."""
 
-    __slots__ = ("_actor", "_desk", "_held", "live")
+    __slots__ = ("_actor", "_bodies", "_desk", "_held", "live")
 
     def __init__(self, actor: Actor, desk: GenerationDesk) -> None:
         self._actor = actor
@@ -60,6 +85,8 @@ class ChatGenerations:
         self.live: dict[str, LiveGeneration] = {}
         self._held: dict[str, list[str]] = {}
         """Sessions whose acknowledgement is not committed yet, by generation."""
+        self._bodies: dict[str, Raw] = {}
+        """What model servers will be asked for generations whose start is being decided."""
 
     def __bool__(self) -> bool:
         return bool(self.live or self._held)
@@ -112,6 +139,7 @@ class ChatGenerations:
             one.first_position = position
             if isinstance(entry.upstream, str):
                 one.upstream, one.lost_s = True, None
+                one.body = self._bodies.pop(generation_id, None)
             elif tab is not None and tab.is_open:
                 self._produced_by(one, tab, owner_json)
             self.live[generation_id] = one
@@ -159,7 +187,7 @@ class ChatGenerations:
     def returned(self, tab: Tab, owner_json: bytes) -> None:
         """A session opened the chat: if it produces something here, it is back."""
         for generation_id, one in self.live.items():
-            if one.producer is not tab and self._stream.generations[generation_id].by == tab.session_id:
+            if one.producer is not tab and self._stream.generations[generation_id].producer == tab.session_id:
                 self._produced_by(one, tab, owner_json)
 
     def lost(self, tab: Tab) -> None:
@@ -204,10 +232,14 @@ class ChatGenerations:
                           details={"state": entry.state})
         return one, entry
 
+    def asks(self, request: Generate) -> None:
+        """A `generate` was accepted; its commit comes next."""
+        self._bodies[request.generation] = request.body
+
     def _delta(self, tab: Tab, request: GenerationDelta, owner_json: bytes) -> None:
         one, entry = self._one(request.generation)
         if one.producer is not tab:
-            if entry.by != tab.session_id or one.upstream:
+            if entry.producer != tab.session_id:
                 raise Refused("not-producer", "Another session produces this text.", pointer="/generation")
             self._produced_by(one, tab, owner_json)
         self._desk.counters.generation_deltas += 1
@@ -235,7 +267,7 @@ class ChatGenerations:
         one, entry = self._one(request.generation)
         if isinstance(request.salvage, Salvage):
             self._salvage(one, request.salvage)
-        if entry.by == tab.session_id and not one.upstream:
+        if entry.producer == tab.session_id:
             self._produced_by(one, tab, owner_json)
         place = one.place
         frame = one.started(entry, owner_json, request.id)
@@ -318,6 +350,8 @@ class ChatGenerations:
         actor = self._actor
         for one in started:
             one.is_told = True
+            if self.live.get(one.id) is one:
+                self._ask_model(one)
             entry = self._stream.generations.get(one.id)
             for tab, subscription in list(actor.subscriptions.items()):
                 subscription.heard[one.id] = (0, 0)
@@ -428,8 +462,20 @@ class ChatGenerations:
         one.produced_by(tab, owner_json)
         tab.producing.add(self)
 
+    def _key(self, generation_id: str) -> ProducerKey:
+        return self.user, self._actor.chat_id, generation_id
+
+    def _ask_model(self, one: LiveGeneration) -> None:
+        """The start is durable: now the model server is asked, once (BEHAVIOUR U1)."""
+        body, one.body = one.body, None
+        entry = self._stream.generations[one.id]
+        if body is not None and isinstance(entry.upstream, str):
+            self._desk.producers.start(self._key(one.id), entry.upstream, bytes(body), _Reply(self, one.id))
+
     def _forget(self, generation_id: str) -> None:
         one = self.live.pop(generation_id)
+        if one.upstream:
+            self._desk.producers.stop(self._key(generation_id))
         producer = one.producer
         if producer is not None and all(other.producer is not producer for other in self.live.values()):
             producer.producing.discard(self)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tellback_server.clock import Clock
     from tellback_server.hub import Hub
     from tellback_server.metrics import Counters
+    from tellback_server.producers import Producers
     from tellback_server.tab import Tab
 
 __all__ = ["GenerationDesk", "GenerationLimits"]
@@ -96,6 +97,11 @@ class GenerationDesk:
     def document_bytes(self) -> int:
         """What a message may have, and so a text."""
         return self._hub.limits.document_bytes
+
+    @property
+    def producers(self) -> Producers:
+        """Who streams replies from model servers."""
+        return self._hub.producers
 
     def now_s(self) -> float:
         return self._hub.clock.monotonic_s()

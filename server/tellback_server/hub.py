@@ -26,6 +26,7 @@ from tellback_server.generation_desk import GenerationDesk, GenerationLimits
 from tellback_server.log import Log, Position
 from tellback_server.metrics import Counters
 from tellback_server.outbox import COMMIT_BYTES_MAX
+from tellback_server.producers import Producers
 from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope, Release, Run
 from tellback_server.replay import Missed
@@ -126,6 +127,8 @@ class Hub:
         """Set once, before the first request."""
         self.is_synced = durable
         """False when the log was told not to sync: answers then say so."""
+        self.producers = Producers(None)
+        """As `shelf`, when there are model servers."""
         self.generations = GenerationDesk(self, generation_limits or GenerationLimits())
         self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_id: dict[tuple[str, str], Actor] = {}

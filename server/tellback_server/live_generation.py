@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Raw
+
 from tellback_protocol import codec
 from tellback_protocol.generation_requests import GenerationError
 from tellback_protocol.generations import Generation, Running
@@ -29,8 +31,8 @@ class LiveGeneration:
     """One that runs."""
 
     __slots__ = (
-        "active_s", "began_s", "built", "durable", "first_position", "id", "is_told", "journaled", "lease_s", "lost_s",
-        "producer", "producer_json", "running", "unjournaled_bytes", "upstream",
+        "active_s", "began_s", "body", "built", "durable", "first_position", "id", "is_told", "journaled", "lease_s",
+        "lost_s", "producer", "producer_json", "running", "unjournaled_bytes", "upstream",
     )
 
     def __init__(self, generation_id: str, running: Running, lease_s: float, now_s: float) -> None:
@@ -43,6 +45,8 @@ class LiveGeneration:
         """`"chat":...` as the producer says it."""
         self.upstream = False
         """This server produces the text."""
+        self.body: Raw | None = None
+        """What the model server will be asked; None when it was, or when a session produces the text."""
         self.lost_s: float | None = now_s
         """Since when there is no producer."""
         self.active_s = now_s

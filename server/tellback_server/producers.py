@@ -19,6 +19,7 @@ import structlog
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.generation_requests import GenerationError
+from tellback_protocol.values import loads
 from tellback_server.completions import Delta
 from tellback_server.upstream_errors import UpstreamError
 
@@ -61,6 +62,7 @@ class Producers:
         """`models` is None on a server without model servers."""
         self._models = models
         self._tasks: dict[ProducerKey, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -76,9 +78,12 @@ class Producers:
         """Whether the reply is being streamed."""
         return key in self._tasks
 
-    def start(self, key: ProducerKey, upstream: str, body: Mapping[str, Any], sink: Sink) -> None:
+    def start(self, key: ProducerKey, upstream: str, body: bytes, sink: Sink) -> None:
         """Ask the model; `upstream` is one of `models`."""
         assert key not in self._tasks, "a generation is started once"
+        if self._is_closed:
+            # The next start of the server ends the generation.
+            return
         task = asyncio.get_running_loop().create_task(self._produce(upstream, body, sink))
         self._tasks[key] = task
         task.add_done_callback(lambda _task: self._tasks.pop(key))
@@ -90,17 +95,18 @@ class Producers:
             task.cancel()
 
     async def close(self) -> None:
-        """Stop all of them and wait until their connections are closed."""
+        """Stop all of them, wait until their connections are closed, and start no more."""
+        self._is_closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _produce(self, upstream: str, body: Mapping[str, Any], sink: Sink) -> None:
+    async def _produce(self, upstream: str, body: bytes, sink: Sink) -> None:
         error: GenerationError | None = None
         try:
             assert self._models is not None, "checked before"
-            async with contextlib.aclosing(self._models.stream(upstream, body)) as deltas:
+            async with contextlib.aclosing(self._models.stream(upstream, loads(body))) as deltas:
                 async for delta in deltas:
                     if delta.text or delta.reasoning:
                         sink.add(delta.text, delta.reasoning)
@@ -112,5 +118,5 @@ class Producers:
         except Exception:
             log.exception("producer-failed", upstream=upstream)
             error = GenerationError("internal", "The server failed; the text so far is kept.")
-        while not sink.end(error):
+        while not sink.end(error):  # noqa: ASYNC110 -- Nobody tells when the disk has room again.
             await asyncio.sleep(END_AGAIN_S)
