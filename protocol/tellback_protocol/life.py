@@ -145,17 +145,23 @@ def carry_out_life(work: Work, request: LifeWrite, bases: Bases, facts: Facts) -
         case ChatRestore():
             if isinstance(request.to, str):
                 _check_new(request.to, "/to")
-            _restore(work, facts)
+            if not work.stream.deleted:
+                raise Refused("exists", "It is not in the trash.", pointer="/chat")
+            _restore(work, facts, "/to")
         case ChatBranch():
             _branch(work, request, bases, facts)
         case OwnerRename():
             bases.check_owner(request.base)
             _rename(work, request.to, sibling(work.stream.name, request.to), facts)
         case OwnerDelete():
+            if request.chats:
+                _check_with_chats(work.stream.name, request)
             bases.check_owner(request.base)
             _delete(work, facts)
         case OwnerRestore():
-            _restore(work, facts)
+            if not work.stream.deleted:
+                raise Refused("not-found", "The trash holds nothing of this name.", pointer="/owner")
+            _restore(work, facts, "/owner")
 
 
 def _refuse(facts: Facts, pointer: str) -> None:
@@ -171,7 +177,8 @@ def _create(work: Work, request: ChatCreate, facts: Facts) -> None:
             _check_new(getattr(place, member), "/chat")
     if isinstance(request.group, str) and not isinstance(place, GroupChat):
         raise Refused("bad-frame", "Only a group chat belongs to a group.", pointer="/group")
-    _refuse(facts, "/chat")
+    # Nothing but the group is looked for.
+    _refuse(facts, "/group" if facts.refused is not None and facts.refused[0] == "not-found" else "/chat")
     work.plain = False
     told: dict[str, Any] = {"chat_id": work.stream.chat_id}
     if isinstance(request.metadata, Raw):
@@ -202,10 +209,18 @@ def _delete(work: Work, facts: Facts) -> None:
         work.told = _encode({"linked_from": facts.linked_from})
 
 
-def _restore(work: Work, facts: Facts) -> None:
-    if not work.stream.deleted:
-        raise Refused("exists", "It is not in the trash.", pointer="/chat")
-    _refuse(facts, "/to")
+def _check_with_chats(name: str, request: OwnerDelete) -> None:
+    if not isinstance(parse_place(name), CharacterOwner):
+        raise Refused("bad-frame", "Only a character has chats.", pointer="/chats")
+    if request.base == "*" and not request.force:
+        raise Refused(
+            "base-illegal", 'With the chats, name the version that was seen, or say "force" beside "*".',
+            pointer="/base",
+        )
+
+
+def _restore(work: Work, facts: Facts, pointer: str) -> None:
+    _refuse(facts, pointer)
     work.plain = False
     work.effects.append(RenamedEffect(facts.to))
 

@@ -43,13 +43,16 @@ ANSWER_TIMEOUT_S: Final = 120.0
 class RemoteRefused(Exception):
     """The server will not do that."""
 
-    def __init__(self, code: str, sentence: str) -> None:
+    def __init__(self, code: str, sentence: str, to: str | None = None) -> None:
+        """`to` is the name of what was renamed."""
         super().__init__(code, sentence)
         self.code = code
         self.sentence = sentence
+        self.to = to
 
     def __str__(self) -> str:
-        return f"{self.code}: {escaped(self.sentence)}"
+        to = "" if self.to is None else f" {escaped(self.to)}"
+        return f"{self.code}: {escaped(self.sentence)}{to}"
 
 
 class RemoteUnreachable(Exception):
@@ -82,7 +85,7 @@ class Remote:
         while True:
             frame = await self._receive(is_write=isinstance(request, LifeWrite))
             if isinstance(frame, Error) and frame.id == self._id:
-                raise RemoteRefused(frame.code, frame.message)
+                raise RemoteRefused(frame.code, frame.message, frame.to if isinstance(frame.to, str) else None)
             if isinstance(frame, answer) and getattr(frame, "id", None) == self._id:
                 return frame
 

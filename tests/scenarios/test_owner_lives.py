@@ -131,7 +131,7 @@ async def test_a_character_goes_to_the_trash_with_or_without_its_chats_j6(tmp_pa
         assert (await one.ask("owner-restore", owner=ALICE, op=2))["type"] == "ack"
         other = await TabClient.join(app.urls[0])
         await other.open(CHAT)
-        gone = await one.ask("owner-delete", owner=ALICE, op=3, base="*", chats=True)
+        gone = await one.ask("owner-delete", owner=ALICE, op=3, base="*", chats=True, force=True)
         assert gone["type"] == "ack", gone
         await other.raw.receive_until(type="integrity", chat=CHAT, ops=[{"op": "deleted"}])
         assert not (root / "chats/Alice").exists()
@@ -169,7 +169,7 @@ async def test_a_character_does_not_come_back_over_new_chats(tmp_path: Path) -> 
     async with running(tmp_path, checkpoint_interval_s=0.05) as app:
         tab = await TabClient.join(app.urls[0])
         other = await TabClient.join(app.urls[0])
-        gone = await tab.ask("owner-delete", owner=ALICE, op=1, base="*", chats=True)
+        gone = await tab.ask("owner-delete", owner=ALICE, op=1, base="*", chats=True, force=True)
         assert gone["type"] == "ack", gone
         await other.ask("chat-create", chat="character:Alice/Loud", op=1)
         made = await other.ask("chat-create", chat="character:Alice/Quiet", op=1, messages=[{"mes": "new"}])
@@ -214,3 +214,78 @@ async def test_life_writes_that_meet_wait_for_one_another(tmp_path: Path) -> Non
                 break
         said = [f"in round {number}" for number in range(number + 1)]
         assert texts((await tabs[4].open(chat))["messages"]) == said
+
+
+async def test_what_a_refused_life_write_points_at(tmp_path: Path) -> None:
+    """[J2] [J11] [B5]: the member that is wrong; a deletion with chats does not go with whatever is there."""
+    prepare(tmp_path)
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+
+        async def refused(kind: str, **fields: object) -> tuple[object, object]:
+            answer = await tab.ask(kind, **fields)
+            assert answer["type"] == "error", answer
+            return answer["code"], answer.get("pointer")
+
+        assert await refused("owner-restore", owner=ALICE, op=1) == ("not-found", "/owner")
+        nobody = {"character": "Nobody"}
+        assert await refused("owner-restore", owner=nobody, op=1) == ("not-found", "/owner")
+        assert await refused("owner-delete", owner=PRESET, op=1, base="*", chats=True) == ("bad-frame", "/chats")
+        assert await refused("owner-delete", owner=ALICE, op=2, base="*", chats=True) == ("base-illegal", "/base")
+        group = await refused("chat-create", chat="group:New", op=1, group="no such")
+        assert group == ("not-found", "/group")
+        opened = await tab.ask("open", owner=ALICE, since=None)
+        seen = opened["head"]["integrity"]
+        assert (await tab.ask("owner-delete", owner=ALICE, op=3, base=seen, chats=True))["type"] == "ack"
+
+
+async def test_chats_that_went_with_their_character_are_answered_for(tmp_path: Path) -> None:
+    """[J5] [J11]: by id and by name, after a restart too: `deleted`, what restores them, and the outcomes of their ops."""
+    prepare(tmp_path)
+    sessions: list[str] = []
+    said: dict[str, Any] = {}
+    chat = ""
+    for start in range(3):
+        async with running(tmp_path) as app:
+            one = await TabClient.join(app.urls[0], *sessions[:1])
+            other = await TabClient.join(app.urls[0], *sessions[1:])
+            sessions = [one.session, other.session]
+            say = {"op": 1, "base": "*", "messages": [{"mes": "Hello."}]}
+            if start == 0:
+                chat = "id:" + (await other.open(CHAT, create=True))["chat_id"]
+                said = await other.ask("append", chat=chat, **say)
+                assert said["type"] == "ack", said
+                gone = await one.ask("owner-delete", owner=ALICE, op=1, base="*", chats=True)
+                assert gone["type"] == "ack", gone
+            character = "id:" + (await one.ask("state-get", owner=ALICE, namespaces=[]))["chat_id"]
+            for address in (chat, CHAT):
+                again = await other.ask("append", chat=address, **say)
+                assert (again["type"], again.get("duplicate")) == ("ack", True), again
+                assert again["version"] == said["version"]
+                for answer in (
+                    await other.ask("append", chat=address, op=2, base="*", messages=[{"mes": "More."}]),
+                    await other.ask("open", chat=address, since=None),
+                    await other.ask("chat-restore", chat=chat, op=2),
+                ):
+                    assert (answer["code"], answer["chat_id"]) == ("deleted", chat[3:]), answer
+                    assert "character:Alice" in answer["message"]
+                    assert "owner-restore" in answer["message"]
+            listed = await one.ask("chat-list", deleted=True, character="Alice")
+            assert listed["total"] == 2
+            assert {
+                (one["chat"], one.get("chat_id"), one["deleted_with"]) for one in listed["chats"]
+            } == {(CHAT, chat[3:], "character:Alice"), ("character:Alice/Quiet", None, "character:Alice")}
+            page = await one.ask("chat-list", deleted=True, limit=1)
+            rest = await one.ask("chat-list", deleted=True, limit=1, cursor=page["cursor"])
+            assert {page["chats"][0]["chat"], rest["chats"][0]["chat"]} == {CHAT, "character:Alice/Quiet"}
+            for wrong in ("chat-restore", "open"):
+                more = {"op": 1} if wrong == "chat-restore" else {"since": None}
+                assert (await one.ask(wrong, chat=character, **more))["code"] == "not-found"
+    async with running(tmp_path) as app:
+        one, other = [await TabClient.join(app.urls[0], session) for session in sessions]
+        back = await one.ask("owner-restore", owner=ALICE, op=2)
+        assert back["type"] == "ack", back
+        assert (await other.ask("append", chat=chat, **say))["duplicate"] is True
+        assert texts((await other.open(chat))["messages"]) == ["Hello."]
+        assert (await other.append(chat, "More."))["type"] == "ack"
+        assert (await one.ask("chat-list", deleted=True))["total"] == 0

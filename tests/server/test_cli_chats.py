@@ -99,6 +99,10 @@ async def test_the_life_of_a_chat_in_a_folder_that_nobody_serves(tmp_path: Path)
     told = objects(out)[0]
     summer = "character:Kapitän Jonas Thale/The lighthouse summer"
     assert told["chat"] == summer
+    code, _, errors = await run("show", winter, *where)
+    assert code == 1
+    assert errors.startswith("tellback: renamed: ")
+    assert errors.endswith(f" {summer}\n")
     code, out, _ = await run("branch", summer, "--at", "3", "--json", *where)
     branch = str(objects(out)[0]["chat"])
     assert branch.startswith(summer)
