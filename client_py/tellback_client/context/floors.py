@@ -117,12 +117,16 @@ class FloorState:
 class FloorsOfContext(ContextBase):
     """How floor states are made."""
 
-    async def create_floor_state(self, namespace: str) -> FloorState:
+    async def create_floor_state(self, namespace: str | Mapping[str, Any]) -> FloorState:
         """A floor state of a namespace, in lower case as the seed spells it, for whichever chat is shown.
 
-        Raises: RefusedError `namespace-illegal` or `namespace-reserved`.
+        `{"namespace": ...}`, the seed's options, is the same. Raises: TypeError, RefusedError `namespace-illegal` or
+        `namespace-reserved`.
         """
-        namespace = plain_namespace(namespace)
+        named = namespace.get("namespace") if isinstance(namespace, Mapping) else namespace
+        if not isinstance(named, str):
+            raise TypeError("a floor state is named by its namespace, a string, or by an object with it")
+        namespace = plain_namespace(named)
         problem = namespace_problem(namespace)
         if problem is not None:
             raise refused("namespace-illegal", problem, pointer="/namespace")

@@ -10,7 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from tellback_protocol.chat import Chat as ChatDocument
@@ -122,6 +122,8 @@ class MessagesOfContext(ContextBase):
         message goes (MESSAGE_SWIPE_DELETED), never the last one, and the message is returned as it is then.
         """
         single = isinstance(index, (int, str))
+        if not single and not isinstance(index, Iterable):
+            raise TypeError("a message is named by its index, an integer, or by its id, a string; or a list of them")
         keys: list[Key] = [index] if isinstance(index, (int, str)) else list(index)
         held = self._current()
         document = self._document(held)

@@ -410,8 +410,9 @@ async def test_system_messages_are_stored(server: ServerProcess) -> None:
 
 async def test_deprecated_names_warn_and_work(server: ServerProcess) -> None:
     async with connect(server.url) as client, await shown(client) as context:
-        with pytest.warns(DeprecationWarning, match="add_messages"):
-            assert await context.add_one_message({"mes": "a"}, scroll=True) == 300
+        with pytest.warns(DeprecationWarning, match="add_messages") as told:
+            assert await asyncio.create_task(context.add_one_message({"mes": "a"}, scroll=True)) == 300
+        assert told[0].filename == __file__
         with pytest.warns(DeprecationWarning, match="add_messages"):
             assert await context.append_chat_messages([{"mes": "b"}, {"mes": "c"}]) == [301, 302]
         with pytest.warns(DeprecationWarning, match="update_messages"):
@@ -424,3 +425,18 @@ async def test_deprecated_names_warn_and_work(server: ServerProcess) -> None:
         with pytest.warns(DeprecationWarning, match="delete_messages"):
             assert (await context.delete_message(300))["mes"] == "A"
         assert context.get_message_count() == 301
+
+
+async def test_a_wrong_kind_of_argument_is_a_type_error(server: ServerProcess) -> None:
+    """Of the messages to delete, and of a floor state's name, which the seed gives in an object."""
+    async with connect(server.url) as client, await shown(client) as context:
+        wrong: Any
+        for wrong in (1.0, None, [1.0], True, {1.0}):
+            with pytest.raises(TypeError, match="a message is named by"):
+                await context.delete_messages(wrong)
+        assert context.get_message_count() == 300
+        floor = await context.create_floor_state({"namespace": " Plot "})
+        assert floor.namespace == "plot"
+        for wrong in ({}, {"namespace": 1}, None, 7):
+            with pytest.raises(TypeError, match="its namespace"):
+                await context.create_floor_state(wrong)
