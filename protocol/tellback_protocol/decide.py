@@ -120,7 +120,7 @@ def decide(
             raise Refused(request.code, request.message, pointer=request.pointer)
         if stream.deleted and not isinstance(request, ChatRestore | OwnerRestore):
             raise Refused(
-                "deleted", "It is in the trash; restore it first.", pointer="/chat",
+                "deleted", stream.in_trash(), pointer="/chat",
                 details={"chat_id": stream.chat_id},
             )
         if stream.damage and not isinstance(request, UNREADING):

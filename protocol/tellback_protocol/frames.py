@@ -283,6 +283,8 @@ class ListedChat(msgspec.Struct, omit_defaults=True):
     damaged: bool = False
     deleted_ms: int | UnsetType = UNSET
     """Of a chat in the trash."""
+    deleted_with: str | UnsetType = UNSET
+    """The character that it went to the trash with: `owner-restore` brings both back, `chat-restore` does not."""
 
 
 class ChatListFrame(msgspec.Struct, tag="chat-list", tag_field="type"):

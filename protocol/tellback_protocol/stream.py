@@ -91,8 +91,8 @@ class Stream:
     """One chat with everything it owns."""
 
     __slots__ = (
-        "_generations", "chat", "chat_id", "damage", "deleted", "floors", "head", "history", "history_bytes",
-        "history_from", "name", "running", "sessions", "states", "user",
+        "_generations", "chat", "chat_id", "damage", "deleted", "deleted_with", "floors", "head", "history",
+        "history_bytes", "history_from", "name", "running", "sessions", "states", "user",
     )
 
     def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
@@ -116,6 +116,14 @@ class Stream:
         """Lines that are no messages; while there are any, the chat is read-only."""
         self.deleted = False
         """The owner is in the trash; only the outcomes of its ops are known then."""
+        self.deleted_with = ""
+        """The character that a deleted chat went with, and comes back with."""
+
+    def in_trash(self) -> str:
+        """The sentence of `deleted`."""
+        if self.deleted_with:
+            return f"It went to the trash with {self.deleted_with}; owner-restore brings both back."
+        return f"It is in the trash; restore id:{self.chat_id}."
 
     def next_op(self, session: str) -> int:
         """The op number that this session uses next."""

@@ -194,7 +194,7 @@ class Actor:
             self._write(tab, request, owner_json, size_bytes)
         elif self.state == "gone":
             deleted = Refused(
-                "deleted", f"It is in the trash; restore id:{self.chat_id}.",
+                "deleted", self._stream.in_trash(),
                 details={"chat_id": self.chat_id, "next_op": self._stream.next_op(tab.session_id)},
             )
             self._refuse(tab, request, owner_json, size_bytes, deleted)

@@ -15,13 +15,14 @@ import structlog
 
 from tellback_protocol.decide import fingerprint
 from tellback_protocol.errors import Refused
+from tellback_protocol.ids import Version, file_integrity
 from tellback_protocol.requests import OwnerRestore, Write
 from tellback_server.actor import Actor
 from tellback_server.departed import load_departed, save_departed
 from tellback_server.hub import Hub
 from tellback_server.planning import place_of
-from tellback_server.records import owner_key
-from tellback_server.registrar import Registered, Registrar
+from tellback_server.records import Checkpointed, owner_key
+from tellback_server.registrar import Gone, GoneChat, Registered, Registrar
 from tellback_server.releases import Envelope
 from tellback_server.store.files import FileStore
 
@@ -68,6 +69,8 @@ class Afterlife:
         """Give the outcome that this op had, when the owner has it under its name of today."""
         if not isinstance(letter.request, Write) or not isinstance(letter.request.op, int):
             return False
+        if former.gone is not None and not former.chat_id:
+            return False
         actor = (
             self._hub.actor(former.user, place_of(former.name)) if former.gone is None
             else await self._hub.actor_by_id(former.user, former.chat_id)
@@ -84,17 +87,20 @@ class Afterlife:
 
     def departed(self, user: str, chat_id: str) -> Actor | None:
         """An actor for a chat in the trash, loading; None when there is no such chat."""
-        registered = self.registrar.of(user, chat_id)
+        registered, above = self.registrar.of(user, chat_id), ""
+        with_character = self.registrar.went_with(user, chat_id)
+        if with_character is not None:
+            registered, above = _as_registered(user, *with_character), with_character[1].name
         if registered is None or registered.gone is None:
             return None
         actor = Actor(self._hub, user, registered.name)
         actor.chat_id = chat_id
         actor.key = owner_key(user, chat_id)
         self._hub.hold(actor)
-        self._hub.spawn(self._load_departed(actor, registered))
+        self._hub.spawn(self._load_departed(actor, registered, above))
         return actor
 
-    async def _load_departed(self, actor: Actor, registered: Registered) -> None:
+    async def _load_departed(self, actor: Actor, registered: Registered, above: str) -> None:
         now_ms = self._hub.clock.now_ms()
         try:
             stream = await self._run(lambda: load_departed(self._files, self._hub.log, registered, now_ms))
@@ -103,6 +109,7 @@ class Afterlife:
             actor.failed(Refused("unreadable", "What is known of the deleted chat cannot be read now."))
             self._hub.end(actor)
             return
+        stream.deleted_with = above
         actor.departed(stream)
         self.rest(actor)
 
@@ -133,11 +140,26 @@ class Afterlife:
         return await self._hub.loop.run_in_executor(self._hub.executor, work)
 
 
+def _as_registered(user: str, chat: GoneChat, above: Registered) -> Registered:
+    """A chat that went with its character, as if it had gone by itself."""
+    assert above.gone is not None, "a deleted character"
+    version = chat.version or Version(1, 0, file_integrity(1, 0, chat.name, b""))
+    base = Checkpointed(
+        user=user, name=chat.name, chat_id=chat.chat_id, file=None, version=version, head=chat.head or version
+    )
+    gone = Gone(deleted_ms=above.gone.deleted_ms, base=base)
+    return Registered(user=user, chat_id=chat.chat_id, name=chat.name, gone=gone)
+
+
 def moved(former: Registered) -> Refused:
     """What an old name answers."""
+    character, slash, _chat = former.name.partition("/")
+    if former.gone is not None and former.gone.with_chats and slash:
+        return Refused(
+            "deleted", f"It went to the trash with {character}; owner-restore brings both back.",
+            details={"chat_id": former.chat_id} if former.chat_id else {},
+        )
     if not former.chat_id:
-        if former.gone is not None:
-            return Refused("deleted", "Its character is in the trash; restore that.")
         return Refused("renamed", "Its character has another name now.", details={"to": former.name})
     if former.gone is not None:
         return Refused(

@@ -49,7 +49,7 @@ from tellback_server.store.files import FileStore
 from tellback_server.store.groups import GroupEdit, edit_group
 from tellback_server.store.held import OutsideEdit
 from tellback_server.tab import Tab
-from tellback_server.trash import Trash
+from tellback_server.trash import Trash, chats_of
 from tellback_server.websocket import text_frame
 
 log = structlog.get_logger()
@@ -305,20 +305,23 @@ class Catalog:
 
         def look() -> tuple[list[ListedChat], str | None, int]:
             entries = {
-                (entry.deleted_ms, entry.folder): entry for entry in self._trash.entries(user)
-                if chosen.takes(entry.name, folder.group_of)
+                (entry.deleted_ms, f"{entry.folder}{'/' + chat if chat != entry.name else ''}"): (entry, chat, path)
+                for entry in self._trash.entries(user) for chat, path in chats_of(entry)
+                if chosen.takes(chat, folder.group_of)
             }
             rows = Rows(sorted(entries), (), ())
             page: list[ListedChat] = []
             at = cursor or rows.start(asked)
             for key, behind in rows.after(at):
-                entry = entries[key]
-                path = next((path for path in entry.files if path.endswith(".jsonl")), None)
-                found = None if path is None else index.read_deleted(self._trash.path(user, entry, path), entry.name)
+                entry, chat, path = entries[key]
+                found = index.read_deleted(self._trash.path(user, entry, path), chat)
                 if found is not None:
                     if len(page) == request.limit:
                         return page, at.encoded(), len(entries)
-                    page.append(listed_stored(found, entry.id, folder.group_of, entry.deleted_ms))
+                    is_own = chat == entry.name
+                    chat_id = entry.id if is_own else self._trash.chat_id(user, entry, path)
+                    above = UNSET if is_own else entry.name
+                    page.append(listed_stored(found, chat_id, folder.group_of, entry.deleted_ms, above))
                 at = behind
             return page, None, len(entries)
 

@@ -160,13 +160,18 @@ class Hub:
     def actor(self, user: str, address: ChatAddress | StateOwner) -> Actor | None:
         """The live actor of an owner, made and loading when there is none; None for an id that nobody has open."""
         if isinstance(address, ChatById):
-            return self._by_id.get((user, address.chat_id))
+            return self._chat_by_id(user, address.chat_id)
         name = str(address)
         actor = self._by_name.get((user, name))
         if actor is None:
             actor = self._by_name[user, name] = Actor(self, user, name)
             self.shelf.load(actor)
         return actor
+
+    def _chat_by_id(self, user: str, chat_id: str) -> Actor | None:
+        """Characters and presets are asked for by name, in the trash too."""
+        actor = self._by_id.get((user, chat_id))
+        return actor if actor is not None and actor.is_chat else None
 
     @property
     def is_loading(self) -> bool:
@@ -252,9 +257,9 @@ class Hub:
         if name is None:
             departed = None
             if isinstance(address, ChatById):
-                departed = self._by_id.get((tab.user, address.chat_id)) or self.lives.departed(
-                    tab.user, address.chat_id
-                )
+                if (tab.user, address.chat_id) not in self._by_id:
+                    self.lives.departed(tab.user, address.chat_id)
+                departed = self._chat_by_id(tab.user, address.chat_id)
             if departed is not None:
                 departed.submit(tab, request, owner_json, size_bytes)
                 return

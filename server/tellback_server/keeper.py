@@ -150,6 +150,8 @@ class Keeper:
 
     async def find(self, user: str, chat_id: str) -> str | None:
         """See Shelf."""
+        if self.lifecycle.registrar.went_with(user, chat_id) is not None:
+            return None
         name = self._names.name_of(user, chat_id)
         if name is None:
             place = await self._run(lambda: self._files.resolve(user, chat_id))

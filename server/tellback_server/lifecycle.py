@@ -200,6 +200,8 @@ class Lifecycle:
         hub, request, stream = self._hub, letter.request, actor.stream
         assert stream is not None, "a live owner, or a deleted one"
         hub.admit()
+        if stream.deleted_with:
+            raise Refused("deleted", stream.in_trash(), pointer="/chat", details={"chat_id": actor.chat_id})
         if not stream.deleted and not await self._settle(actor, letter):
             return
         stream = actor.stream

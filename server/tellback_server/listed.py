@@ -74,14 +74,15 @@ def live_key(actor: Actor) -> Key:
 
 
 def listed_stored(
-    entry: ChatEntry, chat_id: str | None, group_of: Mapping[str, str], deleted_ms: int | UnsetType = UNSET
+    entry: ChatEntry, chat_id: str | None, group_of: Mapping[str, str], deleted_ms: int | UnsetType = UNSET,
+    deleted_with: str | UnsetType = UNSET,
 ) -> ListedChat:
     """A chat that nobody has open, or one in the trash."""
     summary = entry.summary
     return ListedChat(
         entry.chat, entry.mark.size_bytes, summary.count, entry.mark.mtime_ns // _MS_NS, summary.preview,
         UNSET if chat_id is None else chat_id, *_owner(entry.chat, group_of),
-        UNSET if summary.main_chat is None else summary.main_chat, summary.damaged, deleted_ms,
+        UNSET if summary.main_chat is None else summary.main_chat, summary.damaged, deleted_ms, deleted_with,
     )
 
 

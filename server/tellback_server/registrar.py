@@ -24,12 +24,12 @@ from typing import Final
 
 import msgspec
 
-from tellback_protocol.ids import derived_uuid, provisional_chat_id
+from tellback_protocol.ids import Version, derived_uuid, provisional_chat_id
 from tellback_server.fs import FileMissing, FsError
 from tellback_server.records import Checkpointed
 from tellback_server.store.files import FileStore
 
-__all__ = ["ANSWERED_MS", "FormerName", "Gone", "Registered", "Registrar", "new_id", "write_registered"]
+__all__ = ["ANSWERED_MS", "FormerName", "Gone", "GoneChat", "Registered", "Registrar", "new_id", "write_registered"]
 
 ANSWERED_MS: Final = 30 * 24 * 3600 * 1000
 """How long an old name answers `renamed` or `deleted`."""
@@ -38,6 +38,16 @@ ANSWERED_MS: Final = 30 * 24 * 3600 * 1000
 class FormerName(msgspec.Struct, frozen=True, gc=False):
     name: str
     left_ms: int
+
+
+class GoneChat(msgspec.Struct, frozen=True, gc=False):
+    """A chat that went with its character."""
+
+    name: str
+    chat_id: str
+    version: Version | None
+    """As chat_sync told them; None for a chat that nobody wrote to."""
+    head: Version | None
 
 
 class Gone(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +62,8 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
     """Paths of the group files that it was taken out of."""
     with_chats: bool = False
     """A character's chats went with it."""
+    chats: list[GoneChat] = []
+    """Those."""
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +113,8 @@ class Registrar:
         self._by_id: dict[tuple[str, str], Registered] = {}
         self._by_name: dict[tuple[str, str], list[str]] = {}
         """Ids of owners that had a name, the latest last."""
+        self._above: dict[tuple[str, str], str] = {}
+        """Ids of characters, by the ids of chats that went to the trash with them."""
         files.new_id = self.new_id
 
     def load(self, users: Iterable[str], now_ms: int) -> None:
@@ -132,6 +146,11 @@ class Registrar:
     def put(self, registered: Registered) -> None:
         """Know an entry, in place of what was known of its owner."""
         user, chat_id = registered.user, registered.chat_id
+        before = self._by_id.get((user, chat_id))
+        for chat in before.gone.chats if before is not None and before.gone is not None else ():
+            self._above.pop((user, chat.chat_id), None)
+        for chat in registered.gone.chats if registered.gone is not None else ():
+            self._above[user, chat.chat_id] = chat_id
         self._by_id[user, chat_id] = registered
         had = [former.name for former in registered.former]
         if registered.gone is not None:
@@ -151,6 +170,13 @@ class Registrar:
         """What is known of an owner; None when it always had its name."""
         return self._by_id.get((user, chat_id))
 
+    def went_with(self, user: str, chat_id: str) -> tuple[GoneChat, Registered] | None:
+        """A chat that is in the trash with its character, and that character."""
+        above = self._by_id.get((user, self._above.get((user, chat_id), "")))
+        if above is None or above.gone is None:
+            return None
+        return next(((chat, above) for chat in above.gone.chats if chat.chat_id == chat_id), None)
+
     def former(self, user: str, name: str, now_ms: int) -> Registered | None:
         """Who had this name last and has it no more, for 30 days. A chat of a character that was renamed, or deleted
         with its chats, is answered for by the character.
@@ -162,8 +188,11 @@ class Registrar:
         above = self._former(user, owner, now_ms)
         if above is None or (above.gone is not None and not above.gone.with_chats):
             return None
-        # The chat's own id is not known here.
-        return msgspec.structs.replace(above, name=f"{above.name}/{chat}", chat_id="")
+        name = f"{above.name}/{chat}"
+        gone = () if above.gone is None else above.gone.chats
+        # The id of a chat that its character took along under another name is not known here.
+        chat_id = next((one.chat_id for one in gone if one.name == name), "")
+        return msgspec.structs.replace(above, name=name, chat_id=chat_id)
 
     def name_today(self, user: str, name: str, now_ms: int) -> str:
         """Where a chat of this name belongs now: its character may have another name."""

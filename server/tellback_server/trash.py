@@ -27,12 +27,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from tellback_protocol.ids import Version
+from tellback_protocol.ids import SIDECAR_MARK, Version
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FileTaken, FsError
-from tellback_server.store.files import FileStore
+from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
 
-__all__ = ["Entry", "Trash"]
+__all__ = ["Entry", "Trash", "chats_of"]
 
 FOLDER: Final = "trash"
 MANIFEST: Final = "manifest.json"
@@ -60,6 +60,29 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _decode = msgspec.json.Decoder(Entry).decode
+
+
+class _Mark(msgspec.Struct):
+    chat_id: str
+
+
+class _Sync(msgspec.Struct):
+    tellback: _Mark
+
+
+_decode_sync = msgspec.json.Decoder(_Sync).decode
+
+
+def chats_of(entry: Entry) -> list[tuple[str, str]]:
+    """Name and path of each chat in an entry: the one that it is about, or those that went with their character."""
+    found: list[tuple[str, str]] = []
+    for path in entry.files:
+        if path.endswith(CHAT_ENDING):
+            folder, _slash, file = path.rpartition("/")
+            is_with = folder.startswith("chats/") and "/" not in entry.name and entry.name.startswith("character:")
+            chat = f"character:{folder.removeprefix('chats/')}/{file.removesuffix(CHAT_ENDING)}"
+            found.append((chat if is_with else entry.name, path))
+    return found
 
 
 class Trash:
@@ -130,6 +153,14 @@ class Trash:
     def path(self, user: str, entry: Entry, path: str) -> str:
         """Where a file of the entry is kept."""
         return self._files.checked_path(user, f"{FOLDER}/{entry.folder}/{path}")
+
+    def chat_id(self, user: str, entry: Entry, path: str) -> str | None:
+        """The id of a chat that is in another owner's entry; None when nobody wrote to it."""
+        kept = self.path(user, entry, path.removesuffix(CHAT_ENDING) + SIDECAR_MARK + SYNC_NAMESPACE + STATE_ENDING)
+        try:
+            return _decode_sync(self._files.fs.read(kept)).tellback.chat_id
+        except (FsError, msgspec.MsgspecError):
+            return None
 
     def take_out(self, user: str, entry: Entry, renamed: Mapping[str, str] | None = None) -> None:
         """Gives the files their places back: `renamed` tells another path below the user's root for some of them.

@@ -240,7 +240,7 @@ async def test_what_a_refused_life_write_points_at(tmp_path: Path) -> None:
 
 
 async def test_chats_that_went_with_their_character_are_answered_for(tmp_path: Path) -> None:
-    """[J5] [J11]: by id and by name, after a restart too: `deleted`, what restores them, and the outcomes of their ops."""
+    """[J5] [J11]: by id and by name, after a restart too: `deleted`, what restores them, outcomes of their ops."""
     prepare(tmp_path)
     sessions: list[str] = []
     said: dict[str, Any] = {}
@@ -255,7 +255,7 @@ async def test_chats_that_went_with_their_character_are_answered_for(tmp_path: P
                 chat = "id:" + (await other.open(CHAT, create=True))["chat_id"]
                 said = await other.ask("append", chat=chat, **say)
                 assert said["type"] == "ack", said
-                gone = await one.ask("owner-delete", owner=ALICE, op=1, base="*", chats=True)
+                gone = await one.ask("owner-delete", owner=ALICE, op=1, base="*", chats=True, force=True)
                 assert gone["type"] == "ack", gone
             character = "id:" + (await one.ask("state-get", owner=ALICE, namespaces=[]))["chat_id"]
             for address in (chat, CHAT):
