@@ -202,6 +202,22 @@ async def test_a_rename_a_branch_and_a_deletion_take_the_note_along(tmp_path: Pa
     assert group(user)["past_metadata"]["older"] == NOTE
 
 
+async def test_what_the_group_keeps_follows_a_chat_that_comes_back_under_another_name(tmp_path: Path) -> None:
+    """[J6] [F12]: `past_metadata` stand under the chat's name; the chat that a group shows alone is shown again."""
+    user = folder(tmp_path, chats=["old"], shown="old", chat_metadata={}, past_metadata={"old": NOTE})
+    async with running(tmp_path / "data") as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open("group:old")
+        chat = f"id:{opened['chat_id']}"
+        gone = await tab.ask("chat-delete", chat=chat, op=1, base=opened["version"]["integrity"])
+        assert gone["type"] == "ack", gone
+        back = await tab.ask("chat-restore", chat=chat, op=2, to="back")
+        assert back["type"] == "ack", back
+    found = group(user)
+    assert (found["chats"], found["chat_id"]) == (["back"], "back")
+    assert found["past_metadata"] == {"back": NOTE}
+
+
 async def test_showing_another_chat_of_the_group_leaves_each_its_own_metadata(tmp_path: Path) -> None:
     """[I10] [F12]: in SillyTavern `chat_metadata` belong to the shown chat, so they change places."""
     user = folder(tmp_path)

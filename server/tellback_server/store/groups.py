@@ -38,6 +38,8 @@ class GroupEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The chat's name alone, or of a member the name of its card."""
     to: str = ""
     """Its new name, for `replace`."""
+    was: str = ""
+    """The name that it went under, for `add` of a chat that comes back: what is kept under that one follows."""
     among: Literal["chats", "members"] = "chats"
 
 
@@ -129,6 +131,8 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
         case "add":
             if edit.chat not in chats:
                 group["chats"] = [*chats, edit.chat]
+            if edit.was and edit.was not in chats:
+                _follow(group, edit.was, edit.chat)
         case "remove":
             rest = [chat for chat in chats if chat != edit.chat]
             if rest != chats:
@@ -142,12 +146,17 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
         case "replace":
             if edit.chat in chats:
                 group["chats"] = [edit.to if chat == edit.chat else chat for chat in chats]
-            if group.get("chat_id") == edit.chat:
-                group["chat_id"] = edit.to
-            past = group.get("past_metadata")
-            if isinstance(past, dict) and edit.chat in past and edit.to not in past:
-                group["past_metadata"] = {edit.to if key == edit.chat else key: value for key, value in past.items()}
+            _follow(group, edit.chat, edit.to)
     return None if json.dumps(group) == before else _written(group, data)
+
+
+def _follow(group: dict[str, Any], old: str, new: str) -> None:
+    """What the group keeps under a chat's name, under its new one."""
+    if group.get("chat_id") == old:
+        group["chat_id"] = new
+    past = group.get("past_metadata")
+    if isinstance(past, dict) and old in past and new not in past:
+        group["past_metadata"] = {new if key == old else key: value for key, value in past.items()}
 
 
 def _show(group: dict[str, Any], chat: str) -> None:
