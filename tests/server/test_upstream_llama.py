@@ -1,6 +1,6 @@
 """A real model server: llama.cpp on a model with random weights.
 
-Only when asked for: `pip install -e '.[server,upstream-test]'` (it compiles llama.cpp, some minutes), then
+Only when asked for: `uv pip install -r tests/requirements-upstream.txt` (it compiles llama.cpp, some minutes), then
 `pytest -m real_upstream`.
 """
 
@@ -24,7 +24,7 @@ from tests.support.tiny_model import llama_server
 
 pytestmark = [
     pytest.mark.real_upstream,
-    pytest.mark.skipif(find_spec("llama_cpp") is None, reason="the extra upstream-test is not installed"),
+    pytest.mark.skipif(find_spec("llama_cpp") is None, reason="tests/requirements-upstream.txt is not installed"),
 ]
 
 KEY = "sk-tiny"
