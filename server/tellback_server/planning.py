@@ -39,7 +39,7 @@ from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, loads
 from tellback_server.operations import Move, Operation, Written
 from tellback_server.records import Checkpointed, StateMark
-from tellback_server.registrar import FormerName, Gone, Registered, Registrar
+from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
 from tellback_server.store.groups import GroupEdit
 from tellback_server.store.held import FileState
@@ -67,6 +67,8 @@ class Plan(msgspec.Struct, kw_only=True):
     with_chats: bool = False
     chats: list[str] = []
     """Files of a character's chats that go with it, below the user's root."""
+    gone_chats: list[GoneChat] = []
+    """Those chats."""
     chats_inode: int | None = None
     """The folder of a character's chats, when there is one."""
     sync_fields: dict[str, object] = {}
@@ -216,12 +218,23 @@ def plan_delete(
     own = owner_files(files, user, place)
     if isinstance(place, CharacterOwner) and with_chats:
         chats = all_files(files, user, f"chats/{place.character}")
-        return Plan(facts=Facts(), own=own, with_chats=True, chats=chats)
+        gone = [
+            _gone_chat(files, user, CharacterChat(place.character, path.rpartition("/")[2].removesuffix(CHAT_ENDING)))
+            for path in chats if path.endswith(CHAT_ENDING)
+        ]
+        return Plan(facts=Facts(), own=own, with_chats=True, chats=chats, gone_chats=gone)
     if isinstance(place, StateOwner):
         return Plan(facts=Facts(), own=own)
     metadata = loads(stream.chat.metadata)
     main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
     return Plan(facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=own)
+
+
+def _gone_chat(files: FileStore, user: str, place: CharacterChat) -> GoneChat:
+    sync, chat_id = files.read_sync(user, place), files.chat_id_of(user, place)
+    mark = None if sync is None or sync.mark is None or sync.mark.chat_id != chat_id else sync.mark
+    version, head = (None, None) if mark is None else (mark.version, mark.head)
+    return GoneChat(str(place), chat_id, version, head)
 
 
 def delete_operation(
@@ -234,7 +247,7 @@ def delete_operation(
     paths = [f"{own.folder}/{name}" for name in names] + plan.chats
     gone = Gone(
         deleted_ms=now_ms, base=_base(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
-        groups=own.groups, with_chats=plan.with_chats,
+        groups=own.groups, with_chats=plan.with_chats, chats=plan.gone_chats,
     )
     return Operation(
         what="delete", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
