@@ -41,7 +41,7 @@ from tellback_server.operations import Move, Operation, Written
 from tellback_server.records import Checkpointed, StateMark
 from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
-from tellback_server.store.groups import GroupEdit
+from tellback_server.store.groups import GroupEdit, shown_instead
 from tellback_server.store.held import FileState
 from tellback_server.store.jsonl import render
 from tellback_server.store.place import CARD_ENDING
@@ -69,6 +69,8 @@ class Plan(msgspec.Struct, kw_only=True):
     """Files of a character's chats that go with it, below the user's root."""
     gone_chats: list[GoneChat] = []
     """Those chats."""
+    shown: dict[str, str] = {}
+    """Groups that show the chat, and what they show without it."""
     chats_inode: int | None = None
     """The folder of a character's chats, when there is one."""
     sync_fields: dict[str, object] = {}
@@ -227,7 +229,8 @@ def plan_delete(
         return Plan(facts=Facts(), own=own)
     metadata = loads(stream.chat.metadata)
     main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
-    return Plan(facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=own)
+    shown = shown_instead(files, user, own.groups, stem_of(place)) if isinstance(place, GroupChat) else {}
+    return Plan(facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=own, shown=shown)
 
 
 def _gone_chat(files: FileStore, user: str, place: CharacterChat) -> GoneChat:
@@ -247,7 +250,7 @@ def delete_operation(
     paths = [f"{own.folder}/{name}" for name in names] + plan.chats
     gone = Gone(
         deleted_ms=now_ms, base=_base(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
-        groups=own.groups, with_chats=plan.with_chats, chats=plan.gone_chats,
+        groups=own.groups, shown=plan.shown, with_chats=plan.with_chats, chats=plan.gone_chats,
     )
     return Operation(
         what="delete", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
@@ -355,6 +358,10 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
                 path=path, action="add", chat=stem_of(place), was="" if to == registered.name else stem_of(old)
             ) for path in registered.gone.groups
             if isinstance(place, GroupChat)
+        ] + [
+            # Unless another one was chosen meanwhile.
+            GroupEdit(path=path, action="select", chat=stem_of(place), was=shown)
+            for path, shown in registered.gone.shown.items()
         ],
         registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former)],
         bases=[base],

@@ -60,6 +60,8 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
     """Chats that linked to it."""
     groups: list[str] = []
     """Paths of the group files that it was taken out of."""
+    shown: dict[str, str] = {}
+    """Paths of the groups that showed it, and what each shows in its place."""
     with_chats: bool = False
     """A character's chats went with it."""
     chats: list[GoneChat] = []

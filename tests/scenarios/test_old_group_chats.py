@@ -218,6 +218,35 @@ async def test_what_the_group_keeps_follows_a_chat_that_comes_back_under_another
     assert found["past_metadata"] == {"back": NOTE}
 
 
+@pytest.mark.parametrize("chosen", [None, "third"])
+async def test_the_chat_that_a_group_showed_is_shown_again_when_it_comes_back(
+    tmp_path: Path, chosen: str | None
+) -> None:
+    """[J6] [F12]: also after a restart, with the metadata of each, but not when another one was chosen meanwhile."""
+    user = folder(tmp_path, chats=["third", "old", "new"], shown="old", chat_metadata=NOTE,
+                  past_metadata={"new": {"tainted": True}})
+    async with running(tmp_path / "data") as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open("group:old")
+        chat = f"id:{opened['chat_id']}"
+        gone = await tab.ask("chat-delete", chat=chat, op=1, base=opened["version"]["integrity"])
+        assert gone["type"] == "ack", gone
+    assert group(user)["chat_id"] == "new"
+    assert group(user)["chat_metadata"] == {"tainted": True}
+    if chosen is not None:
+        edit_group(user, chat_id=chosen)
+    async with running(tmp_path / "data") as app:
+        tab = await TabClient.join(app.urls[0], tab.session)
+        back = await tab.ask("chat-restore", chat=chat, op=2)
+        assert back["type"] == "ack", back
+    found = group(user)
+    assert found["chats"] == ["third", "new", "old"]
+    assert found["chat_id"] == (chosen or "old")
+    if chosen is None:
+        assert found["chat_metadata"] == NOTE
+        assert found["past_metadata"]["new"] == {"tainted": True}
+
+
 async def test_showing_another_chat_of_the_group_leaves_each_its_own_metadata(tmp_path: Path) -> None:
     """[I10] [F12]: in SillyTavern `chat_metadata` belong to the shown chat, so they change places."""
     user = folder(tmp_path)

@@ -21,7 +21,7 @@ from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.store.touch import replace_state
 
-__all__ = ["GroupEdit", "edit_group", "edited", "group_path", "groups_with"]
+__all__ = ["GroupEdit", "edit_group", "edited", "group_path", "groups_with", "shown_instead"]
 
 FOLDER: Final = "groups"
 TRIES_MAX: Final = 8
@@ -39,7 +39,8 @@ class GroupEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     to: str = ""
     """Its new name, for `replace`."""
     was: str = ""
-    """The name that it went under, for `add` of a chat that comes back: what is kept under that one follows."""
+    """For `add` of a chat that comes back the name that it went under: what is kept under that one follows. For
+    `select` the chat that must still be shown."""
     among: Literal["chats", "members"] = "chats"
 
 
@@ -64,6 +65,18 @@ def groups_with(files: FileStore, user: str, name: str, among: Literal["chats", 
         group = _read(files, user, path) if file.endswith(".json") and existing_name_problem(file) is None else None
         if group is not None and (name in _listed(group, among) or (among == "chats" and group.get("chat_id") == name)):
             found.append(path)
+    return found
+
+
+def shown_instead(files: FileStore, user: str, paths: list[str], name: str) -> dict[str, str]:
+    """What each of these groups that shows the chat will show once it is taken out."""
+    found: dict[str, str] = {}
+    for path in paths:
+        group = _read(files, user, path)
+        if group is not None and group.get("chat_id") == name:
+            rest = [chat for chat in _listed(group, "chats") if chat != name]
+            if rest and isinstance(rest[-1], str):
+                found[path] = rest[-1]
     return found
 
 
@@ -141,7 +154,7 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
                 # As SillyTavern does: the last one that is left is shown next.
                 _show(group, rest[-1])
         case "select":
-            if edit.chat in chats:
+            if edit.chat in chats and edit.was in ("", group.get("chat_id")):
                 _show(group, edit.chat)
         case "replace":
             if edit.chat in chats:
