@@ -139,7 +139,7 @@ class Creation:
         if refused is None:
             held_back = planning.held_back(self.registrar, files, user, name, now_ms)
             # A new chat in its place would be what the link leads to, and empty.
-            refused = None if held_back is None else ("deleted", held_back[1])
+            refused = held_back
         edits: list[GroupEdit] = []
         if isinstance(place, GroupChat):
             if isinstance(request.group, str):

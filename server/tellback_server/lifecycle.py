@@ -365,7 +365,11 @@ class Lifecycle:
                     for other in self._hub.actors
                     if other.user == user and other.stream is not None and other.name.rpartition("/")[0] == beside
                 }
-                plan = await self._run(lambda: planning.plan_delete(files, user, name, stream, open_chats))
+                known = registrar.of(user, stream.chat_id)
+                former = [] if known is None else known.former
+                plan = await self._run(
+                    lambda: planning.plan_delete(files, user, name, stream, open_chats, former=former)
+                )
             case OwnerDelete():
                 plan = await self._run(lambda: planning.plan_delete(
                     files, user, name, stream, {}, with_chats=request.chats

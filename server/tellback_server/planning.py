@@ -45,7 +45,7 @@ from tellback_server.store.groups import GroupEdit, shown_instead
 from tellback_server.store.held import FileState
 from tellback_server.store.jsonl import render
 from tellback_server.store.place import CARD_ENDING
-from tellback_server.survey import OwnerFiles, all_files, folder_of, linked_from, owner_files, taken
+from tellback_server.survey import OwnerFiles, all_files, folder_of, linked_from, main_chat_of, owner_files, taken
 from tellback_server.trash import Entry, Trash
 
 __all__ = [
@@ -92,15 +92,34 @@ def chat_of(name: str) -> ChatName:
 
 
 def held_back(registrar: Registrar, files: FileStore, user: str, name: str, now_ms: int) -> tuple[str, str] | None:
-    """Why a name whose chat is in the trash is not free: another chat links to it (J7)."""
+    """Why a name whose chat is in the trash, or has another name now, is not free: another chat links to it (J8)."""
     former = registrar.former(user, name, now_ms)
+    if former is not None and former.gone is None and former.chat_id:
+        today, was = place_of(former.name), place_of(name)
+        if isinstance(today, StateOwner) or isinstance(was, StateOwner):
+            return None
+        found = _old_links(files, user, former.name, [was.chat], main_chat_of(files, user, today), {})
+        return None if not found else ("exists", f"{found[0]} links to the chat of this name, now {former.name}.")
     if former is None or former.gone is None or not former.gone.linked_from:
         return None
     folder = files.checked_path(user, f"trash/{former.gone.deleted_ms}-{former.chat_id}")
     if files.fs.stat(folder) is None:
         return None
     links = ", ".join(former.gone.linked_from[:3])
-    return "exists", f"The chat of this name is in the trash and {links} links to it: restore id:{former.chat_id}."
+    return "deleted", f"The chat of this name is in the trash and {links} links to it: restore id:{former.chat_id}."
+
+
+def _old_links(
+    files: FileStore, user: str, name: str, stems: list[str], main_chat: object,
+    live: Mapping[str, tuple[bytes, list[bytes]]],
+) -> list[str]:
+    """Chats that link to one by names that it had. Cost: as `linked_from`, for each name."""
+    found: dict[str, None] = {}
+    for stem in stems:
+        for link in linked_from(files, user, chat_of(sibling(name, stem)), main_chat, live):
+            if link != name:
+                found[link] = None
+    return list(found)
 
 
 def _refused(
@@ -109,7 +128,8 @@ def _refused(
     sentence = taken(files, user, place_of(target), own)
     if sentence is not None:
         return "exists", sentence
-    return held_back(registrar, files, user, target, now_ms)
+    held = held_back(registrar, files, user, target, now_ms)
+    return None if held is None else ("exists", held[1])
 
 
 # -- rename ----------------------------------------------------------------------------------------------------------
@@ -214,8 +234,9 @@ def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_
 
 def plan_delete(
     files: FileStore, user: str, name: str, stream: Stream, live: Mapping[str, tuple[bytes, list[bytes]]],
-    *, with_chats: bool = False,
+    *, with_chats: bool = False, former: list[FormerName] | None = None,
 ) -> Plan:
+    """`former` are the names that a chat had."""
     place = place_of(name)
     own = owner_files(files, user, place)
     if isinstance(place, CharacterOwner) and with_chats:
@@ -230,7 +251,10 @@ def plan_delete(
     metadata = loads(stream.chat.metadata)
     main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
     shown = shown_instead(files, user, own.groups, stem_of(place)) if isinstance(place, GroupChat) else {}
-    return Plan(facts=Facts(linked_from=linked_from(files, user, place, main_chat, live)), own=own, shown=shown)
+    links = linked_from(files, user, place, main_chat, live)
+    stems = [stem_of(place_of(one.name)) for one in former or []]
+    links += [link for link in _old_links(files, user, name, stems, main_chat, live) if link not in links]
+    return Plan(facts=Facts(linked_from=links), own=own, shown=shown)
 
 
 def _gone_chat(files: FileStore, user: str, place: CharacterChat) -> GoneChat:
@@ -310,7 +334,8 @@ def plan_restore(
     if sentence is not None:
         refused = "exists", sentence
     elif former is not None and former.chat_id != chat_id:
-        refused = held_back(registrar, files, user, name, now_ms)
+        held = held_back(registrar, files, user, name, now_ms)
+        refused = None if held is None else ("exists", held[1])
     return msgspec.structs.replace(plan, facts=Facts(to=name, refused=refused))
 
 

@@ -30,7 +30,7 @@ from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPAC
 from tellback_server.store.groups import groups_with
 from tellback_server.store.place import file_of
 
-__all__ = ["OwnerFiles", "all_files", "folder_of", "linked_from", "owner_files", "taken"]
+__all__ = ["OwnerFiles", "all_files", "folder_of", "linked_from", "main_chat_of", "owner_files", "taken"]
 
 _LINE_BYTES: Final = 1 << 16
 """A header of ordinary size is read with one read."""
@@ -175,6 +175,14 @@ def linked_from(
             if is_linked:
                 found.append(full)
     return found
+
+
+def main_chat_of(files: FileStore, user: str, place: ChatName) -> object:
+    """The chat that this one was branched from, as its file tells it. Cost: its header."""
+    with contextlib.suppress(FsError, OSError, ValueError):
+        folder, name = file_of(place)
+        return _main_chat(_first_line(files, files.checked_path(user, "/".join((*folder, name)))))
+    return None
 
 
 def _spellings(name: str) -> set[bytes]:
