@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -51,7 +52,7 @@ def new_message_id() -> str:
     return secrets.token_hex(8)
 
 
-class _Writing(Generic[Done]):
+class _Writing(ABC, Generic[Done]):
     """The verbs that a chat and a batch share. `_do` says what happens to an intent."""
 
     def append(self, messages: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Done:
@@ -97,8 +98,9 @@ class _Writing(Generic[Done]):
         """Replace the whole metadata."""
         return self._do(MetadataIntent(set=dict(metadata)))
 
+    @abstractmethod
     def _do(self, intent: Intent) -> Done:
-        raise NotImplementedError
+        """Store it now, for a chat; collect it, for a batch."""
 
 
 class Batch(_Writing[None]):

@@ -13,6 +13,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ two tabs that count as fast as they can may let one of them lose a hundred times
 StateWaiter = Callable[[Exception | None], None]
 
 
-class Writes:
+class Writes(ABC):
     """What the user asked of one chat, and the replica it was asked on."""
 
     def __init__(self, name: str, session: str, new_request_id: Callable[[], int], backoff: Backoff) -> None:
@@ -81,9 +82,9 @@ class Writes:
         self._view: Stream | None = None
         """The chat with the own writes on top; None when it has to be made."""
 
+    @abstractmethod
     def resync(self) -> None:
         """Open the chat again on this connection, if it is not being opened already."""
-        raise NotImplementedError
 
     @property
     def owner(self) -> str:

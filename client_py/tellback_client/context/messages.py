@@ -17,7 +17,7 @@ from tellback_protocol.chat import Chat as ChatDocument
 
 from ..chat import new_message_id
 from ..errors import refused
-from ..intents import AppendIntent, BatchIntent, DeleteIntent, Intent
+from ..intents import AppendIntent, BatchIntent, DeleteIntent, Intent, SwipeIntent
 from .base import ContextBase, Held
 from .merges import MergeMessageIntent
 from .views import ChatView, ReadOnlyDict, freeze
@@ -133,7 +133,7 @@ class MessagesOfContext(ContextBase):
                 raise ValueError("`swipe` goes with one message")
             (message_id,) = ids
             message = document.value(message_id)
-            await self._delete_swipe(held, message_id, swipe, silent=silent)
+            await self._write(held, SwipeIntent(message_id, "delete", swipe=swipe), silent=silent)
             after = self._document(held)
             message = after.value(message_id) if message_id in after.messages else message
             return message if single else [message]
@@ -143,9 +143,6 @@ class MessagesOfContext(ContextBase):
         if ids:
             await self._write(held, DeleteIntent(list(ids)), silent=silent)
         return deleted[0] if single else deleted
-
-    async def _delete_swipe(self, held: Held, message_id: str, swipe: int, *, silent: bool) -> None:
-        raise NotImplementedError
 
     @staticmethod
     def _document(held: Held) -> ChatDocument:

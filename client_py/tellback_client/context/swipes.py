@@ -115,7 +115,7 @@ class Swipes:
 
 
 class SwipesOfContext(MessagesOfContext):
-    """`swipe`, and how a swipe is selected and deleted."""
+    """`swipe`, and how a swipe is selected."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -131,6 +131,3 @@ class SwipesOfContext(MessagesOfContext):
 
     async def _select_swipe(self, held: Held, message_id: str, swipe: int) -> None:
         await self._write(held, SwipeIntent(message_id, "select", swipe=swipe))
-
-    async def _delete_swipe(self, held: Held, message_id: str, swipe: int, *, silent: bool) -> None:
-        await self._write(held, SwipeIntent(message_id, "delete", swipe=swipe), silent=silent)
