@@ -67,7 +67,7 @@ def decode_server(data: bytes) -> ServerFrame:
 
 def _explain(data: bytes, error: Exception) -> Malformed:
     if isinstance(error, RecursionError):
-        raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), _echo_of_unreadable(data)) from None
+        raise FrameProblem(Refused("too-deep", "The frame is nested too deeply."), echo_in(data)) from None
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
@@ -79,7 +79,7 @@ def _explain(data: bytes, error: Exception) -> Malformed:
             refusal = Refused("bad-json", "A number is too large for a double.")
         elif "surrogate" in text:
             refusal = Refused("bad-json", f"A string holds half of a surrogate pair: {text[:120]}.")
-        raise FrameProblem(refusal, _echo_of_unreadable(data)) from None
+        raise FrameProblem(refusal, echo_in(data)) from None
     if not isinstance(value, dict):
         raise FrameProblem(Refused("bad-json", "A frame is one JSON object."), {})
     echo = echo_of(value)
@@ -143,8 +143,8 @@ def echo_of(value: dict[str, Any]) -> dict[str, Any]:
     return echo
 
 
-def _echo_of_unreadable(data: bytes) -> dict[str, Any]:
-    """What a frame that is refused as a whole said of itself, so that its sender knows which request it was.
+def echo_in(data: bytes) -> dict[str, Any]:
+    """What a message that is refused as a whole said of itself, so that its sender knows which request it was.
 
     The standard library reads half surrogate pairs, NaN and any number; what it cannot read says nothing.
     """

@@ -70,28 +70,28 @@ class ServerSession:
         if self.state == "ready":
             frame = codec.decode_client(data, self.limits)
             if type(frame) is Hello:
-                raise FrameProblem(Refused("hello-repeated", "hello was already accepted."), {})
+                raise FrameProblem(Refused("hello-repeated", "hello was already accepted."), codec.echo_in(data))
             return frame
         return self._receive_hello(data)
 
     def _receive_hello(self, data: bytes) -> Hello:
         if self.state != "new":
-            raise self._closing(Refused("hello-required", "Wait for welcome before the next frame."))
+            raise self._closing(Refused("hello-required", "Wait for welcome before the next frame."), data)
         if len(data) > HELLO_BYTES_MAX:
-            raise self._closing(Refused("too-large", f"hello has at most {HELLO_BYTES_MAX} bytes."))
+            raise self._closing(Refused("too-large", f"hello has at most {HELLO_BYTES_MAX} bytes."), data)
         try:
             frame = codec.decode_client(data, self.limits)
         except FrameProblem as problem:
-            raise self._closing(problem.refusal) from None
+            raise self._closing(problem.refusal, data) from None
         if not isinstance(frame, Hello):
-            raise self._closing(Refused("hello-required", "The first frame is hello."))
+            raise self._closing(Refused("hello-required", "The first frame is hello."), data)
         if frame.protocol != PROTOCOL:
             raise self._closing(
-                Refused("unsupported-protocol", f"This server speaks protocol {PROTOCOL}.", pointer="/protocol")
+                Refused("unsupported-protocol", f"This server speaks protocol {PROTOCOL}.", pointer="/protocol"), data
             )
         illegal = session_problem(frame.session)
         if illegal:
-            raise self._closing(Refused("session-invalid", f"{illegal}.", pointer="/session"))
+            raise self._closing(Refused("session-invalid", f"{illegal}.", pointer="/session"), data)
         self.session = frame.session
         self.state = "greeting"
         return frame
@@ -141,6 +141,6 @@ class ServerSession:
         """True while reading stops."""
         return self.in_flight >= self.limits.in_flight or self.in_flight_bytes >= self.limits.in_flight_bytes
 
-    def _closing(self, refusal: Refused) -> ConnectionClosing:
+    def _closing(self, refusal: Refused, data: bytes = b"") -> ConnectionClosing:
         self.state = "closed"
-        return ConnectionClosing(CLOSE_PROTOCOL, refusal.code, codec.error(refusal, {}))
+        return ConnectionClosing(CLOSE_PROTOCOL, refusal.code, codec.error(refusal, codec.echo_in(data)))

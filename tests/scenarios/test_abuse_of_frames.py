@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,6 +81,18 @@ async def test_R36_what_is_no_hello_ends_with_an_error_and_4500(app: App, name: 
     assert await raw.wait_closed(ANSWER_S) == 4500
 
 
+@pytest.mark.parametrize("first", [
+    b'{"type":"ping","id":5}', b'{"type":"open","id":5}', b'{"type":"subscribe","id":5}', hello(protocol=2, id=5),
+    hello(session="short", id=5), hello(token=5, id=5), b'{"id":5}',
+], ids=range(7))
+async def test_what_came_instead_of_a_hello_gets_its_number_back(app: App, first: bytes) -> None:
+    """[C1] [W3]"""
+    raw = await RawClient.connect(app.urls[0])
+    await raw.send_raw(first)
+    assert (await raw.receive(ANSWER_S))["id"] == 5
+    assert await raw.wait_closed(ANSWER_S) == 4500
+
+
 async def test_R36_a_hello_over_8_kib_never_reaches_memory(app: App) -> None:
     """[C2]: 8 KiB are read, one byte more is 1009; a binary one is 4500; a slow one costs what it sent."""
     raw = await RawClient.connect(app.urls[0])
@@ -118,6 +131,10 @@ DEEP = b'{"a":' * 70 + b"1" + b"}" * 70
 
 def append(messages: bytes, rest: bytes = b'"op":1,"base":"*"') -> bytes:
     return b'{"type":"append","id":5,"chat":"%b",%b,"messages":%b}' % (CHAT.encode(), rest, messages)
+
+
+NUMBERED = re.compile(rb'.*"id": ?5[,}]', re.DOTALL).match
+"""Whether a frame names its request."""
 
 
 def about(type_: str, **fields: Any) -> bytes:
@@ -160,7 +177,7 @@ FRAMES: dict[str, tuple[bytes, str | tuple[str, ...]]] = {
     "too deep": (append(b"[" + DEEP + b"]"), "too-deep"),
     "a million levels": (append(b"[" * 1_000_000 + b"]" * 1_000_000), ("too-deep", "bad-json")),
     # hello, auth
-    "hello again": (hello(), "hello-repeated"),
+    "hello again": (hello(id=5), "hello-repeated"),
     # open, close
     "open without since": (about("open", chat=CHAT), "bad-frame"),
     "open with since of a string": (about("open", chat=CHAT, since="x"), "bad-frame"),
@@ -274,7 +291,7 @@ async def test_a_bad_frame_is_a_typed_error_and_the_connection_stays(app: App, n
         assert answer["retry"] in ("never", "backoff", "after-sync", "after-auth", "now")
         assert answer["message"].endswith(".")
         assert not any(word in json.dumps(answer) for word in ("Traceback", "/tmp", ".py", "msgspec", "orjson"))
-        if b'"id":5,' in data[:100] and "id is" not in name and answer["code"] != "bad-json" and len(data) < MIB:
+        if NUMBERED(data[:100]) and "id is" not in name and answer["code"] != "bad-json" and len(data) < MIB:
             assert answer["id"] == 5
     assert (await tab.ask("ping"))["type"] == "pong"
     await tab.raw.expect_silence(0.01)
