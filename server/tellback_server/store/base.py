@@ -9,7 +9,9 @@ Users' files are folded by `checkpoint` and read by `loading`, which know other 
 those that only tellback writes.
 
     StoreError            the backend failed; nothing was changed, or it was changed whole: ask `load`
+      StoreUnavailable    it cannot be reached or is busy now; the same call may work later
       StoreBehind         `save` was told a base that is newer than what stands there: something in between is missing
+      StoreForeign        `claim`: the store belongs to another data folder
 """
 
 from __future__ import annotations
@@ -23,11 +25,19 @@ from tellback_protocol.effects import Effect
 from tellback_protocol.ids import Version
 from tellback_protocol.stream import StateDocument
 
-__all__ = ["Store", "StoreBehind", "StoreError", "StoredChat"]
+__all__ = ["ListedOwner", "Store", "StoreBehind", "StoreError", "StoreForeign", "StoreUnavailable", "StoredChat"]
 
 
 class StoreError(Exception):
     """The backend failed. Missing is not an error: `load` answers None."""
+
+
+class StoreUnavailable(StoreError):
+    """The backend cannot be reached, or is busy for too long. Nothing is known to be lost."""
+
+
+class StoreForeign(StoreError):
+    """The store belongs to another data folder: two servers must not write to one store."""
 
 
 class StoreBehind(StoreError):
@@ -55,6 +65,18 @@ class StoredChat(msgspec.Struct, kw_only=True):
     messages: dict[str, bytes]
     """Lines by id, in order, each with its id inside."""
     states: dict[str, StateDocument]
+    summary: bytes = b"{}"
+    """What a list shows of the chat: one JSON object of at most a few KiB, opaque to the store."""
+
+
+class ListedOwner(msgspec.Struct, frozen=True, gc=False):
+    """What `list` tells of one owner."""
+
+    chat_id: str
+    name: str
+    head: Version
+    summary: bytes
+    """As `StoredChat.summary`."""
 
 
 class Store(Protocol):
@@ -64,8 +86,10 @@ class Store(Protocol):
         """The chat as it was last saved, or None when it never was. Raises StoreError when the backend cannot tell."""
         ...
 
-    def save(self, user: str, base: Version | None, effects: Sequence[Effect], value: StoredChat) -> None:
-        """Moves a chat from `base` (None: it is not there) to `value`; `effects` are the difference.
+    def save(self, user: str, base: Version | None, effects: Sequence[Effect] | None, value: StoredChat) -> None:
+        """Moves a chat from `base` (None: it is not there) to `value`; `effects` are the difference, None when it is not
+        known: then `value` is written whole, in place of whatever stands there. They tell what was touched; what it
+        became stands in `value`.
 
         Durable on return, whole or not at all. Idempotent: a chat that is at `value.head` or later (by epoch, then
         seq) is left alone. A backend may write `effects` only, or `value` as a whole. Raises StoreBehind when the
@@ -85,8 +109,18 @@ class Store(Protocol):
         """
         ...
 
-    def list(self, user: str) -> Iterator[tuple[str, str, Version]]:
-        """chat_id, name and head of every chat, in no order. Cost: not that of the messages. Raises StoreError."""
+    def list(self, user: str) -> Iterator[ListedOwner]:
+        """Every chat, in no order. Cost: not that of the messages. Raises StoreError."""
+        ...
+
+    def users(self) -> Sequence[str]:
+        """Who has chats here. Raises StoreError."""
+        ...
+
+    def claim(self, data_id: str) -> None:
+        """Binds the store to a data folder by its id, for good; the same id again is harmless. Raises StoreForeign when
+        it is bound to another one, StoreError.
+        """
         ...
 
     def close(self) -> None:
