@@ -38,6 +38,7 @@ __all__ = ["Catalog", "Pages"]
 T = TypeVar("T")
 LIST_PAGE = 200
 SEARCH_PAGE = 50
+NAMES_PAGE = 1000
 
 
 class Pages(Generic[T]):
@@ -140,12 +141,24 @@ class Catalog:
         return cast(ActiveChatFrame, await self._ask(request)).chat
 
     async def characters(self) -> list[Character]:
-        """The user's characters, by their pictures."""
-        return cast(CharacterListFrame, await self._ask(CharacterList())).characters
+        """The user's characters, by their pictures, in the order of their names."""
+
+        async def page(cursor: str | None) -> tuple[list[Character], str | None]:
+            found = cast(CharacterListFrame, await self._ask(CharacterList(NAMES_PAGE, cursor)))
+            return found.characters, found.cursor
+
+        return await Pages(page, lambda character: character.character)
 
     async def groups(self) -> list[dict[str, Any]]:
-        """The user's groups as their files hold them."""
-        return [loads(bytes(raw)) for raw in cast(GroupListFrame, await self._ask(GroupList())).groups]
+        """The user's groups as their files hold them, in the order of their ids."""
+        groups: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            found = cast(GroupListFrame, await self._ask(GroupList(NAMES_PAGE, cursor)))
+            groups.extend(loads(bytes(raw)) for raw in found.groups)
+            cursor = found.cursor
+            if cursor is None:
+                return groups
 
     async def _ask(self: Any, request: UserRequest) -> object:
         client: _Asking = self

@@ -343,14 +343,20 @@ class Character(msgspec.Struct):
 
 
 class CharacterListFrame(msgspec.Struct, tag="character-list", tag_field="type"):
+    """A page; `cursor` asks for the next one, null when there is none."""
+
     characters: list[Character]
+    cursor: str | None
+    total: int
     id: int | None = None
 
 
 class GroupListFrame(msgspec.Struct, tag="group-list", tag_field="type"):
-    """The groups as their files hold them."""
+    """A page of groups as their files hold them; `cursor` asks for the next one, null when there is none."""
 
     groups: list[ObjectJson]
+    cursor: str | None
+    total: int
     id: int | None = None
 
 

@@ -450,14 +450,20 @@ class ActiveChat(msgspec.Struct, tag="active-chat", tag_field="type", gc=False):
 
 
 class CharacterList(msgspec.Struct, tag="character-list", tag_field="type", gc=False):
-    """The user's characters."""
+    """A page of the user's characters, in the order of their names."""
 
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    cursor: str | None = None
+    """`cursor` of the page before."""
     id: WireInteger | None = None
 
 
 class GroupList(msgspec.Struct, tag="group-list", tag_field="type", gc=False):
-    """The user's groups."""
+    """A page of the user's groups, in the order of their ids."""
 
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    cursor: str | None = None
+    """`cursor` of the page before."""
     id: WireInteger | None = None
 
 

@@ -41,7 +41,7 @@ from tellback_server.actor import Actor
 from tellback_server.hub import Hub
 from tellback_server.listed import Filter, listed_live, listed_stored, live_chats, live_key
 from tellback_server.log import LogClosed, LogPoisoned, Position
-from tellback_server.paging import Key, Rows, read_cursor
+from tellback_server.paging import Key, Rows, page_of_names, read_cursor
 from tellback_server.search import Query
 from tellback_server.search_page import SearchPage
 from tellback_server.store.chat_index import ChatIndex, Folder
@@ -63,6 +63,10 @@ LOOKS_MAX: Final = 3
 """How often folders are looked at anew because a chat left memory meanwhile."""
 SAVE_S: Final = 2.0
 """After a choice or a change of the folders, until the files of ours are written."""
+PAGE_BYTES: Final = 1 << 20
+"""Of characters or groups in one frame, but for a group that alone is larger."""
+CARD_BYTES: Final = 1 << 10
+"""What a character takes at most beside the name in its card."""
 INDEXES_MAX: Final = 64
 """Users whose index stays in memory."""
 
@@ -187,8 +191,7 @@ class Catalog:
                 case CharacterList():
                     frame = await self._characters(tab.user, request)
                 case GroupList():
-                    folder = await self._folder(tab.user)
-                    frame = GroupListFrame([Raw(group.raw) for group in folder.groups.values()], request.id)
+                    frame = await self._groups(tab.user, request)
             return codec.encode(frame)
         except (Refused, asyncio.CancelledError):
             raise
@@ -359,18 +362,30 @@ class Catalog:
     async def _characters(self, user: str, request: CharacterList) -> CharacterListFrame:
         folder, activity = await self._activity(user)
 
-        def characters() -> list[Character]:
+        def characters() -> tuple[list[Character], str | None]:
+            names, following = page_of_names(
+                folder.cards, "CharacterList", request.cursor, request.limit, PAGE_BYTES,
+                lambda name: CARD_BYTES + 4 * len(folder.cards[name].card.name or ""),
+            )
             counts = activity.counts()
             found: list[Character] = []
-            for name, entry in folder.cards.items():
+            for name in names:
+                entry = folder.cards[name]
                 chat = activity.of(f"character:{name}")
                 active = None if chat is None else chat[0].partition("/")[2]
                 found.append(Character(name, entry.card.name or name, entry.avatar, active, counts.get(name, 0)))
-            return found
+            return found, following
 
-        listed = await self._run(characters)
+        listed, following = await self._run(characters)
         await self._durable()
-        return CharacterListFrame(listed, request.id)
+        return CharacterListFrame(listed, following, len(folder.cards), request.id)
+
+    async def _groups(self, user: str, request: GroupList) -> GroupListFrame:
+        groups = (await self._folder(user)).groups
+        names, following = page_of_names(
+            groups, "GroupList", request.cursor, request.limit, PAGE_BYTES, lambda name: len(groups[name].raw)
+        )
+        return GroupListFrame([Raw(groups[name].raw) for name in names], following, len(groups), request.id)
 
     async def _active_chat(self, user: str, request: ActiveChat) -> ActiveChatFrame:
         if isinstance(request.character, str) == isinstance(request.group, str):

@@ -7,6 +7,7 @@ Rules of this module (BEHAVIOUR I5):
 - A cursor holds two positions: `top`, the newest entry when the first page was made, and `below`, the last one told.
 - Entries below `below` follow in order. Behind them comes what is above `top` by then: it changed since, and is told
   once more, the oldest first. So nothing is lost, and what nobody changed is told once.
+- Characters and groups have names that stay: their pages follow the names (I15).
 - A cursor is opaque to clients and holds nothing that the server has to remember; one that was made up shows nothing
   but another page of the user's own entries.
 """
@@ -16,14 +17,14 @@ from __future__ import annotations
 import base64
 import binascii
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from tellback_protocol.errors import Refused
 
-__all__ = ["BOTTOM", "Cursor", "Key", "Rows", "read_cursor"]
+__all__ = ["BOTTOM", "Cursor", "Key", "Rows", "page_of_names", "read_cursor"]
 
 Key = tuple[int, str]
 BOTTOM: Final[Key] = (-1, "")
@@ -60,6 +61,27 @@ def read_cursor(text: str, asked: str) -> Cursor:
     if cursor.asked != asked or cursor.inner < 0:
         raise Refused("bad-frame", "This cursor belongs to another question.", pointer="/cursor")
     return cursor
+
+
+def page_of_names(
+    names: Iterable[str], asked: str, cursor: str | None, limit: int, bytes_max: int, size_of: Callable[[str], int]
+) -> tuple[list[str], str | None]:
+    """Names in their order, behind where the page before ended: at least one, `limit` and `bytes_max` at most, and what
+    asks for the page behind. A name that is there all the while is told once.
+    """
+    below = read_cursor(cursor, asked).below[1] if cursor is not None else None
+    order = sorted(names)
+    start = 0 if below is None else bisect_right(order, below)
+    page: list[str] = []
+    size_bytes = 0
+    for name in order[start : start + limit]:
+        size_bytes += size_of(name)
+        if page and size_bytes > bytes_max:
+            break
+        page.append(name)
+    if start + len(page) == len(order):
+        return page, None
+    return page, Cursor(asked, BOTTOM, (0, page[-1])).encoded()
 
 
 class Rows:

@@ -70,6 +70,17 @@ async def test_search_active_chats_characters_and_groups(tmp_path: Path) -> None
             await client.set_active_chat("group:2024-10-12@19h00m00s")
 
 
+async def test_all_groups_come_however_many_frames_it_takes(tmp_path: Path) -> None:
+    """[I15]"""
+    folder = tmp_path / "data/default-user/groups"
+    folder.mkdir(parents=True)
+    (folder.parent / "chats").mkdir()
+    for name in "abcde":
+        (folder / f"{name}.json").write_text('{"name":"%s"}' % (name * 400_000))
+    async with running(tmp_path / "data") as app, connect(app.urls[0]) as client:
+        assert [group["name"][0] for group in await client.groups()] == list("abcde")
+
+
 async def test_questions_are_asked_again_after_a_lost_connection(tmp_path: Path) -> None:
     """[I9] A server that is killed under a question answers it when it is back."""
     data = tmp_path / "data"

@@ -380,6 +380,37 @@ async def test_characters_and_groups_are_read_from_cards_and_group_files(tmp_pat
     assert tree(data) == before
 
 
+async def test_large_groups_and_many_characters_come_in_pages(tmp_path: Path) -> None:
+    """[I15] Groups of together 6 MB are never in one frame; one that is larger than a page is a page."""
+    data = tmp_path / "data"
+    for folder in ("groups", "characters", "chats"):
+        (data / "default-user" / folder).mkdir(parents=True)
+    sizes = {"a": 700_000, "b": 300_000, "c": 3_000_000, "d": 10, "e": 1_000_000}
+    for name, size in sizes.items():
+        group = {"id": name, "name": "x" * size, "chats": []}
+        (data / f"default-user/groups/{name}.json").write_text(json.dumps(group))
+    for number in range(7):
+        (data / f"default-user/characters/{number}.png").write_bytes(b"a card")
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        found: list[list[str]] = []
+        cursor = None
+        while not found or cursor is not None:
+            answer = await tab.ask("group-list", cursor=cursor)
+            assert answer["total"] == 5
+            found.append([group["id"] for group in answer["groups"]])
+            cursor = answer["cursor"]
+        assert found == [["a", "b"], ["c"], ["d", "e"]]
+        first = await tab.ask("character-list", limit=4)
+        rest = await tab.ask("character-list", limit=4, cursor=first["cursor"])
+        assert [[one["character"] for one in page["characters"]] for page in (first, rest)] == [
+            ["0", "1", "2", "3"], ["4", "5", "6"]]
+        assert (first["total"], rest["cursor"]) == (7, None)
+        for question, asked in (("group-list", first["cursor"]), ("character-list", "x")):
+            refused = await tab.ask(question, cursor=asked)
+            assert (refused["code"], refused["pointer"]) == ("bad-frame", "/cursor")
+
+
 async def test_somebody_elses_chats_are_never_listed_or_found(tmp_path: Path) -> None:
     """[I4] Another user's folder does not exist, in lists and in searches; nor do folders behind links."""
     data = tmp_path / "data"

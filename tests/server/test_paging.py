@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tellback_protocol.errors import Refused
-from tellback_server.paging import Cursor, Key, Rows, read_cursor
+from tellback_server.paging import Cursor, Key, Rows, page_of_names, read_cursor
 
 NAMES = st.sampled_from([f"chat {number}" for number in range(12)])
 TIMES = st.integers(0, 5)
@@ -102,3 +102,25 @@ def test_a_cursor_may_stand_inside_an_entry() -> None:
     assert [key for key, _ in above] == [(9, "d"), (10, "e")]
     inside = later.inside(above[0][1], (10, "e"), 2)
     assert [key for key, _ in later.after(inside)] == [(10, "e")]
+
+
+@given(st.lists(st.sets(NAMES), min_size=1, max_size=8), st.integers(1, 5), st.dictionaries(NAMES, st.integers(0, 9)))
+def test_names_that_stay_are_told_once_whatever_comes_and_goes(
+    moments: list[set[str]], limit: int, sizes: dict[str, int]
+) -> None:
+    """[I15] Each page is made of what is there then; it has at least one name, and no more than its bytes."""
+    told: list[str] = []
+    cursor: str | None = None
+    seen: list[set[str]] = []
+    while True:
+        there = moments[min(len(seen), len(moments) - 1)]
+        seen.append(there)
+        page, cursor = page_of_names(there, "asked", cursor, limit, 10, lambda name: sizes.get(name, 3))
+        assert len(page) <= limit
+        assert len(page) <= 1 or sum(sizes.get(name, 3) for name in page) <= 10
+        told.extend(page)
+        if cursor is None:
+            break
+        assert page
+    assert told == sorted(set(told)), "in order, none twice"
+    assert set.intersection(*seen) <= set(told)
