@@ -224,6 +224,10 @@ class BlockingChat:
             lambda: self.chat.branch(message_id, to=to, kind=kind, swipe=swipe)
         ))
 
+    def header(self) -> dict[str, Any] | None:
+        """As `Chat.header`."""
+        return self._client.wait(self.chat.header)
+
     def batch(self, fill: Callable[[Batch], object]) -> WriteResult:
         """Store what `fill` asks for on a batch, all or nothing."""
 

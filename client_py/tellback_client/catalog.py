@@ -28,7 +28,7 @@ from tellback_protocol.frames import (
     GroupListFrame,
     ListedChat,
 )
-from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, UserRequest
+from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, Open, UserRequest
 from tellback_protocol.values import loads
 
 from .link import Link
@@ -160,7 +160,7 @@ class Catalog:
             if cursor is None:
                 return groups
 
-    async def _ask(self: Any, request: UserRequest) -> object:
+    async def _ask(self: Any, request: UserRequest | Open) -> object:
         client: _Asking = self
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 

@@ -221,6 +221,12 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]], LivingChat, Handle):
         metadata = {} if isinstance(frame.metadata, UnsetType) else loads(bytes(frame.metadata))
         return ChatDocument.from_values(frame.version, metadata, [loads(bytes(raw)) for raw in frame.messages])
 
+    async def header(self) -> dict[str, Any] | None:
+        """The first line of the chat's file as a rewrite now would leave it: the fields of other programs, and the
+        metadata; None when the file has none. Asks the server.
+        """
+        return await self._client.header(self)
+
     async def save_mine_as(self, conflict: Conflict, name: str) -> Chat:
         """Exit 3: mine as a new chat."""
         copy = await self._client.open(name, create=True)

@@ -15,14 +15,16 @@ import asyncio
 import os
 import random
 import secrets
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakSet
 
 from anyio import to_thread
+from msgspec import UnsetType
 
-from tellback_protocol.frames import HistoryFrame, StateFrame
+from tellback_protocol.frames import HistoryFrame, Opened, StateFrame
 from tellback_protocol.ids import session_problem
-from tellback_protocol.requests import OwnerName, owner_named, owner_text
+from tellback_protocol.requests import Open, OwnerName, owner_named, owner_text
+from tellback_protocol.values import loads
 
 from .catalog import Catalog
 from .chat import Chat
@@ -360,6 +362,12 @@ class Client(Catalog, Lives):
         self._started().history(chat.subscription.address, answered, **fields)
         self.stepped()
         return await future
+
+    async def header(self, chat: Chat) -> dict[str, Any] | None:
+        """The header of a chat's file; `Chat.header` calls it."""
+        asked = Open(chat=chat.subscription.address, since=None, tail=0, header=True)
+        frame = cast(Opened, await self._ask(asked))
+        return None if isinstance(frame.header, UnsetType) else loads(bytes(frame.header))
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

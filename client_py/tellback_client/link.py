@@ -387,7 +387,7 @@ class Link:
                 self._answer(frame.id, frame)
 
     def _of(
-        self, frame: IntegrityFrame | SnapshotPart | Reset | Behind, act: Callable[[Subscription], None]
+        self, frame: IntegrityFrame | SnapshotPart | Opened | Reset | Behind, act: Callable[[Subscription], None]
     ) -> None:
         """A frame about an owner that was closed meanwhile is late, not wrong."""
         subscription = self._aliases.get(text_of(frame))
@@ -432,6 +432,8 @@ class Link:
     def _opened(self, frame: Opened) -> None:
         subscription = self._opens.pop(frame.id if frame.id is not None else -1, None)
         if subscription is None or subscription not in self.subscriptions:
+            self._answer(frame.id, frame)
+            self._of(frame, lambda held: held.opened_beside(frame))
             return
         earlier = self._aliases.get(f"id:{frame.chat_id}")
         if earlier is not None and earlier.phase == "gone":

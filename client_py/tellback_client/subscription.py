@@ -214,6 +214,15 @@ class Subscription(Writes):
         self._reconcile(frame.next_op)
         self._caught_up()
 
+    def opened_beside(self, frame: Opened) -> None:
+        """Somebody here asked to look at the file's header: for the server that took the place of the open before, so
+        what of that one was not sent yet will not come.
+        """
+        if self.phase in ("parts", "replaying") or (
+            self.phase == "live" and self.replica is not None and not self.replica.knows(frame.head)
+        ):
+            self.resync()
+
     def _begin_snapshot(self, frame: Opened) -> None:
         lines = [bytes(raw) for raw in frame.messages] if not isinstance(frame.messages, UnsetType) else []
         mine: Chat | None = None

@@ -48,6 +48,36 @@ async def test_a_write_is_told_to_the_other_tab(tellback_server: ServerProcess) 
         assert mine.status == theirs.status == "synced"
 
 
+async def test_the_header_of_a_chats_file_is_read_beside_everything_else(tellback_server: ServerProcess) -> None:
+    """With the fields of other programs; while parts of the chat and others' writes are on their way nothing is missed.
+    """
+    folder = Path(tellback_server.data) / "default-user/chats/Alice"
+    folder.mkdir(parents=True)
+    message = '{"mes":"%s"}' % ("x" * 9_000)
+    lines = ['{"user_name":"Anna","character_name":"Alice","chat_metadata":{"a":1},"odd":[1]}', *[message] * 100]
+    (folder / "Long.jsonl").write_text("\n".join(lines))
+    (folder / "Bare.jsonl").write_text('{"mes":"one"}')
+    async with connect(tellback_server.url) as one, connect(tellback_server.url) as other:
+        theirs = await other.open("character:Alice/Long")
+
+        async def write() -> None:
+            for number in range(60):
+                await theirs.append({"mes": str(number)})
+
+        writing = asyncio.create_task(write())
+        chat = await one.open("character:Alice/Long")
+        for _ in range(20):
+            header = await chat.header()
+            assert header is not None
+            assert (header["user_name"], header["odd"], header["chat_metadata"]) == ("Anna", [1], {"a": 1})
+            one.reconnect()
+        await writing
+        await chat.append({"mes": "mine"})
+        await until(lambda: len(theirs.messages) == len(chat.messages) == 161)
+        assert list(chat.messages) == list(theirs.messages)
+        assert await (await one.open("character:Alice/Bare")).header() is None
+
+
 async def test_r15_equal_messages_are_two_messages(tellback_server: ServerProcess) -> None:
     async with connect(tellback_server.url) as client:
         chat = await client.open(CHAT, create=True)
