@@ -33,9 +33,6 @@ from tellback_protocol.requests import (
     BatchedStateDelete,
     BatchedStateUpdate,
     BatchedSwipe,
-    ChatBranch,
-    ChatDelete,
-    ChatRename,
     Delete,
     DocumentWrite,
     FloorUpdate,
@@ -52,6 +49,7 @@ from tellback_protocol.stream import Stream, overlap, targets_of
 from tellback_protocol.values import dumps, equal, loads
 
 from .errors import refused
+from .own_write import LiveWrite, OwnWrite
 from .payload import payload, value_of
 from .replica import show
 
@@ -71,12 +69,6 @@ class Unfetched(Exception):
     def __init__(self, namespace: str) -> None:
         super().__init__(namespace)
         self.namespace = namespace
-
-
-LiveWrite = ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete
-"""What is asked of an open chat as a whole; it is no part of a batch."""
-OwnWrite = DocumentWrite | LiveWrite
-"""What stands in a lane."""
 
 
 class Intent(Protocol):

@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from tellback_protocol.codec import encode
 from tellback_protocol.fields import Base, OpBase
+from tellback_protocol.generation_requests import Generate, GenerationCancel, GenerationEnd, GenerationStart
 from tellback_protocol.ids import Version
 from tellback_protocol.patch import merge_to_patch
 from tellback_protocol.requests import (
@@ -51,13 +52,13 @@ from tellback_protocol.values import loads
 
 from .errors import refused
 from .outbox import PendingWrite
+from .own_write import Beginning, OwnWrite, Unbased, shown_as
 from .replica import Replica
 
+Based = DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete | GenerationStart | Generate
+"""Writes that name the version that they were made against."""
 NEAR_WRITES = 128
 """Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives."""
-
-
-OwnWrite = DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete
 
 
 class Entangled(Exception):
@@ -81,10 +82,11 @@ class Lane:
 
     def shown(self) -> list[DocumentWrite]:
         """The requests that belong on top of the confirmed chat."""
-        return [
-            pending.write for pending in self.writes
-            if isinstance(pending.write, DocumentWrite) and not pending.installed and not pending.doomed
+        writes = [
+            shown_as(pending.write) for pending in self.writes
+            if pending.write is not None and not pending.installed and not pending.doomed
         ]
+        return [write for write in writes if write is not None]
 
     def add(self, pending: PendingWrite, write: OwnWrite, request_id: int, replica: Replica) -> None:
         """Give a write its base, number and bytes, behind all others. Raises: Entangled, RefusedError."""
@@ -163,6 +165,8 @@ class Lane:
         return renumbered, orphans
 
     def _with_base(self, write: OwnWrite, replica: Replica) -> OwnWrite:
+        if isinstance(write, Unbased):
+            return write
         if isinstance(write, ChatRename | OwnerRename | OwnerDelete):
             # Only another name is news to it, and the head says which one was seen.
             return msgspec.structs.replace(write, base=replica.head.integrity)
@@ -177,7 +181,7 @@ class Lane:
             write, base=self._base(write, replica), on_conflict="refuse" if strict else "rebase"
         )
 
-    def _base(self, request: OwnWrite | Batched, replica: Replica) -> Base:
+    def _base(self, request: Based | Batched, replica: Replica) -> Base:
         """What the request was made against. Raises: Entangled."""
         namespace = getattr(request, "namespace", None)
         version: Version | None = replica.chat.version
@@ -185,7 +189,9 @@ class Lane:
             state = replica.stream.states.get(namespace)
             version = None if state is None or state.data is None else state.version
         confirmed = None if version is None else version.integrity
-        if isinstance(request, (Append, BatchedAppend)):
+        if isinstance(request, (Append, BatchedAppend)) or (
+            isinstance(request, Beginning) and request.target.kind == "message"
+        ):
             # Nothing that comes between changes what an append means. Far behind other own writes the confirmed version
             # would be one that the server has forgotten by the time it gets here; a write nearby is remembered.
             near = self.writes[-NEAR_WRITES] if len(self.writes) >= NEAR_WRITES else None
@@ -228,6 +234,11 @@ def targets_of_request(request: OwnWrite | Batched) -> tuple[str, ...]:
             return (f"m:{request.message}",)
         case FloorUpdate() | BatchedFloorUpdate():
             return (f"s:{request.namespace}",)
+        case GenerationStart() | Generate():
+            aimed = (f"m:{request.target.message}",) if isinstance(request.target.message, str) else ()
+            return (*targets_of_request(Append(request.chat, request.messages)), *aimed)
+        case GenerationEnd() | GenerationCancel():
+            return (f"g:{request.generation}",)
         case Batch():
             return tuple(target for inner in request.requests for target in targets_of_request(inner))
 
@@ -266,6 +277,8 @@ def _encode(pending: PendingWrite, request_id: int) -> None:
 
 
 def _bases(write: OwnWrite) -> Iterator[Base]:
+    if isinstance(write, Unbased):
+        return
     yield write.base
     if isinstance(write, Batch):
         for request in write.requests:
@@ -285,6 +298,8 @@ def _reparented(write: OwnWrite, moved: dict[int, int]) -> OwnWrite:
     def new(base: Base) -> Base:
         return OpBase(moved.get(base.op, base.op)) if isinstance(base, OpBase) else base
 
+    if isinstance(write, Unbased):
+        return write
     if isinstance(write, Batch):
         write = msgspec.structs.replace(
             write, requests=[msgspec.structs.replace(request, base=new(request.base)) for request in write.requests]

@@ -38,8 +38,9 @@ from tellback_protocol.requests import (
 )
 
 from .errors import DeletedError, RefusedError, refused
-from .intents import Intent, LiveWrite, View
+from .intents import Intent, View
 from .outbox import WriteResult
+from .own_write import LiveWrite
 from .payload import payload
 
 if TYPE_CHECKING:

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from msgspec import UnsetType
-
 from tellback_protocol.codec import encode
 from tellback_protocol.frames import (
     PROTOCOL,
@@ -52,7 +50,7 @@ from .errors import ProtocolViolation, TellbackError, error_of
 from .heartbeat import Backoff, Heartbeat
 from .incoming import frame_in, is_unnamed, request_of
 from .outbox import Entry, PendingWrite, Record
-from .question import Read, Waiter
+from .question import Questions, Read, Waiter
 from .replica import text_of
 from .subscription import Subscription
 
@@ -94,11 +92,7 @@ class Link:
         self._journaling = journaling
         self._heartbeat: Heartbeat | None = None
         self._control: list[bytes] = []
-        self._reads: dict[int, Read] = {}
-        self._closes: dict[int, Waiter] = {}
-        """Who waits for the end of a subscription; the end of the connection is one."""
-        self._histories: dict[int | None, HistoryFrame] = {}
-        """Answers to `history` whose parts are still coming, by request."""
+        self._questions = Questions()
         self._opens: dict[int, Subscription] = {}
         self._state_gets: dict[int, tuple[Subscription, list[str]]] = {}
         self._aliases: dict[str, Subscription] = {}
@@ -123,12 +117,7 @@ class Link:
         self._control.clear()
         self._opens.clear()
         self._state_gets.clear()
-        self._histories.clear()
-        closes, self._closes = list(self._closes.values()), {}
-        for waiter in closes:
-            waiter(None)
-        for read in self._reads.values():
-            read.sent = False
+        self._questions.disconnected()
         for subscription in self.subscriptions:
             subscription.disconnected()
 
@@ -137,9 +126,7 @@ class Link:
         self.disconnected()
         self.state = "closed"
         self.error = error
-        reads, self._reads = list(self._reads.values()), {}
-        for read in reads:
-            read.waiter(error)
+        self._questions.fail(error)
         for subscription in self.subscriptions:
             subscription.fail(error)
 
@@ -224,7 +211,7 @@ class Link:
             waiter(None)
             return
         request_id = self.new_request_id()
-        self._closes[request_id] = waiter
+        self._questions.closing(request_id, waiter)
         # Ahead of all opens: the same chat may be opened again at once.
         self._control.append(encode(subscription.close_frame(request_id)))
 
@@ -234,7 +221,7 @@ class Link:
         if self.error is not None:
             waiter(self.error)
         else:
-            self._reads[request_id] = read
+            self._questions.ask(read)
         return read
 
     def states(self, subscription: Subscription, waiter: Waiter) -> None:
@@ -292,8 +279,8 @@ class Link:
                 subscription.asked_states.update(names)
                 self._state_gets[request_id] = (subscription, names)
                 frames.append(encode(StateGet(owner_named(subscription.address), names, request_id)))
-        for read in self._reads.values():
-            if not read.sent and self._turn():
+        for read in self._questions.unsent():
+            if self._turn():
                 read.sent = True
                 read.asked += 1
                 frames.append(read.data)
@@ -354,7 +341,7 @@ class Link:
                     found[0].answered(found[1], frame)
                     self._renamed(found[0], before)
                 else:
-                    self._answer(frame.id, frame)
+                    self._questions.answer(frame.id, frame)
             case Error():
                 self._error(frame)
             case Opened():
@@ -367,7 +354,7 @@ class Link:
                 if asked is not None:
                     asked[0].states_received(frame)
                 else:
-                    self._answer(frame.id, frame)
+                    self._questions.answer(frame.id, frame)
             case Reset():
                 self._of(frame, lambda subscription: subscription.reset(frame))
             case Behind():
@@ -376,15 +363,14 @@ class Link:
                 self._welcome(frame)
             case Goaway():
                 self.goaway = frame
-            case HistoryFrame() if not isinstance(frame.parts, UnsetType):
-                frame.messages = []
-                self._histories[frame.id] = frame
+            case HistoryFrame():
+                self._questions.history(frame)
             case HistoryPart():
-                self._history_part(frame)
+                self._questions.history_part(frame)
             case Pong() | GenerationDeltaFrame():
                 pass
             case _:  # All others answer a question, and nothing else changes.
-                self._answer(frame.id, frame)
+                self._questions.answer(frame.id, frame)
 
     def _of(
         self, frame: IntegrityFrame | SnapshotPart | Opened | Reset | Behind, act: Callable[[Subscription], None]
@@ -404,24 +390,6 @@ class Link:
                 del self._aliases[before]
             self._aliases[subscription.name] = subscription
 
-    def _answer(self, request_id: int | None, answer: object) -> None:
-        waiter = self._closes.pop(request_id, None) if request_id is not None else None
-        if waiter is not None:
-            waiter(answer)
-            return
-        read = self._reads.pop(request_id, None) if request_id is not None else None
-        if read is not None:
-            read.waiter(answer)
-
-    def _history_part(self, frame: HistoryPart) -> None:
-        whole = self._histories.get(frame.id)
-        if whole is None or isinstance(whole.messages, UnsetType):
-            return
-        whole.messages.extend(frame.messages)
-        if frame.part == frame.of:
-            del self._histories[frame.id]
-            self._answer(frame.id, whole)
-
     def _welcome(self, frame: Welcome) -> None:
         self.limits = frame.limits
         self.user = frame.user
@@ -432,7 +400,7 @@ class Link:
     def _opened(self, frame: Opened) -> None:
         subscription = self._opens.pop(frame.id if frame.id is not None else -1, None)
         if subscription is None or subscription not in self.subscriptions:
-            self._answer(frame.id, frame)
+            self._questions.answer(frame.id, frame)
             self._of(frame, lambda held: held.opened_beside(frame))
             return
         earlier = self._aliases.get(f"id:{frame.chat_id}")
@@ -481,7 +449,7 @@ class Link:
             found[0].write_refused(found[1], frame, self._now_s)
             self.needs_token = self.needs_token or frame.retry == "after-auth"
             return
-        self._answer(frame.id, error_of(frame))
+        self._questions.answer(frame.id, error_of(frame))
 
     def _unnamed(self, frame: Error) -> int | None:
         """The request that the server could not read. Raises: ProtocolViolation, to find it among several."""
@@ -496,4 +464,4 @@ class Link:
 
     def _asked(self) -> list[int]:
         """Numbers of the opens and questions that wait for their answers."""
-        return [*self._opens, *self._state_gets, *(read.request_id for read in self._reads.values() if read.sent)]
+        return [*self._opens, *self._state_gets, *self._questions.asked]

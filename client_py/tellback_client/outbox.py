@@ -27,9 +27,9 @@ import orjson
 
 from tellback_protocol.frames import NewChat
 from tellback_protocol.ids import Version, session_problem
-from tellback_protocol.requests import ChatBranch, ChatDelete, ChatRename, DocumentWrite, OwnerDelete, OwnerRename
 
 from .errors import OutboxCorrupt, OutboxInUse
+from .own_write import OwnWrite
 
 if TYPE_CHECKING:
     from .intents import Intent
@@ -38,9 +38,7 @@ FORMAT = 1
 COMPACTED_OVER_BYTES = 256 << 10
 """An outbox without live writes is cut back to its first line once it is larger than this."""
 
-_decode_write = msgspec.json.Decoder(
-    DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete
-).decode
+_decode_write = msgspec.json.Decoder(OwnWrite).decode
 
 
 class WriteResult(msgspec.Struct, frozen=True):
@@ -78,7 +76,7 @@ class PendingWrite:
         self.number = 0
         """n of the op id."""
         self.request_id = 0
-        self.write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete | None = None
+        self.write: OwnWrite | None = None
         self.data = b""
         """The frame. Never changed while the number stands."""
         self.targets: tuple[str, ...] = ()
@@ -99,7 +97,7 @@ class Entry(msgspec.Struct):
     chat_id: str
     """The chat's id; of a character or preset its text."""
     data: bytes
-    write: DocumentWrite
+    write: OwnWrite
     conflicted: bool = False
 
     @property

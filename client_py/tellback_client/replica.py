@@ -37,16 +37,13 @@ from tellback_protocol.ids import Version
 from tellback_protocol.requests import (
     Append,
     Batch,
-    ChatBranch,
     ChatDelete,
-    ChatRename,
     Delete,
     DocumentWrite,
     FloorUpdate,
     MetadataUpdate,
     OwnerDelete,
     OwnerName,
-    OwnerRename,
     Patch,
     StateDelete,
     StateUpdate,
@@ -54,6 +51,8 @@ from tellback_protocol.requests import (
 )
 from tellback_protocol.stream import StateDocument, Stream, documents_of
 from tellback_protocol.values import dumps, loads
+
+from .own_write import OwnWrite, shown_as
 
 _NOBODY = "0" * 16
 _NOT_YET = "00000000-0000-8000-8000-000000000000"
@@ -157,12 +156,12 @@ class Replica:
         return view
 
 
-def show(view: Stream, write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete) -> None:
+def show(view: Stream, write: OwnWrite) -> None:
     """Put an own write on top of `view`. A write that does not fit shows nothing: the server will refuse it."""
-    if isinstance(write, ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete):
-        # What becomes of a chat as a whole is known when the server says so.
+    shown = shown_as(write)
+    if shown is None:
         return
-    free: DocumentWrite = msgspec.structs.replace(write, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
+    free: DocumentWrite = msgspec.structs.replace(shown, op=1, base=_NOT_YET, force=True, on_conflict="refuse")
     if isinstance(free, Batch):
         free.requests = [msgspec.structs.replace(request, base=UNSET) for request in free.requests]
     try:
@@ -183,8 +182,7 @@ def show(view: Stream, write: DocumentWrite | ChatRename | ChatDelete | ChatBran
 
 
 def asked_effects(
-    write: DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete, ack: Ack,
-    states: Mapping[str, StateDocument],
+    write: OwnWrite, ack: Ack, states: Mapping[str, StateDocument]
 ) -> list[Effect]:
     """The effects of an ack: those it carries, or else what was asked, with the ids that it gives.
 
