@@ -32,7 +32,6 @@ def test_files_stay_small_enough_to_hold_one_noun() -> None:
     reasons = {
         "server/tellback_server/websocket.py": "one connection; the fast path and the library's path share its state",
         "server/tellback_server/fs.py": "the one door to the disk: Fs and File",
-        "server/tellback_server/actor.py": "one owner's actor; what it hands out lives in releases and opening",
     }
     for folder in ("protocol", "server", "client_py"):
         for path in sorted((CHECKOUT / folder).rglob("*.py")):

@@ -82,7 +82,7 @@ class Afterlife:
         outcome = None if ops is None else ops.outcomes.get(letter.request.op)
         if actor is None or outcome is None or outcome.fingerprint != fingerprint(letter.request):
             return False
-        actor.answer_again(letter, outcome)
+        actor.writes.answer_again(letter, outcome)
         return True
 
     def departed(self, user: str, chat_id: str) -> Actor | None:

@@ -84,7 +84,7 @@ class Creation:
             tab.answer_refusal(request, letter.owner_json, letter.size_bytes, refusal)
             actor.not_made()
         except LogError:
-            actor.log_failed(letter)
+            actor.writes.log_failed(letter)
         except Exception as error:
             log.error("create-failed", chat=actor.name, exc_info=error)
             code = "unreadable" if isinstance(error, OSError) else "internal"
@@ -111,7 +111,7 @@ class Creation:
             integrity=decision.version.integrity, seq=decision.version.seq, groups=edits,
         )
         actor.made(loaded)
-        release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation) if edits else b"")
+        release = actor.writes.life_decided(letter, decision, now_ms, msgspec.json.encode(operation) if edits else b"")
         self._identified(actor)
         hub.forget_name(user, str(place))
         await hub.log.flush()

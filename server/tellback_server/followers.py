@@ -109,7 +109,7 @@ class Followers:
                 version.encoded(), head.integrity.encode(), encode_effects([effect]),
             )
             told: Past = past_of(commit)
-            follower.release = actor.told_by_the_server(commit, record, _Told(told.core, version))
+            follower.release = actor.writes.told_by_the_server(commit, record, _Told(told.core, version))
             if follower.to:
                 self._hub.reserve(actor, follower.to)
 

@@ -261,7 +261,7 @@ class ChatGenerations:
 
     def _attach(self, tab: Tab, request: GenerationAttach, owner_json: bytes) -> None:
         actor = self._actor
-        subscription = actor.subscriptions.get(tab)
+        subscription = actor.audience.subscriptions.get(tab)
         if subscription is None:
             raise Refused("not-open", "Open the chat first.", pointer="/chat")
         one, entry = self._one(request.generation)
@@ -277,7 +277,7 @@ class ChatGenerations:
                 subscription.heard[one.id] = place
                 self._desk.mark(self)
 
-        actor.release_later(Release(actor.last_position, actor, tab, frame, then=attach))
+        actor.audience.release_later(Release(actor.last_position, actor, tab, frame, then=attach))
 
     def _salvage(self, one: LiveGeneration, salvage: Salvage) -> None:
         text = one.running.text
@@ -313,7 +313,7 @@ class ChatGenerations:
         for one in self.live.values():
             if not one.is_told:
                 continue
-            for tab, subscription in self._actor.subscriptions.items():
+            for tab, subscription in self._actor.audience.subscriptions.items():
                 if tab is one.producer or subscription.backlog is not None:
                     continue
                 since = subscription.heard.get(one.id)
@@ -353,18 +353,18 @@ class ChatGenerations:
             if self.live.get(one.id) is one:
                 self._ask_model(one)
             entry = self._stream.generations.get(one.id)
-            for tab, subscription in list(actor.subscriptions.items()):
+            for tab, subscription in list(actor.audience.subscriptions.items()):
                 subscription.heard[one.id] = (0, 0)
                 if tab is not one.producer and entry is not None:
-                    actor.tell(tab, one.started(entry, subscription.owner_json, is_new=True), touched)
+                    actor.audience.tell(tab, one.started(entry, subscription.owner_json, is_new=True), touched)
             self._desk.mark(self)
         for one, entry in ended:
-            for tab, subscription in list(actor.subscriptions.items()):
+            for tab, subscription in list(actor.audience.subscriptions.items()):
                 subscription.heard.pop(one.id, None)
-                actor.tell(tab, ended_frame(one.id, entry, version, subscription.owner_json), touched)
+                actor.audience.tell(tab, ended_frame(one.id, entry, version, subscription.owner_json), touched)
             producer = one.producer
-            if producer is not None and producer.is_open and producer not in actor.subscriptions:
-                actor.tell(producer, ended_frame(one.id, entry, version, one.producer_json), touched)
+            if producer is not None and producer.is_open and producer not in actor.audience.subscriptions:
+                actor.audience.tell(producer, ended_frame(one.id, entry, version, one.producer_json), touched)
 
     # -- durability --------------------------------------------------------------------------------------------------
 
@@ -381,13 +381,13 @@ class ChatGenerations:
             text, reasoning = one.running.text.since(since[0]), one.running.reasoning.since(since[1])
             body = codec.encode(records.Deltas(one.id, since[0], text or "", since[1], reasoning or ""))
             try:
-                position = actor.journal(body)
+                position = actor.writes.journal(body)
             except LogError as error:
                 log.error("generation-not-journaled", chat=actor.name, generation=one.id, error=str(error))
                 return
             one.journaled = place
             one.unjournaled_bytes = 0
-            actor.release_later(Release(position, actor, then=self._durable(one, place)))
+            actor.audience.release_later(Release(position, actor, then=self._durable(one, place)))
 
     def _durable(self, one: LiveGeneration, place: Place) -> Callable[[set[Tab]], None]:
         def told(touched: set[Tab]) -> None:
@@ -416,7 +416,7 @@ class ChatGenerations:
             return
         self._held.clear()
         if decision is not None:
-            self._actor.commit_own(decision)
+            self._actor.writes.commit_own(decision)
 
     def sweep(self, now_s: float, silence_s: float) -> None:
         """End those that nobody goes on with."""
@@ -437,7 +437,7 @@ class ChatGenerations:
                 self._stream, generation_id, state, self._fresh(), self._desk.limits,
                 UNSET if error is None else error,
             )
-            self._actor.commit_own(decision)
+            self._actor.writes.commit_own(decision)
         except (Refused, LogError) as problem:
             log.warning("generation-not-ended", chat=self._actor.name, generation=generation_id, error=str(problem))
             return False

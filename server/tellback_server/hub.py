@@ -20,7 +20,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, StateOwner, new_name_problem, parse_chat, parse_place
 from tellback_protocol.requests import History, Malformed, Open, Request, UserRequest
-from tellback_server.actor import UNCOMMITTED_BYTES_MAX, Actor
+from tellback_server.actor import Actor
 from tellback_server.clock import Clock
 from tellback_server.generation_desk import GenerationDesk, GenerationLimits
 from tellback_server.log import Log, Position
@@ -31,6 +31,7 @@ from tellback_server.registrar import Registered
 from tellback_server.releases import Envelope, Release, Run
 from tellback_server.replay import Missed
 from tellback_server.tab import Tab
+from tellback_server.writes import UNCOMMITTED_BYTES_MAX
 
 log = structlog.get_logger()
 
@@ -336,10 +337,11 @@ class Hub:
         while releases and releases[0].position <= position:
             release = releases.popleft()
             actor = release.actor
+            audience = actor.audience
             try:
                 waits = (
-                    actor.release_run(release, touched) if isinstance(release, Run)
-                    else actor.release(release, touched)
+                    audience.release_run(release, touched) if isinstance(release, Run)
+                    else audience.release(release, touched)
                 )
                 if waits:
                     telling[actor] = None
@@ -348,7 +350,7 @@ class Hub:
                 log.exception("release-failed", chat=actor.name)
         for actor in telling:
             try:
-                actor.broadcast(touched)
+                actor.audience.broadcast(touched)
             except Exception:
                 log.exception("broadcast-failed", chat=actor.name)
         for tab in touched:
@@ -356,8 +358,9 @@ class Hub:
 
     def _let_go(self, release: Release) -> None:
         touched: set[Tab] = set()
-        if release.actor.release(release, touched):
-            release.actor.broadcast(touched)
+        audience = release.actor.audience
+        if audience.release(release, touched):
+            audience.broadcast(touched)
         for tab in touched:
             tab.outbox.flush()
 

@@ -430,7 +430,7 @@ class Keeper:
             if now_s - looked_s >= LOOK_S:
                 looked_s = now_s
                 for actor in self._hub.actors:
-                    if actor.subscriptions and actor.dirty_since_s is None:
+                    if actor.audience.subscriptions and actor.dirty_since_s is None:
                         self.look(actor, around=True)
             if now_s - collected_s >= COLLECT_S:
                 collected_s = now_s

@@ -180,14 +180,14 @@ class Lifecycle:
                 await self._carry(actor, letter)
         except Refused as refusal:
             self._hub.counters.refused(refusal.code)
-            actor.life_refused(letter, refusal)
+            actor.refuse_letter(letter, refusal)
         except LogError:
-            actor.log_failed(letter)
+            actor.writes.log_failed(letter)
             return
         except Exception as error:
             log.error("life-write-failed", chat=actor.name, exc_info=error)
             code = "unreadable" if isinstance(error, OSError) else "internal"
-            actor.life_refused(letter, Refused(code, "The files could not be looked at; nothing was changed."))
+            actor.refuse_letter(letter, Refused(code, "The files could not be looked at; nothing was changed."))
         finally:
             is_last = self._begun.get(actor) is letter
             if is_last:
@@ -227,13 +227,13 @@ class Lifecycle:
         assert isinstance(request, LifeWrite), "nothing else comes here"
         decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, plan.facts)
         if not isinstance(decision, Committed):
-            actor.life_decided(letter, decision, now_ms, b"")
+            actor.writes.life_decided(letter, decision, now_ms, b"")
             if stream.deleted:
                 await self.afterlife.save(actor)
             return False
         operation = await self._operation(actor, stream, request, plan, decision.version, now_ms)
         # From here to the flush there is no await: others see all of it or nothing.
-        release = actor.life_decided(letter, decision, now_ms, msgspec.json.encode(operation))
+        release = actor.writes.life_decided(letter, decision, now_ms, msgspec.json.encode(operation))
         if followers is not None:
             followers.commit()
         if operation.what in ("rename", "restore"):

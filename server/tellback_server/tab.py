@@ -160,7 +160,7 @@ class Tab:
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         for actor in list(self.chats):
-            actor.unsubscribe(self)
+            actor.audience.unsubscribe(self)
         for chat in self.producing:
             chat.lost(self)
         self.producing.clear()
@@ -237,7 +237,7 @@ class Tab:
     def _open_as(self, owner_json: bytes) -> tuple[Actor, bytes] | None:
         """What is open under a name that it had when it was opened."""
         for actor in self.chats:
-            subscription = actor.subscriptions.get(self)
+            subscription = actor.audience.subscriptions.get(self)
             if subscription is not None and subscription.owner_json == owner_json:
                 return actor, owner_json
         return None
@@ -348,7 +348,7 @@ class Tab:
         self.close(end.code, end.reason)
 
     def _demoted(self, lane: Hashable, last: Version) -> None:
-        lane.fell_behind(self, last)  # type: ignore[attr-defined]  # Lanes with commits are actors.
+        lane.audience.fell_behind(self, last)  # type: ignore[attr-defined]  # Lanes with commits are actors.
 
     def _overfull(self) -> None:
         self.close(CLOSE_SLOW, "too slow")

@@ -455,5 +455,5 @@ async def test_a_thousand_connections_that_come_and_go_leave_nothing_behind(app:
     assert len(app._reception._sessions) == len(joined)
     [actor] = app._hub.actors
     async with asyncio.timeout(5):
-        while len(actor.subscriptions) > 1:  # noqa: ASYNC110
+        while len(actor.audience.subscriptions) > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

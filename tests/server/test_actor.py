@@ -65,7 +65,7 @@ async def test_a_client_that_left_while_its_chat_was_read_is_not_answered_and_bl
         opened = await stays.raw.receive_until(id=9)
         assert texts(opened["messages"]).count("last words") == 1
         [actor] = app._hub.actors
-        assert len(actor.subscriptions) == 1
+        assert len(actor.audience.subscriptions) == 1
 
 
 async def test_two_tabs_that_create_one_chat_at_once_get_the_same_one(tmp_path: Path) -> None:

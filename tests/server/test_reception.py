@@ -28,7 +28,7 @@ async def test_C10_a_peer_that_stays_silent_is_cut_off_and_one_that_pongs_stays(
         # The library of the other one answers pings by itself.
         assert (await alive.ask("ping"))["type"] == "pong"
         [actor] = app._hub.actors
-        assert actor.subscriptions == {}
+        assert actor.audience.subscriptions == {}
 
 
 async def test_app_pings_count_as_life(tmp_path: Path) -> None:

@@ -89,9 +89,9 @@ async def test_a_closed_connection_leaves_nothing_in_any_chat(tmp_path: Path) ->
         chats = [f"group:{number}" for number in range(20)]
         for chat in chats:
             await tab.open(chat, create=True)
-        assert sum(len(actor.subscriptions) for actor in app._hub.actors) == 20
+        assert sum(len(actor.audience.subscriptions) for actor in app._hub.actors) == 20
         tab.raw.abort()
-        await until(lambda: sum(len(actor.subscriptions) for actor in app._hub.actors) == 0)
+        await until(lambda: sum(len(actor.audience.subscriptions) for actor in app._hub.actors) == 0)
         assert not app._reception.tabs
 
 
