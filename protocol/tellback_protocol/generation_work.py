@@ -30,6 +30,7 @@ from .generation_requests import (
 from .generations import FINISHED_MAX, NAMESPACE, Generation, Running, entry_of, generations_of
 from .ids import message_id_problem
 from .patch import Operation, deep_copy, join_pointer
+from .provenance import continued, model_of, times
 from .requests import BatchedSwipe
 from .values import dumps, loads, read_payload
 from .work import Work
@@ -54,8 +55,7 @@ def carry_out_generation(
         case GenerationStart():
             _start(work, request, session, bases)
         case Generate():
-            _check_model(work, request, models)
-            _start(work, request, session, bases)
+            _start(work, request, session, bases, _check_model(work, request, models))
         case GenerationEnd():
             _end(work, request, session)
         case GenerationCancel():
@@ -66,16 +66,21 @@ def carry_out_generation(
 # -- the beginning ---------------------------------------------------------------------------------------------------
 
 
-def _check_model(work: Work, request: Generate, models: Sequence[str]) -> None:
+def _check_model(work: Work, request: Generate, models: Sequence[str]) -> str | None:
+    """The model that is asked for, if the body names one."""
     if not models:
         raise Refused("unsupported", "This server asks no models.", pointer="/type")
     if request.upstream not in models:
         raise Refused("upstream-unknown", f"The model servers here are {', '.join(models)}.", pointer="/upstream")
-    if not isinstance(read_payload(bytes(request.body), "/body", work.limits.depth), dict):
+    body = read_payload(bytes(request.body), "/body", work.limits.depth)
+    if not isinstance(body, dict):
         raise Refused("bad-frame", "What a model is asked is a JSON object.", pointer="/body")
+    return model_of(body)
 
 
-def _start(work: Work, request: GenerationStart | Generate, session: str, bases: Bases) -> None:
+def _start(
+    work: Work, request: GenerationStart | Generate, session: str, bases: Bases, model: str | None = None
+) -> None:
     document = work.stream.states.get(NAMESPACE)
     if document is not None and document.corrupt:
         raise Refused("state-corrupt", f"The file of {NAMESPACE!r} is not what it should be; it is kept as it is.")
@@ -104,6 +109,7 @@ def _start(work: Work, request: GenerationStart | Generate, session: str, bases:
     generation.reply = Raw(dumps({key: value for key, value in reply.items() if key != "id"}))
     if isinstance(request, Generate):
         generation.upstream = request.upstream
+        generation.model = model if model is not None else UNSET
     elif isinstance(request.lease_s, int):
         generation.lease_s = request.lease_s
     if isinstance(request.supersedes, str):
@@ -220,9 +226,10 @@ def finish(
         integrity=work.version.integrity, error=error,
     )
     running = work.stream.running.get(generation_id) or Running()
-    fields, member, text = _fields(generation, running, reply)
-    if text or "reasoning" in fields.get("extra", {}) or reply:
+    fields, member, text = _fields(work, generation, running, reply)
+    if text or running.reasoning.units or "reasoning" in fields.get("extra", {}) or reply:
         ended.is_stored = True
+        _tell_provenance(fields, member, generation, running, work.fresh.now_ms)
         if not (generation.target.kind != "message" and _into_message(work, generation, ended, fields, text)):
             _as_message(work, generation, ended, fields, member, text)
     _put(work, {generation_id: ended})
@@ -231,7 +238,7 @@ def finish(
 
 
 def _fields(
-    generation: Generation, running: Running, reply: dict[str, Any] | None
+    work: Work, generation: Generation, running: Running, reply: dict[str, Any] | None
 ) -> tuple[dict[str, Any], str, str]:
     """The reply without its text, the member that the text goes to, and the text."""
     fields = loads(bytes(generation.reply)) if isinstance(generation.reply, Raw) else {}
@@ -240,15 +247,29 @@ def _fields(
     if isinstance(before, dict) and isinstance(fields.get("extra"), dict):
         fields["extra"] = {**before, **fields["extra"]}
     fields.pop("id", None)
-    reasoning = str(running.reasoning)
-    if reasoning:
-        extra = fields.setdefault("extra", {})
-        extra.setdefault("reasoning", reasoning)
-    member = "content" if "mes" not in fields and ("content" in fields or "role" in fields) else "mes"
-    given = (reply or {}).get(member)
-    text = given if isinstance(given, str) else str(running.text)
-    fields.pop(member, None)
+    meant_for = generation.target.message
+    if isinstance(meant_for, str) and meant_for in work.chat.messages:
+        member = _text_member(work.chat.value(meant_for)) or "mes"
+    else:
+        member = "content" if "mes" not in fields and ("content" in fields or "role" in fields) else "mes"
+    given = [one for one in ((reply or {}).get(key) for key in (member, *_TEXTS)) if isinstance(one, str)]
+    text = given[0] if given else str(running.text)
+    for key in _TEXTS if isinstance(meant_for, str) else (member,):
+        fields.pop(key, None)
     return fields, member, text
+
+
+def _tell_provenance(
+    fields: dict[str, Any], member: str, generation: Generation, running: Running, now_ms: int
+) -> None:
+    """Add to the reply what nobody said of how it was made."""
+    if member == "mes":
+        for key, moment in times(generation.started_ms, now_ms).items():
+            fields.setdefault(key, moment)
+    api, model = (name if isinstance(name, str) else None for name in (generation.upstream, generation.model))
+    extra = running.provenance.members(api, model, str(running.reasoning))
+    if extra:
+        fields["extra"] = {**extra, **fields.get("extra", {})}
 
 
 def _as_message(
@@ -262,7 +283,6 @@ def _as_message(
         if isinstance(after, str) and after in order:
             meant_for = work.chat.value(after)
             fields = {**{key: meant_for[key] for key in ("name", "is_user", "role") if key in meant_for}, **fields}
-            member = _text_member(meant_for) or member
         ended.swipe = UNSET
     elif message_id in order:
         # Another program put a message there that has this id.
@@ -332,10 +352,7 @@ def _more(value: dict[str, Any], swipe: int, fields: dict[str, Any], text: str) 
                 continue
             new = fields[key]
             if key == "extra" and isinstance(info.get("extra"), dict):
-                new = {**info["extra"], **new}
-                reasoning = info["extra"].get("reasoning")
-                if isinstance(reasoning, str) and isinstance(fields["extra"].get("reasoning"), str):
-                    new["reasoning"] = reasoning + fields["extra"]["reasoning"]
+                new = continued(info["extra"], new)
             operations.append({"op": "add", "path": join_pointer([*inside, key]), "value": new})
     return operations
 

@@ -21,6 +21,7 @@ from .effects import Effect, StateEffect
 from .errors import Refused
 from .generation_requests import GenerationError, GenerationTarget
 from .patch import parse_pointer
+from .provenance import Provenance
 from .values import dumps, loads
 
 NAMESPACE: Final = "tellback_generations"
@@ -59,6 +60,8 @@ class Generation(msgspec.Struct, omit_defaults=True, gc=False):
     lease_s: int | UnsetType = UNSET
     upstream: str | UnsetType = UNSET
     """The model server that produces the text, when the server itself asks it."""
+    model: str | UnsetType = UNSET
+    """The model that it was asked for."""
     supersedes: str | UnsetType = UNSET
     ended_ms: int | UnsetType = UNSET
     integrity: str | UnsetType = UNSET
@@ -225,11 +228,12 @@ class Added(msgspec.Struct, frozen=True, gc=False):
 class Running:
     """The text of a generation that runs."""
 
-    __slots__ = ("reasoning", "text")
+    __slots__ = ("provenance", "reasoning", "text")
 
     def __init__(self, text: str = "", reasoning: str = "") -> None:
         self.text = StreamedText(text)
         self.reasoning = StreamedText(reasoning)
+        self.provenance = Provenance()
 
     @property
     def size_bytes(self) -> int:

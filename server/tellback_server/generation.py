@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec import UNSET, Raw
@@ -67,6 +67,11 @@ class _Reply:
             raise Refused("generation-ended", "This generation has ended.")
         units, reasoning_units = one.place
         self._chat.add(one, units, text, reasoning_units, reasoning)
+
+    def learn(self, finish_reason: str | None, usage: dict[str, Any] | None) -> None:
+        one = self._chat.live.get(self._id)
+        if one is not None:
+            one.running.provenance.learn(finish_reason, usage)
 
     def end(self, error: GenerationError | None) -> bool:
         if self._id not in self._chat.live:
@@ -253,6 +258,7 @@ class ChatGenerations:
         added = one.running.add(offset, text, reasoning_offset, reasoning, desk.document_bytes)
         one.active_s = desk.now_s()
         if added:
+            one.thought(added.text, desk.now_s())
             grown = one.running.size_bytes - before
             one.unjournaled_bytes += grown
             desk.grew(self, grown)

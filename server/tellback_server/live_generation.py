@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from tellback_protocol import codec
 from tellback_protocol.generation_requests import GenerationError
-from tellback_protocol.generations import Generation, Running
+from tellback_protocol.generations import Generation, Running, units_of
 from tellback_server.websocket import text_frame
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class LiveGeneration:
     def produced_by(self, tab: Tab, owner_json: bytes) -> None:
         """The producer is (again) at this connection."""
         self.producer, self.producer_json, self.lost_s = tab, owner_json, None
+
+    def thought(self, text: str, now_s: float) -> None:
+        """`text` came. When it is the first behind reasoning, that took until now."""
+        running = self.running
+        is_first = bool(text) and running.text.units == units_of(text) and running.reasoning.units > 0
+        # Of what was found at the start of this server nobody knows.
+        if is_first and self.first_position:
+            running.provenance.reasoning_ms = round(1000 * (now_s - self.began_s))
 
     def delta(self, owner_json: bytes, since: Place) -> bytes:
         """The frame with everything behind `since`. Cost: what is new; for the next tab at the same place nothing."""

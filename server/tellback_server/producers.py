@@ -51,6 +51,9 @@ class Sink(Protocol):
     def add(self, text: str, reasoning: str) -> None:
         """More text, behind what there is. Raises Refused when it is not wanted, or does not fit any more."""
 
+    def learn(self, finish_reason: str | None, usage: dict[str, Any] | None) -> None:
+        """What the model server told beside the text."""
+
     def end(self, error: GenerationError | None) -> bool:
         """The reply is complete, or failed with what there is of it. False when that cannot be stored now."""
 
@@ -110,6 +113,8 @@ class Producers:
                 async for delta in deltas:
                     if delta.text or delta.reasoning:
                         sink.add(delta.text, delta.reasoning)
+                    if delta.finish_reason is not None or delta.usage is not None:
+                        sink.learn(delta.finish_reason, delta.usage)
         except UpstreamError as failure:
             log.warning("upstream-failed", upstream=upstream, kind=failure.kind, error=str(failure))
             error = GenerationError(failure.code, str(failure))

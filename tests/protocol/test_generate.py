@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from tellback_protocol.decide import Committed, decide, decide_end, fingerprint
 from tellback_protocol.generation_requests import Generate, GenerationError
+from tellback_protocol.provenance import Provenance, model_of
 from tests.protocol.test_generations import A1, ME, OTHER, U1, Desk
 from tests.support import vectors
 from tests.support.vectors import LIMITS
@@ -35,9 +36,54 @@ def test_a_generate_is_a_start_that_names_the_model_server_and_stores_no_prompt(
     desk.text("Good evening.", reasoning="She greets.")
     desk.by_itself(decide_end(desk.stream, "g1", "stored", desk.fresh(), LIMITS))
     assert desk.messages[-1] == {
-        "id": answer["message"], "name": "Alice", "extra": {"reasoning": "She greets."}, "mes": "Good evening.",
+        "id": answer["message"], "name": "Alice", "mes": "Good evening.",
+        "send_date": "1970-01-01T00:00:01.002Z", "gen_started": "1970-01-01T00:00:01.001Z",
+        "gen_finished": "1970-01-01T00:00:01.002Z",
+        "extra": {"api": "local", "model": "m", "reasoning": "She greets.", "reasoning_type": "model"},
     }
-    assert desk.entry()["upstream"] == "local"
+    assert (desk.entry()["upstream"], desk.entry()["model"]) == ("local", "m")
+
+
+def test_what_the_model_server_told_stands_with_the_reply_and_adds_up_in_a_continuation() -> None:
+    """[T21, T22]"""
+    desk = Desk(U1)
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "details": {"cached": 0}}
+    for generation, text, target in (("g1", "Good", {}), ("g2", " evening.", {"kind": "continue"})):
+        if target:
+            target["message"] = desk.messages[-1]["id"]
+        generate(desk, generation=generation, **({"target": target} if target else {}))
+        desk.text(text, generation, reasoning="Hm. ")
+        provenance = desk.stream.running[generation].provenance
+        provenance.learn("length", usage)
+        provenance.reasoning_ms = 700
+        desk.by_itself(decide_end(desk.stream, generation, "stored", desk.fresh(), LIMITS))
+    message = desk.messages[-1]
+    assert message["mes"] == "Good evening."
+    assert message["extra"] == {
+        "api": "local", "model": "m", "reasoning": "Hm. Hm. ", "reasoning_type": "model", "reasoning_duration": 1400,
+        "token_count": 10, "finish_reason": "length", "usage": usage,
+    }
+
+
+@pytest.mark.parametrize("usage", [{"completion_tokens": -1}, {"completion_tokens": True}, {"completion_tokens": "5"}])
+def test_a_count_that_is_none_is_not_told_as_one(usage: dict[str, Any]) -> None:
+    """[T22]"""
+    provenance = Provenance()
+    provenance.learn(None, usage)
+    assert provenance.members(None, None, "") == {"usage": usage}
+
+
+def test_what_cannot_stand_in_a_message_is_left_out() -> None:
+    """[T22]"""
+    provenance = Provenance()
+    deep: Any = {}
+    for _ in range(3000):
+        deep = {"x": deep}
+    for usage in ({"x": "y" * 5000}, {"x": object()}, deep, {"x": "\ud800"}):
+        provenance.learn("s" * 65, usage)
+    provenance.learn("caf\u00e9", None)
+    assert provenance.members("", None, "") == {"api": ""}
+    assert [model_of({"model": model}) for model in ("", "m" * 300, 5, None)] == [None] * 4
 
 
 def test_what_a_model_began_is_kept_when_it_fails() -> None:

@@ -179,6 +179,11 @@ def uuid(number: int) -> str:
 
 U1 = {"id": "u1", "name": "User", "is_user": True, "mes": "hi"}
 A1 = {"id": "a1", "name": "Alice", "is_user": False, "mes": "hello"}
+MADE = {
+    "send_date": "1970-01-01T00:00:01.003Z", "gen_started": "1970-01-01T00:00:01.001Z",
+    "gen_finished": "1970-01-01T00:00:01.003Z",
+}
+"""Of a reply that the first commit began and the third ended."""
 
 
 def test_a_start_stores_the_users_turn_and_reserves_the_id_of_the_reply() -> None:
@@ -196,8 +201,8 @@ def test_a_start_stores_the_users_turn_and_reserves_the_id_of_the_reply() -> Non
     ended = desk.end(length=13)
     assert ended["message"] == answer["message"]
     assert desk.messages[-1] == {
-        "id": answer["message"], "name": "Alice", "is_user": False, "mes": "Good evening.",
-        "extra": {"model": "m", "reasoning": "She greets."},
+        "id": answer["message"], "name": "Alice", "is_user": False, "mes": "Good evening.", **MADE,
+        "extra": {"model": "m", "reasoning": "She greets.", "reasoning_type": "model"},
     }
     entry = desk.entry()
     assert (entry["state"], entry["stored"], entry["integrity"]) == ("stored", True, ended["version"]["integrity"])
@@ -254,7 +259,10 @@ def test_a_swipe_is_added_and_shown_with_the_floor_states_following() -> None:
     assert answer["message"] == "a1"
     message = desk.messages[1]
     assert (message["mes"], message["swipes"], message["swipe_id"]) == ("another", ["hello", "another"], 1)
-    assert message["swipe_info"][1] == {"extra": {"model": "m"}, "send_date": "now"}
+    assert message["swipe_info"][1] == {
+        "extra": {"model": "m"}, "send_date": "now", "gen_started": "1970-01-01T00:00:01.002Z",
+        "gen_finished": "1970-01-01T00:00:01.003Z",
+    }
     assert desk.entry()["swipe"] == 1
     assert vectors.document_of(desk.stream)["states"]["score"]["data"] == {}
 
@@ -303,6 +311,29 @@ def test_a_continuation_of_what_is_shown_keeps_message_and_swipe_in_step() -> No
     assert message["swipe_info"][0]["gen_finished"] == 2
 
 
+def test_what_a_client_says_of_its_reply_leads() -> None:
+    """[T21]"""
+    desk = Desk(U1)
+    desk.start(reply={"gen_started": "then", "extra": {"model": "mine", "reasoning": "Given."}})
+    desk.text("hello", reasoning="Heard.")
+    desk.end(reply={"send_date": "now", "extra": {"api": "here"}})
+    message = desk.messages[1]
+    assert (message["gen_started"], message["send_date"]) == ("then", "now")
+    assert message["gen_finished"] == "1970-01-01T00:00:01.002Z"
+    assert message["extra"] == {"model": "mine", "api": "here", "reasoning": "Given.", "reasoning_type": "model"}
+
+
+@pytest.mark.parametrize("started_ms", [-(10**20), 10**20])
+def test_a_moment_that_another_program_made_up_stops_no_reply(started_ms: int) -> None:
+    """[T21]"""
+    desk = Desk(U1)
+    desk.start()
+    desk.stream.generations["g1"].started_ms = started_ms
+    desk.text("hello")
+    assert desk.end()["type"] == "ack"
+    assert desk.messages[1]["gen_started"] in ("1970-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z")
+
+
 @pytest.mark.parametrize("kind", ["swipe", "continue"])
 def test_text_whose_message_is_gone_becomes_a_message(kind: str) -> None:
     """[T4]"""
@@ -333,12 +364,12 @@ def test_content_shaped_replies_get_their_text_as_content() -> None:
     desk.start(reply={"role": "assistant", "content": ""})
     desk.text("hello")
     desk.end()
+    assert desk.messages[1].keys() == {"id", "role", "content"}
     assert desk.messages[1]["content"] == "hello"
-    assert "mes" not in desk.messages[1]
     desk.start("g2", target={"kind": "continue", "message": "u1"})
     desk.text(" there", "g2")
     desk.end("g2")
-    assert desk.messages[0]["content"] == "hi there"
+    assert desk.messages[0] == {"id": "u1", "role": "user", "content": "hi there"}
 
 
 def test_an_end_may_bring_the_text_as_it_should_stand() -> None:

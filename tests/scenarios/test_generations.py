@@ -130,7 +130,8 @@ async def test_a_reply_is_heard_as_it_is_written_and_told_when_it_is_stored(tmp_
         }
         assert (await producer.raw.receive_until(type="generation-stored"))["version"] == ended["version"]
         reply = (await messages(watcher))[-1]
-        assert (reply["mes"], reply["extra"]) == ("Once upon \U0001f600", {"reasoning": "hm!"})
+        assert (reply["mes"], reply["extra"]["reasoning"]) == ("Once upon \U0001f600", "hm!")
+        assert reply["gen_started"] <= reply["gen_finished"] == reply["send_date"]
 
 
 async def test_the_users_turn_is_durable_before_the_reply_begins(tmp_path: Path) -> None:

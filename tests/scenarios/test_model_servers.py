@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,29 @@ async def test_a_reply_is_streamed_to_every_tab_and_stored(tmp_path: Path) -> No
         assert (answer["id"], answer["mes"], answer["name"]) == (ack["message"], "Once upon a 😀", "Alice")
         assert answer["extra"]["reasoning"] == "Hm. A tale."
         assert app.counters.upstream_requests == 1
+
+
+async def test_the_stored_reply_tells_how_it_was_made(tmp_path: Path) -> None:
+    """[T21, T22] In the file, as SillyTavern would have written it."""
+    usage = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+    counted = b'data: {"choices":[],"usage":' + json.dumps(usage).encode() + b"}\n\n"
+    events = [piece(reasoning="Hm."), piece("Once"), piece(" upon", finish="length"), counted, DONE]
+    data = tmp_path / "data"
+    async with room(data, says(*events)) as (_, _, mine, _):
+        await generate(mine)
+        await ended(mine)
+    file = data / "default-user/chats/Alice/First meeting.jsonl"
+    answer = json.loads(file.read_bytes().split(b"\n")[2])
+    took_ms = answer["extra"].pop("reasoning_duration")
+    assert isinstance(took_ms, int)
+    assert took_ms >= 0
+    assert answer["extra"] == {
+        "api": "local", "model": "scripted", "reasoning": "Hm.", "reasoning_type": "model", "token_count": 4,
+        "finish_reason": "length", "usage": usage,
+    }
+    began, finished = (datetime.fromisoformat(answer[key]) for key in ("gen_started", "gen_finished"))
+    assert datetime.now(UTC) - timedelta(minutes=1) < began <= finished
+    assert answer["send_date"] == answer["gen_finished"]
 
 
 async def test_the_turn_is_durable_before_the_model_is_asked(tmp_path: Path) -> None:
