@@ -3,7 +3,7 @@
 Rules this module keeps:
 
 - It holds what a running process sees. What a crash leaves is computed by `crash_states` from a recorded trace.
-- Errors are the typed ones of `fs.py`, so that code under test cannot tell the difference.
+- Errors are the typed ones of `fs`, so that code under test cannot tell the difference.
 - `fail` plans an errno for the nth call of a method; the call then does nothing (or half of it, for a write).
 """
 

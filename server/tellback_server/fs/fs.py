@@ -1,32 +1,12 @@
-"""Fs: the one module of the server that opens, writes, syncs, renames and removes files.
+"""Fs: names on the disk; opens, creates, replaces, renames and removes what stands behind them.
 
-Rules this module keeps:
-
+Rules of this module:
 - Every path is an absolute str. The last component is never followed when it is a symbolic link, and what is opened is
   a regular file.
-- Raw descriptors, no buffered objects: a buffered object may write after the error handling is over (RELIABILITY
-  checklist 2).
-- A write either puts down everything or raises; short writes are continued, because a short write is how a full disk
-  begins (checklist 3).
-- A sync that failed is never tried again, here or above (RELIABILITY fact 1).
 - Methods of `Fs` and `File` are the list of durable effects: crash tests subclass both, record the calls and replay
   every legal disk after a cut.
 - Whoever creates, renames or removes a name calls `fsync_directory` when the name itself must survive.
   `write_atomically`, `make_directories` do it.
-
-Errors (all of them are OSError, so that `except OSError` catches what a disk can do):
-
-    FsError                 has path
-      FileMissing           nothing has that name
-      FileTaken             create: something has that name already
-      FileUnsafe            a symbolic link, FIFO, device, directory or socket stands where a file is expected
-      FileUnreadable        it is there and may be fine, but the system does not let us read it
-      FileNotVerified       what was read back is not what was written
-      DirectoryLocked       another process holds the directory
-    OSError                 everything else (ENOSPC, EIO, EROFS, ...), as the system said it
-
-Platforms: Linux is what is tested. On macOS `fsync` does not flush the drive's cache, so F_FULLFSYNC is used, and there
-is no fdatasync. On Windows there is neither a directory fsync, nor flock, nor pwrite: the server does not run there.
 """
 
 from __future__ import annotations
@@ -40,261 +20,30 @@ import stat as stat_module
 import sys
 from collections.abc import Callable
 
-import msgspec
-
 from tellback_server.clock import system_token
-from tellback_server.failpoint import failpoint, kill_this_process
+from tellback_server.failpoint import failpoint
+from tellback_server.fs.errors import (
+    DirectoryLocked,
+    FileMissing,
+    FileNotVerified,
+    FileTaken,
+    FileUnreadable,
+    FileUnsafe,
+    opening_error,
+)
+from tellback_server.fs.file import DirectoryLock, File, sync_descriptor
+from tellback_server.fs.stat import FileMark, FileStat, file_stat
 
-__all__ = [
-    "TEMPORARY_SUFFIX",
-    "DirectoryLock",
-    "DirectoryLocked",
-    "File",
-    "FileMark",
-    "FileMissing",
-    "FileNotVerified",
-    "FileStat",
-    "FileTaken",
-    "FileUnreadable",
-    "FileUnsafe",
-    "Fs",
-    "FsError",
-]
+__all__ = ["TEMPORARY_SUFFIX", "Fs"]
 
 TEMPORARY_SUFFIX = ".tellback-tmp"
 _NAME_BYTES_MAX = 255  # NAME_MAX of ext4, xfs, btrfs and APFS.
-_ZEROS_BYTES = 1 << 20  # One write of zero-filling; large enough that the call itself costs nothing.
-_ZEROS = bytes(_ZEROS_BYTES)
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _READ_BYTES = 1 << 20
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
-
-
-class FsError(OSError):
-    """Base of the typed errors. `path` is what was asked for; `errno` is set where the system gave one."""
-
-    def __init__(self, path: str, reason: str, number: int = 0) -> None:
-        super().__init__(number, reason, path)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-class FileMissing(FsError):
-    """Nothing has that name (or a directory above it is missing)."""
-
-
-class FileTaken(FsError):
-    """The name is in use; `create` never overwrites."""
-
-
-class FileUnsafe(FsError):
-    """What stands there is not a regular file, and is not touched."""
-
-
-class FileUnreadable(FsError):
-    """The file exists and could not be read: permission or a disk error. It is not the same as missing."""
-
-
-class FileNotVerified(FsError):
-    """The bytes read back differ from the bytes written."""
-
-
-class DirectoryLocked(FsError):
-    """Another process holds the lock on the directory."""
-
-
-class FileStat(msgspec.Struct, frozen=True, gc=False):
-    """What lstat says. Never about the target of a symbolic link."""
-
-    size_bytes: int
-    mtime_ns: int
-    inode: int
-    device: int
-    mode: int  # Permission bits only.
-    uid: int
-    gid: int
-    links: int
-    is_regular: bool
-    is_directory: bool
-
-
-class FileMark(msgspec.Struct, frozen=True, gc=False):
-    """Which state of a file this is, as far as a stat can tell."""
-
-    size_bytes: int
-    mtime_ns: int
-    inode: int
-
-
-def _file_stat(result: os.stat_result) -> FileStat:
-    return FileStat(
-        size_bytes=result.st_size,
-        mtime_ns=result.st_mtime_ns,
-        inode=result.st_ino,
-        device=result.st_dev,
-        mode=stat_module.S_IMODE(result.st_mode),
-        uid=result.st_uid,
-        gid=result.st_gid,
-        links=result.st_nlink,
-        is_regular=stat_module.S_ISREG(result.st_mode),
-        is_directory=stat_module.S_ISDIR(result.st_mode),
-    )
-
-
-def _sync_descriptor(descriptor: int, *, data_only: bool) -> None:
-    """Makes what was written through `descriptor` durable. Raises OSError once; the state is then unknown for ever."""
-    if sys.platform == "darwin":
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        except OSError as error:
-            # Network and FUSE volumes do not know F_FULLFSYNC; any other answer is a real failure.
-            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
-                raise
-            os.fsync(descriptor)
-    elif data_only:
-        os.fdatasync(descriptor)
-    else:
-        os.fsync(descriptor)
-
-
-class File:
-    """An open regular file. Writes by one thread at a time; `pread` from any thread."""
-
-    __slots__ = ("_descriptor", "path")
-
-    def __init__(self, path: str, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-
-    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        """Writes all of `data` at `offset`. Raises OSError; how much was written is then unknown."""
-        view = memoryview(data)
-        torn = failpoint("fs.pwrite")
-        if torn is not None:
-            os.pwrite(self._descriptor, view[:torn], offset)
-            kill_this_process()
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            if written <= 0:
-                raise OSError(errno.EIO, "the write put down nothing", self.path)
-            view = view[written:]
-            offset += written
-
-    def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Writes all of `data` at the end (of a file opened for appending) or where the last append ended.
-
-        Raises OSError; how much was written is then unknown.
-        """
-        view = memoryview(data)
-        torn = failpoint("fs.append")
-        if torn is not None:
-            os.write(self._descriptor, view[:torn])
-            kill_this_process()
-        while view:
-            written = os.write(self._descriptor, view)
-            if written <= 0:
-                raise OSError(errno.EIO, "the write put down nothing", self.path)
-            view = view[written:]
-
-    def pread(self, size_bytes: int, offset: int) -> bytes:
-        """Up to `size_bytes` from `offset`; fewer only at the end of the file. Raises OSError."""
-        data = os.pread(self._descriptor, size_bytes, offset)
-        if len(data) == size_bytes or not data:
-            return data
-        parts = [data]
-        have = len(data)
-        while have < size_bytes:
-            data = os.pread(self._descriptor, size_bytes - have, offset + have)
-            if not data:
-                break
-            parts.append(data)
-            have += len(data)
-        return b"".join(parts)
-
-    def fdatasync(self) -> None:
-        """Makes the data (and the size) durable. Raises OSError: then nothing written since the last sync can be
-        trusted.
-        """
-        failpoint("fs.fdatasync")
-        _sync_descriptor(self._descriptor, data_only=True)
-
-    def fsync(self) -> None:
-        """Makes data and attributes durable. Raises like `fdatasync`. The name needs `Fs.fsync_directory`."""
-        failpoint("fs.fsync")
-        _sync_descriptor(self._descriptor, data_only=False)
-
-    def truncate(self, size_bytes: int) -> None:
-        """Cuts or grows (with zeros) the file. Not durable before a sync."""
-        os.ftruncate(self._descriptor, size_bytes)
-
-    def preallocate(self, size_bytes: int) -> None:
-        """Fills the file with zeros up to `size_bytes` from its start and syncs it.
-
-        Really written, not only reserved: a reserved extent still needs a metadata commit at its first write, which
-        costs up to three times the latency of a sync (checklist 12). Blocks for as long as the disk takes.
-        """
-        if sys.platform == "linux":
-            # File systems without fallocate get their space from the writes below.
-            with contextlib.suppress(OSError):
-                os.posix_fallocate(self._descriptor, 0, size_bytes)
-        offset = 0
-        while offset < size_bytes:
-            count = min(_ZEROS_BYTES, size_bytes - offset)
-            self.pwrite(memoryview(_ZEROS)[:count], offset)
-            offset += count
-        self.fsync()
-
-    def stat(self) -> FileStat:
-        """What fstat says about the open file, wherever its name is now."""
-        return _file_stat(os.fstat(self._descriptor))
-
-    def set_owner_and_mode(self, mode: int, uid: int, gid: int) -> None:
-        """Best effort: a file system or user that cannot is not an error."""
-        with contextlib.suppress(OSError):
-            os.fchown(self._descriptor, uid, gid)
-        # After the owner, because changing the owner clears set-id bits.
-        with contextlib.suppress(OSError):
-            os.fchmod(self._descriptor, mode)
-
-    def close(self) -> None:
-        """Closes once; again is harmless. Raises OSError: for a file that was written, that is a failed write."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        # Whoever drops the last reference to a file that is only read need not close it: the index of the log does so,
-        # because another thread may still be reading. Who wrote closes, and hears of errors.
-        with contextlib.suppress(OSError):
-            self.close()
-
-    def __enter__(self) -> File:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
-
-
-class DirectoryLock:
-    """A held `flock` on a directory. The kernel drops it when the process ends, however it ends."""
-
-    __slots__ = ("_descriptor", "path")
-
-    def __init__(self, path: str, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Lets another process have the directory. Again is harmless."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 class Fs:
@@ -313,7 +62,7 @@ class Fs:
     def stat(self, path: str) -> FileStat | None:
         """What stands at `path`, or None when nothing does. Does not follow a link. Raises OSError (EACCES, ...)."""
         try:
-            return _file_stat(os.lstat(path))
+            return file_stat(os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -405,7 +154,7 @@ class Fs:
         try:
             descriptor = os.open(path, flags, _FILE_MODE)
         except OSError as error:
-            raise _opening_error(path, error) from error
+            raise opening_error(path, error) from error
         if not stat_module.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise FileUnsafe(path, "is not a regular file")
@@ -502,7 +251,7 @@ class Fs:
         failpoint("fs.fsync_directory")
         descriptor = self._open_directory(path)
         try:
-            _sync_descriptor(descriptor, data_only=False)
+            sync_descriptor(descriptor, data_only=False)
         finally:
             os.close(descriptor)
 
@@ -529,7 +278,7 @@ class Fs:
         except OSError as error:
             if error.errno == errno.ENOTDIR:
                 raise FileUnsafe(path, "is not a directory", errno.ENOTDIR) from error
-            raise _opening_error(path, error) from error
+            raise opening_error(path, error) from error
 
     # The one way to replace a file.
 
@@ -588,22 +337,6 @@ class Fs:
     def _tell(self, verb: str, path: str, detail: str) -> None:
         if self._on_operation is not None:
             self._on_operation(verb, path, detail)
-
-
-def _opening_error(path: str, error: OSError) -> FsError:
-    """The typed error for a failed open."""
-    number = error.errno or 0
-    match number:
-        case errno.ENOENT | errno.ENOTDIR:
-            return FileMissing(path, "does not exist", number)
-        case errno.EEXIST:
-            return FileTaken(path, "exists already", number)
-        case errno.ELOOP:
-            return FileUnsafe(path, "is a symbolic link", number)
-        case errno.EISDIR | errno.ENXIO | errno.ENODEV:
-            return FileUnsafe(path, "is not a regular file", number)
-        case _:
-            return FileUnreadable(path, f"cannot be opened: {error.strerror}", number)
 
 
 _RENAMEAT2: list[Callable[..., int] | None] = []
