@@ -26,9 +26,10 @@ import structlog
 from tellback_server.fs import FileMissing, FsError
 from tellback_server.log import Position, Record
 from tellback_server.records import ACTIVE
+from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import FileStore
 
-__all__ = ["ActiveChats", "Remembered"]
+__all__ = ["ActiveChats", "ActiveFile", "Remembered"]
 
 log = structlog.get_logger()
 
@@ -65,7 +66,9 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     at_ms: int
 
 
-class _File(msgspec.Struct):
+class ActiveFile(msgspec.Struct):
+    """The file. Persisted: keep stable."""
+
     user: str
     seq: int
     chats: dict[str, Remembered]
@@ -82,7 +85,7 @@ class _User:
         """The oldest record that the file does not hold."""
 
 
-_decode_file = msgspec.json.Decoder(_File).decode
+_decode_file = msgspec.json.Decoder(ActiveFile).decode
 _decode_choice = msgspec.json.Decoder(Choice).decode
 
 
@@ -114,7 +117,10 @@ class ActiveChats:
     def _read(self, user: str) -> _User:
         known = _User()
         try:
-            found = _decode_file(self._files.fs.read(self._path(user)))
+            unsealed = unseal(self._files.fs.read(self._path(user)))
+            if unsealed is None:
+                raise msgspec.DecodeError("the file does not match its checksum")
+            found = _decode_file(unsealed[0])
         except FileMissing:
             return known
         except (FsError, msgspec.MsgspecError) as error:
@@ -157,7 +163,7 @@ class ActiveChats:
     def taken(self) -> list[tuple[str, int, bytes]]:
         """What `save` writes: user, seq and file. Loop; everything in it must be durable."""
         return [
-            (user, known.seq, msgspec.json.encode(_File(user, known.seq, known.chats)))
+            (user, known.seq, seal(msgspec.json.encode(ActiveFile(user, known.seq, known.chats))))
             for user, known in self._users.items() if known.unsaved is not None
         ]
 

@@ -27,7 +27,8 @@ import msgspec
 from tellback_protocol.ids import Version, derived_uuid, provisional_chat_id
 from tellback_server.fs import FileMissing, FsError
 from tellback_server.records import Checkpointed
-from tellback_server.store.files import FileStore
+from tellback_server.sealed import seal, unseal
+from tellback_server.store.files import FileStore, twin_key
 
 __all__ = ["ANSWERED_MS", "FormerName", "Gone", "GoneChat", "Registered", "Registrar", "new_id", "write_registered"]
 
@@ -78,6 +79,8 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     former: list[FormerName] = []
     """Names that it had before, the oldest first."""
     gone: Gone | None = None
+    links: list[str] = []
+    """Chats that link to it by a name that it had, as long as they were not told."""
 
 
 _decode = msgspec.json.Decoder(Registered).decode
@@ -92,7 +95,7 @@ def write_registered(files: FileStore, registered: Registered) -> None:
     folder = _folder(files, registered.user)
     files.fs.make_directories(folder)
     path = os.path.join(folder, f"{registered.chat_id}.json")
-    data = msgspec.json.encode(registered)
+    data = seal(msgspec.json.encode(registered))
     with files.operation("write-name", path, size_bytes=len(data)):
         files.fs.write_atomically(path, data)
 
@@ -115,6 +118,8 @@ class Registrar:
         self._by_id: dict[tuple[str, str], Registered] = {}
         self._by_name: dict[tuple[str, str], list[str]] = {}
         """Ids of owners that had a name, the latest last."""
+        self._twins: dict[tuple[str, str], dict[str, None]] = {}
+        """Those names, by what some file system takes for one."""
         self._above: dict[tuple[str, str], str] = {}
         """Ids of characters, by the ids of chats that went to the trash with them."""
         files.new_id = self.new_id
@@ -134,7 +139,8 @@ class Registrar:
                 if not name.endswith(".json"):
                     continue
                 try:
-                    registered = _decode(fs.read(path))
+                    unsealed = unseal(fs.read(path))
+                    registered = _decode(unsealed[0] if unsealed is not None else b"")
                 except (FsError, msgspec.MsgspecError):
                     continue
                 if _says_nothing(registered, now_ms):
@@ -159,6 +165,7 @@ class Registrar:
             had.append(registered.name)
         for name in had:
             ids = self._by_name.setdefault((user, name), [])
+            self._twins.setdefault((user, twin_key(name)), {})[name] = None
             if chat_id in ids:
                 ids.remove(chat_id)
             ids.append(chat_id)
@@ -195,6 +202,18 @@ class Registrar:
         # The id of a chat that its character took along under another name is not known here.
         chat_id = next((one.chat_id for one in gone if one.name == name), "")
         return msgspec.structs.replace(above, name=name, chat_id=chat_id)
+
+    def had(self, user: str, name: str) -> list[tuple[Registered, str]]:
+        """Who had this name or one that some file system takes for it, and has it no more; each with that name.
+
+        However long ago: whoever gives the name away has to look who links to it.
+        """
+        return [
+            (registered, known)
+            for known in self._twins.get((user, twin_key(name)), ())
+            for registered in (self._by_id[user, chat_id] for chat_id in self._by_name[user, known])
+            if registered.gone is not None or registered.name != known
+        ]
 
     def name_today(self, user: str, name: str, now_ms: int) -> str:
         """Where a chat of this name belongs now: its character may have another name."""
@@ -235,7 +254,7 @@ def _left_ms(registered: Registered) -> int:
 
 
 def _says_nothing(registered: Registered, now_ms: int) -> bool:
-    if now_ms - _left_ms(registered) < ANSWERED_MS or registered.gone is not None:
+    if now_ms - _left_ms(registered) < ANSWERED_MS or registered.gone is not None or registered.links:
         return False
     names = {registered.name, *(former.name for former in registered.former)}
     # Long chains are not looked at: an id that was derived again after a rename stays known.

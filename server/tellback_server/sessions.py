@@ -9,7 +9,8 @@ Rules of this module:
 - Derived data: the log's records above `base.head.seq` are folded on top, and what is in both is installed once.
 - Outcomes and history reach up to `answered_seq`, which may be ahead of what the files hold: a chat that is always busy
   is never clean, and its outcomes are kept all the same (BEHAVIOUR O9).
-- Persisted: keep stable. `<data>/.tellback/sessions/<user>/<chat_id>.json`, written atomically.
+- Persisted: keep stable. `<data>/.tellback/sessions/<user>/<chat_id>.json`, sealed (`sealed`) and written
+  atomically. Another chat's file under this name tells nothing.
 - Bounded by what a stream keeps: 256 outcomes a session, 30 days, 2,048 commits or 1 MiB of history.
 """
 
@@ -25,6 +26,7 @@ from tellback_protocol.outcomes import SESSION_KEPT_MS, Outcome, SessionOps
 from tellback_protocol.stream import Past, Stream
 from tellback_server.fs import FileMissing
 from tellback_server.records import Checkpointed
+from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
 
@@ -137,15 +139,17 @@ def write_sessions(files: FileStore, saved: SessionFile) -> None:
     files.fs.make_directories(os.path.dirname(path))
     data = _encode(saved)
     with files.operation("write-sessions", path, size_bytes=len(data)):
-        files.fs.write_atomically(path, data)
+        files.fs.write_atomically(path, seal(data))
 
 
 def read_sessions(files: FileStore, user: str, chat_id: str) -> SessionFile | None:
     """None when there is no file or it is damaged: it is rebuilt from the log as far as that reaches."""
     try:
-        return _decode(files.fs.read(_path(files, user, chat_id)))
+        unsealed = unseal(files.fs.read(_path(files, user, chat_id)))
+        saved = None if unsealed is None else _decode(unsealed[0])
     except (FileMissing, msgspec.MsgspecError):
         return None
+    return saved if saved is not None and saved.base.chat_id == chat_id else None
 
 
 def left_name(files: FileStore, user: str, chat_id: str) -> str | None:

@@ -30,7 +30,9 @@ import msgspec
 from tellback_protocol.ids import SIDECAR_MARK, Version
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FileTaken, FsError
+from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
+from tellback_server.store.marks import sync_of
 
 __all__ = ["Entry", "Trash", "chats_of"]
 
@@ -62,17 +64,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _decode = msgspec.json.Decoder(Entry).decode
 
 
-class _Mark(msgspec.Struct):
-    chat_id: str
-
-
-class _Sync(msgspec.Struct):
-    tellback: _Mark
-
-
-_decode_sync = msgspec.json.Decoder(_Sync).decode
-
-
 def chats_of(entry: Entry) -> list[tuple[str, str]]:
     """Name and path of each chat in an entry: the one that it is about, or those that went with their character."""
     found: list[tuple[str, str]] = []
@@ -100,7 +91,7 @@ class Trash:
         fs.make_directories(folder)
         manifest = os.path.join(folder, MANIFEST)
         if fs.stat(manifest) is None:
-            fs.write_atomically(manifest, msgspec.json.encode(entry))
+            fs.write_atomically(manifest, seal(msgspec.json.encode(entry)))
         failpoint("trash.after_manifest")
         with files.operation("trash", folder, owner=entry.name, reason=entry.reason, count=len(entry.files)):
             for path in entry.files:
@@ -135,7 +126,8 @@ class Trash:
         found: list[Entry] = []
         for name in names:
             try:
-                entry = _decode(files.fs.read(files.checked_path(user, f"{FOLDER}/{name}/{MANIFEST}")))
+                unsealed = unseal(files.fs.read(files.checked_path(user, f"{FOLDER}/{name}/{MANIFEST}")))
+                entry = _decode(unsealed[0] if unsealed is not None else b"")
             except (FsError, msgspec.MsgspecError):
                 continue
             if entry.folder == name:
@@ -158,9 +150,10 @@ class Trash:
         """The id of a chat that is in another owner's entry; None when nobody wrote to it."""
         kept = self.path(user, entry, path.removesuffix(CHAT_ENDING) + SIDECAR_MARK + SYNC_NAMESPACE + STATE_ENDING)
         try:
-            return _decode_sync(self._files.fs.read(kept)).tellback.chat_id
-        except (FsError, msgspec.MsgspecError):
+            sync = sync_of(self._files.fs.read(kept))
+        except FsError:
             return None
+        return sync.mark.chat_id if sync is not None and sync.mark is not None else None
 
     def take_out(self, user: str, entry: Entry, renamed: Mapping[str, str] | None = None) -> None:
         """Gives the files their places back: `renamed` tells another path below the user's root for some of them.

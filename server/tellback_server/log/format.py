@@ -56,6 +56,8 @@ from typing import Final, NewType, TypeVar
 
 import msgspec
 
+from tellback_server.one_bit import flipped_bit, unflipped
+
 __all__ = [
     "BATCH_HEADER_BYTES",
     "BATCH_MAGIC",
@@ -322,40 +324,17 @@ def _repair_by_trying(data: bytes, decode: Callable[[bytes], _Header | None]) ->
     return None
 
 
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_TABLE: Final = _crc_table()
-_INDEX_BY_TOP: Final = {entry >> 24: index for index, entry in enumerate(_TABLE)}
-_BIT_BY_SYNDROME: Final = {_TABLE[1 << bit]: bit for bit in range(8)}
-
-
 def repair_body(header: BatchHeader, body: bytes) -> tuple[bytes, int] | None:
     """The body that `body` was before one bit of it flipped, and that bit's number, or None.
 
-    CRC-32 is linear: the difference between the CRC found and the CRC wanted depends only on which bit flipped and how
-    many bytes follow it. So the difference is run backwards through the CRC, byte by byte from the end, until it is
-    that of one bit: O(size) instead of O(size squared). A torn batch of n bits passes this by chance with n / 2^32; the
-    Adler-32 of the whole body, which is not linear in the same field, has to agree as well.
+    A torn batch of n bits passes the search by chance with n / 2^32; the Adler-32 of the whole body, which is not
+    linear in the same field, has to agree as well.
     """
     if len(body) != header.body_length:
         return None
-    difference = zlib.crc32(body) ^ header.body_crc
-    if difference == 0:
+    result = unflipped(body, header.body_crc)
+    if result is None or not body_is_whole(header, result):
         return None
-    for index in range(len(body) - 1, -1, -1):
-        bit = _BIT_BY_SYNDROME.get(difference)
-        if bit is not None:
-            repaired = bytearray(body)
-            repaired[index] ^= 1 << bit
-            result = bytes(repaired)
-            return (result, index * 8 + bit) if body_is_whole(header, result) else None
-        entry = _INDEX_BY_TOP[difference >> 24]
-        difference = ((difference ^ _TABLE[entry]) << 8 | entry) & 0xFFFFFFFF
-    return None
+    bit = flipped_bit(len(body), zlib.crc32(body) ^ header.body_crc)
+    assert bit is not None, "it was turned back"
+    return result, bit

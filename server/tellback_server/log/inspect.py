@@ -22,7 +22,7 @@ from tellback_server.log.recovery import Walk, missing_segment
 from tellback_server.log.segment import Repair, segment_numbers
 from tellback_server.log.term import TermFile
 
-__all__ = ["Finding", "Report", "dump", "verify"]
+__all__ = ["Finding", "Report", "dump", "open_walk", "verify"]
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False):
@@ -67,7 +67,7 @@ def dump(fs: Fs, directory: str) -> Iterator[dict[str, Any]]:
     """
     walk: Walk | None = None
     try:
-        walk, term, _torn = _walk(fs, directory)
+        walk, term, _torn = open_walk(fs, directory)
         yield {"what": "term", "term": term.line.term, "oldest": term.line.oldest, "newest": term.line.newest}
         for header, batch in walk.batches():
             if batch is None:
@@ -103,7 +103,7 @@ def verify(fs: Fs, directory: str) -> Report:
     report = Report(directory)
     owners: set[bytes] = set()
     try:
-        walk, term, report.torn_files = _walk(fs, directory)
+        walk, term, report.torn_files = open_walk(fs, directory)
         report.term = term.line.term
         report.findings += [_repairable(walk.path(n), repair) for n, repair in walk.header_repairs.items()]
         for header, batch in walk.batches():
@@ -138,7 +138,7 @@ def verify(fs: Fs, directory: str) -> Report:
     return report
 
 
-def _walk(fs: Fs, directory: str) -> tuple[Walk, TermFile, list[str]]:
+def open_walk(fs: Fs, directory: str) -> tuple[Walk, TermFile, list[str]]:
     """A walk with its headers read, the term file, and the paths of saved tails. Raises LogCorrupt, FsError."""
     term = TermFile(fs, os.path.join(os.path.dirname(directory), "term"))
     line = term.load()

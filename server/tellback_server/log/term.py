@@ -24,7 +24,7 @@ import msgspec
 from tellback_server.fs import FileMissing, FileStat, Fs
 from tellback_server.log.errors import LogCorrupt, TermSuperseded
 
-__all__ = ["TermFile", "TermLine", "decode_term", "encode_term"]
+__all__ = ["TermFile", "TermLine", "decode_term", "encode_term", "repaired_term"]
 
 _LINE = re.compile(rb"(tellback-term 1 term=(\d{1,19}) oldest=(\d{1,19}) newest=(\d{1,19})) crc=([0-9a-f]{8})\n")
 _LINE_BYTES_MAX = 256
@@ -69,7 +69,7 @@ class TermFile:
             data = self._fs.read(self.path)
         except FileMissing:
             return self.line
-        line = decode_term(data) or _repair(data)
+        line = decode_term(data) or repaired_term(data)
         if line is None:
             raise LogCorrupt(self.path, 0, "the term file cannot be read; its bytes have changed")
         self.line = line
@@ -96,7 +96,7 @@ class TermFile:
         self._written = found
 
 
-def _repair(data: bytes) -> TermLine | None:
+def repaired_term(data: bytes) -> TermLine | None:
     """The line before one bit flipped, or None."""
     if len(data) > _LINE_BYTES_MAX:
         return None

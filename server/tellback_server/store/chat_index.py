@@ -30,7 +30,7 @@ from tellback_server.store.card import Card, read_card
 from tellback_server.store.chat_summary import ChatSummary, summarize
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
 
-__all__ = ["ChatEntry", "ChatIndex", "Folder", "GroupEntry"]
+__all__ = ["ChatEntry", "ChatIndex", "Folder", "GroupEntry", "index_problem"]
 
 log = structlog.get_logger()
 
@@ -358,16 +358,12 @@ class ChatIndex:
             raise
 
     def _load(self) -> None:
-        reason = "missing"
+        reason: str | None = "missing"
         try:
-            head, _end, body = self._fs.read(self.path).partition(b"\n")
-            found = msgspec.json.decode(head, type=_Head)
-            if found.format != FORMAT or found.user != self.user:
-                reason = "foreign"
-            elif found.crc32 != zlib.crc32(body):
-                reason = "damaged"
-            else:
-                self._restore(body)
+            data = self._fs.read(self.path)
+            reason = index_problem(data, self.user)
+            if reason is None:
+                self._restore(data.partition(b"\n")[2])
                 return
         except FileMissing:
             pass
@@ -388,6 +384,18 @@ class ChatIndex:
             if number % 500 == 0:
                 self._breathe()
         self.folder = _folder(chats, cards, {})
+
+
+def index_problem(data: bytes, user: str) -> str | None:
+    """Why an index file cannot be used, or None."""
+    head, _end, body = data.partition(b"\n")
+    try:
+        found = msgspec.json.decode(head, type=_Head)
+    except msgspec.MsgspecError as error:
+        return f"damaged: {error}"[:200]
+    if found.format != FORMAT or found.user != user:
+        return "foreign"
+    return None if found.crc32 == zlib.crc32(body) else "damaged"
 
 
 def _decode_line(line: bytes) -> tuple[str, ChatEntry | CardEntry]:

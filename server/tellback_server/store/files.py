@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-import msgspec
 import structlog
 
 from tellback_protocol.errors import Refused
@@ -40,7 +39,16 @@ from tellback_protocol.values import dumps, loads
 from tellback_server.clock import Clock
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMissing, FileStat, FileTaken, FileUnsafe, Fs, FsError
 from tellback_server.records import FileIdentity
-from tellback_server.store.marks import SYNC_NAMESPACE, ChatSync, LoadedFile, StateFile, SyncMark, Watermark
+from tellback_server.store.marks import (
+    SYNC_NAMESPACE,
+    ChatSync,
+    LoadedFile,
+    StateFile,
+    SyncMark,
+    Watermark,
+    mark_fields,
+    sync_of,
+)
 from tellback_server.store.place import (
     CHAT_ENDING,
     OWNER_FOLDERS,
@@ -223,17 +231,8 @@ class FileStore:
             loaded = self.read(self.state_path(user, name, SYNC_NAMESPACE))
         except FileMissing:
             return None
-        try:
-            fields = loads(loaded.data)
-        except ValueError:
-            return None
-        if not isinstance(fields, dict):
-            return None
-        mark: SyncMark | None = None
-        if "tellback" in fields:
-            with contextlib.suppress(msgspec.ValidationError):
-                mark = msgspec.convert(fields["tellback"], SyncMark)
-        return ChatSync(fields, mark, loaded.identity)
+        sync = sync_of(loaded.data)
+        return None if sync is None else ChatSync(sync.fields, sync.mark, loaded.identity)
 
     def read_states(self, user: str, place: Place) -> dict[str, StateFile]:
         """Every state sidecar of an owner but chat_sync, by namespace. Raises FileUnsafe, FileUnreadable."""
@@ -381,7 +380,7 @@ class FileStore:
         fields = dict(sync.fields) if sync is not None else {}
         fields["integrity"] = (mark.head if isinstance(name, StateOwner) else mark.version).integrity
         fields["updated_at"] = now_ms
-        fields["tellback"] = msgspec.to_builtins(mark)
+        fields["tellback"] = mark_fields(mark)
         self.write_state(self.state_path(user, name, SYNC_NAMESPACE), dumps(fields))
 
     def backup(

@@ -3,19 +3,25 @@
 Rules of this module:
 - Values only; `files` reads and writes them.
 - SyncMark and Watermark are persisted: a field keeps its meaning, new ones have a default.
+- Our part of chat_sync carries a CRC-32 over itself (X12): one that does not match tells nothing. One without is of an
+  earlier version.
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, Final
 
 import msgspec
 
 from tellback_protocol.ids import Version
+from tellback_protocol.values import loads
 from tellback_server.fs import FileStat
 from tellback_server.records import FileIdentity, StateMark
 
-__all__ = ["SYNC_NAMESPACE", "ChatSync", "LoadedFile", "StateFile", "SyncMark", "Watermark"]
+__all__ = [
+    "SYNC_NAMESPACE", "ChatSync", "LoadedFile", "StateFile", "SyncMark", "Watermark", "mark_fields", "sync_of",
+]
 
 SYNC_NAMESPACE: Final = "chat_sync"
 
@@ -63,4 +69,31 @@ class ChatSync(msgspec.Struct, gc=False):
 
     fields: dict[str, Any]
     mark: SyncMark | None
-    identity: FileIdentity
+    identity: FileIdentity | None = None
+    """None when it was not read from a file."""
+
+
+def mark_fields(mark: SyncMark) -> dict[str, Any]:
+    """Our part of chat_sync, as it is written."""
+    fields: dict[str, Any] = msgspec.to_builtins(mark)
+    return {**fields, "crc32": zlib.crc32(msgspec.json.encode(mark))}
+
+
+def sync_of(data: bytes) -> ChatSync | None:
+    """A chat_sync; None when it is no JSON object. Without a mark when ours is missing or damaged."""
+    try:
+        fields = loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    return ChatSync(fields, _mark_of(fields.get("tellback")))
+
+
+def _mark_of(value: Any) -> SyncMark | None:
+    try:
+        mark = msgspec.convert(value, SyncMark)
+    except msgspec.ValidationError:
+        return None
+    crc32 = value.get("crc32")
+    return mark if crc32 is None or crc32 == zlib.crc32(msgspec.json.encode(mark)) else None
