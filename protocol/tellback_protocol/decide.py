@@ -15,11 +15,12 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from . import links
 from .bases import Bases
 from .decision import (
     Committed,
@@ -89,6 +90,7 @@ __all__ = [
     "decide",
     "decide_acks",
     "decide_end",
+    "decide_links",
     "fingerprint",
     "fold_stored",
     "install",
@@ -261,6 +263,14 @@ def decide_acks(stream: Stream, holders: dict[str, list[str]], fresh: Fresh, lim
     """Sessions acknowledged results: `holders` by generation. None when that is no news."""
     work = Work(stream, fresh, limits, several=False)
     acknowledge(work, holders)
+    return _committed(work, None, None, None) if work.effects else None
+
+
+def decide_links(stream: Stream, names: Collection[str], to: str, fresh: Fresh, limits: Limits) -> Committed | None:
+    """Another chat, which had `names`, is called `to` now: the links to it follow. None when there are none."""
+    work = Work(stream, fresh, limits, several=False)
+    links.follow(work, names, to)
+    work.plain = False
     return _committed(work, None, None, None) if work.effects else None
 
 

@@ -37,6 +37,7 @@ from tellback_protocol.life import Facts, Twig, branch_stem, branched_name, sibl
 from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerRename, OwnerRestore
 from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, loads
+from tellback_server.namesakes import NOBODY, held_back, names_of
 from tellback_server.operations import Move, Operation, Written
 from tellback_server.records import Checkpointed, StateMark
 from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar
@@ -44,13 +45,14 @@ from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPAC
 from tellback_server.store.groups import GroupEdit, shown_instead
 from tellback_server.store.held import FileState
 from tellback_server.store.jsonl import render
+from tellback_server.store.marks import mark_fields
 from tellback_server.store.place import CARD_ENDING
-from tellback_server.survey import OwnerFiles, all_files, folder_of, linked_from, main_chat_of, owner_files, taken
+from tellback_server.survey import Live, OwnerFiles, all_files, folder_of, linked_from, owner_files, taken
 from tellback_server.trash import Entry, Trash
 
 __all__ = [
-    "Plan", "chat_of", "chats_out", "delete_operation", "place_of", "plan_branch", "plan_delete", "plan_rename",
-    "plan_restore", "rename_operation", "restore_operation", "stage_branch",
+    "Plan", "chat_of", "chats_out", "delete_operation", "held_back", "place_of", "plan_branch", "plan_delete",
+    "plan_rename", "plan_restore", "rename_operation", "restore_operation", "stage_branch",
 ]
 
 NUMBERS_MAX = 100_000
@@ -75,6 +77,21 @@ class Plan(msgspec.Struct, kw_only=True):
     """The folder of a character's chats, when there is one."""
     sync_fields: dict[str, object] = {}
     lines: int = 0
+    links: list[str] = []
+    """Chats that link to the one that gets another name."""
+
+    @property
+    def is_moved(self) -> bool:
+        """An owner that is there gets another name."""
+        return self.own is not None
+
+    def chats_out(self) -> list[str]:
+        """See the function."""
+        return chats_out(self)
+
+    def refused(self, reason: tuple[str, str]) -> Plan:
+        """The same, but it cannot be done."""
+        return msgspec.structs.replace(self, facts=Facts(to=self.facts.to, refused=reason))
 
 
 def place_of(name: str) -> Place:
@@ -91,44 +108,14 @@ def chat_of(name: str) -> ChatName:
     return place
 
 
-def held_back(registrar: Registrar, files: FileStore, user: str, name: str, now_ms: int) -> tuple[str, str] | None:
-    """Why a name whose chat is in the trash, or has another name now, is not free: another chat links to it (J8)."""
-    former = registrar.former(user, name, now_ms)
-    if former is not None and former.gone is None and former.chat_id:
-        today, was = place_of(former.name), place_of(name)
-        if isinstance(today, StateOwner) or isinstance(was, StateOwner):
-            return None
-        found = _old_links(files, user, former.name, [was.chat], main_chat_of(files, user, today), {})
-        return None if not found else ("exists", f"{found[0]} links to the chat of this name, now {former.name}.")
-    if former is None or former.gone is None or not former.gone.linked_from:
-        return None
-    folder = files.checked_path(user, f"trash/{former.gone.deleted_ms}-{former.chat_id}")
-    if files.fs.stat(folder) is None:
-        return None
-    links = ", ".join(former.gone.linked_from[:3])
-    return "deleted", f"The chat of this name is in the trash and {links} links to it: restore id:{former.chat_id}."
-
-
-def _old_links(
-    files: FileStore, user: str, name: str, stems: list[str], main_chat: object,
-    live: Mapping[str, tuple[bytes, list[bytes]]],
-) -> list[str]:
-    """Chats that link to one by names that it had. Cost: as `linked_from`, for each name."""
-    found: dict[str, None] = {}
-    for stem in stems:
-        for link in linked_from(files, user, chat_of(sibling(name, stem)), main_chat, live):
-            if link != name:
-                found[link] = None
-    return list(found)
-
-
 def _refused(
-    files: FileStore, registrar: Registrar, user: str, target: str, now_ms: int, own: OwnerFiles | None
+    files: FileStore, registrar: Registrar, user: str, target: str, now_ms: int, own: OwnerFiles | None,
+    own_id: str, live: Live,
 ) -> tuple[str, str] | None:
     sentence = taken(files, user, place_of(target), own)
     if sentence is not None:
         return "exists", sentence
-    held = held_back(registrar, files, user, target, now_ms)
+    held = held_back(registrar, files, user, target, now_ms, own_id=own_id, live=live)
     return None if held is None else ("exists", held[1])
 
 
@@ -136,18 +123,25 @@ def _refused(
 
 
 def plan_rename(
-    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatRename | OwnerRename, now_ms: int
+    files: FileStore, registrar: Registrar, user: str, name: str, request: ChatRename | OwnerRename, now_ms: int,
+    *, chat_id: str = "", live: Live = NOBODY,
 ) -> Plan:
-    own = owner_files(files, user, place_of(name))
+    place = place_of(name)
+    own = owner_files(files, user, place)
     if new_name_problem(request.to) is not None:
         return Plan(facts=Facts(), own=own)
     target = sibling(name, request.to)
-    facts = Facts(to=target, refused=_refused(files, registrar, user, target, now_ms, own))
+    facts = Facts(to=target, refused=_refused(files, registrar, user, target, now_ms, own, chat_id, live))
+    links: list[str] = []
+    if facts.refused is None and not isinstance(place, StateOwner):
+        known = registrar.of(user, chat_id)
+        former = [] if known is None else known.former
+        links = linked_from(files, user, place, names_of(files, user, name, former, live), live)
     inode: int | None = None
     if isinstance(own.place, CharacterOwner):
         stat = files.fs.stat(files.checked_path(user, f"chats/{own.place.character}"))
         inode = None if stat is None or not stat.is_directory else stat.inode
-    return Plan(facts=facts, own=own, chats_inode=inode)
+    return Plan(facts=facts, own=own, chats_inode=inode, links=links)
 
 
 def rename_operation(
@@ -173,8 +167,9 @@ def rename_operation(
         groups=_group_edits(own, "replace", name),
         registered=[Registered(
             user=user, chat_id=stream.chat_id, name=to, former=[*former, FormerName(stream.name, now_ms)],
+            links=plan.links,
         )],
-        bases=[_base(stream, held, version, to)],
+        bases=[base_of(stream, held, version, to)],
     )
 
 
@@ -199,7 +194,8 @@ def _group_edits(own: OwnerFiles, action: Literal["replace", "remove"], to: str 
     return [GroupEdit(path=path, action=action, chat=stem_of(own.place), to=to) for path in own.groups]
 
 
-def _base(stream: Stream, held: FileState, version: Version, name: str) -> Checkpointed:
+def base_of(stream: Stream, held: FileState, version: Version, name: str) -> Checkpointed:
+    """What the files hold when an operation at `version` is done."""
     return Checkpointed(
         user=stream.user, name=name, chat_id=stream.chat_id, file=held.identity, version=held.version, head=version,
         states=dict(held.states), inherited=held.image.inherited,
@@ -224,7 +220,7 @@ def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_
     of_chat = not isinstance(place_of(mark.name), StateOwner)
     content = {
         **(fields or {}), "integrity": (mark.version if of_chat else mark.head).integrity, "updated_at": now_ms,
-        "tellback": msgspec.to_builtins(mark),
+        "tellback": mark_fields(mark),
     }
     return Written(path, dumps(content).decode("utf-8", "surrogatepass"))
 
@@ -248,12 +244,8 @@ def plan_delete(
         return Plan(facts=Facts(), own=own, with_chats=True, chats=chats, gone_chats=gone)
     if isinstance(place, StateOwner):
         return Plan(facts=Facts(), own=own)
-    metadata = loads(stream.chat.metadata)
-    main_chat = metadata.get("main_chat") if isinstance(metadata, dict) else None
     shown = shown_instead(files, user, own.groups, stem_of(place)) if isinstance(place, GroupChat) else {}
-    links = linked_from(files, user, place, main_chat, live)
-    stems = [stem_of(place_of(one.name)) for one in former or []]
-    links += [link for link in _old_links(files, user, name, stems, main_chat, live) if link not in links]
+    links = linked_from(files, user, place, names_of(files, user, name, former or [], live), live)
     return Plan(facts=Facts(linked_from=links), own=own, shown=shown)
 
 
@@ -273,7 +265,7 @@ def delete_operation(
     names = [*own.files, *([own.sync_name] if own.sync_stat is not None else [])]
     paths = [f"{own.folder}/{name}" for name in names] + plan.chats
     gone = Gone(
-        deleted_ms=now_ms, base=_base(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
+        deleted_ms=now_ms, base=base_of(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
         groups=own.groups, shown=plan.shown, with_chats=plan.with_chats, chats=plan.gone_chats,
     )
     return Operation(
@@ -293,7 +285,8 @@ def delete_operation(
 
 
 def plan_restore(
-    files: FileStore, registrar: Registrar, user: str, chat_id: str, request: ChatRestore | OwnerRestore, now_ms: int
+    files: FileStore, registrar: Registrar, user: str, chat_id: str, request: ChatRestore | OwnerRestore, now_ms: int,
+    *, live: Live = NOBODY,
 ) -> Plan:
     registered = registrar.of(user, chat_id)
     if registered is None or registered.gone is None:
@@ -317,7 +310,6 @@ def plan_restore(
                 fields = found
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-    former = registrar.former(user, name, now_ms)
     refused = None
     place = place_of(name)
     sentence = taken(files, user, place)
@@ -333,8 +325,8 @@ def plan_restore(
             sentence = f"{chat} stands where a chat would come back to."
     if sentence is not None:
         refused = "exists", sentence
-    elif former is not None and former.chat_id != chat_id:
-        held = held_back(registrar, files, user, name, now_ms)
+    else:
+        held = held_back(registrar, files, user, name, now_ms, own_id=chat_id, live=live)
         refused = None if held is None else ("exists", held[1])
     return msgspec.structs.replace(plan, facts=Facts(to=name, refused=refused))
 
@@ -375,6 +367,7 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
     former = [former for former in registered.former if former.name != to]
     if registered.name != to:
         former.append(FormerName(registered.name, now_ms))
+    links = registered.gone.linked_from if to != registered.name else []
     return Operation(
         what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
         seq=version.seq, folders=[folder], trash=entry, out=out, written=written,
@@ -388,7 +381,7 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
             GroupEdit(path=path, action="select", chat=stem_of(place), was=shown)
             for path, shown in registered.gone.shown.items()
         ],
-        registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former)],
+        registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former, links=links)],
         bases=[base],
     )
 
@@ -398,16 +391,16 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
 
 def plan_branch(
     files: FileStore, registrar: Registrar, user: str, name: str, request: ChatBranch, live: set[str], chat_id: str,
-    integrity: str, now_ms: int,
+    integrity: str, now_ms: int, *, beside: Live = NOBODY,
 ) -> Plan:
-    """`live` are names of chats that have no file yet."""
+    """`live` are names of chats that may have no file yet."""
     own = owner_files(files, user, place_of(name))
     refused: tuple[str, str] | None = None
     if isinstance(request.to, str):
         if new_name_problem(request.to) is not None:
             return Plan(facts=Facts(), own=own)
         to = sibling(name, request.to)
-        refused = _refused(files, registrar, user, to, now_ms, None)
+        refused = _refused(files, registrar, user, to, now_ms, None, "", beside)
     elif not branch_stem(name):
         to, refused = name, ("name-illegal", "No name can be made from the chat's name; give one.")
     else:
@@ -418,7 +411,10 @@ def plan_branch(
                 refused = "name-illegal", "A name made from the chat's name would not be legal; give one."
                 break
             former = registrar.former(user, to, now_ms)
-            if to not in live and (former is None or former.gone is None) and taken(files, user, place_of(to)) is None:
+            if (
+                to not in live and (former is None or former.gone is None) and taken(files, user, place_of(to)) is None
+                and held_back(registrar, files, user, to, now_ms, live=beside) is None
+            ):
                 break
         else:
             refused = "exists", "There are too many branches of this chat."

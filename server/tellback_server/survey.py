@@ -9,8 +9,7 @@ Rules of this module:
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -21,16 +20,19 @@ from tellback_protocol.ids import (
     ChatName,
     GroupChat,
     Place,
+    parse_place,
     sidecar_name,
     stem_of,
 )
+from tellback_protocol.life import sibling
+from tellback_protocol.links import MAIN_CHAT, holds, spellings
 from tellback_protocol.values import loads
 from tellback_server.fs import FileMissing, FileStat, FsError
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, ChatSync, FileStore, twin_key
 from tellback_server.store.groups import groups_with
 from tellback_server.store.place import file_of
 
-__all__ = ["OwnerFiles", "all_files", "folder_of", "linked_from", "main_chat_of", "owner_files", "taken"]
+__all__ = ["Live", "OwnerFiles", "all_files", "folder_of", "linked_from", "owner_files", "taken"]
 
 _LINE_BYTES: Final = 1 << 16
 """A header of ordinary size is read with one read."""
@@ -143,50 +145,64 @@ def taken(files: FileStore, user: str, target: Place, own: OwnerFiles | None = N
     return None
 
 
-def linked_from(
-    files: FileStore, user: str, place: ChatName, main_chat: object, live: Mapping[str, tuple[bytes, list[bytes]]]
-) -> list[str]:
-    """Chats that link to this one: those branched from it, and the one that it was branched from.
+Live = Mapping[str, tuple[bytes, list[bytes]]]
+"""Metadata and messages of chats that are open, by full name: their files may trail."""
 
-    `live` are metadata and messages of chats that are open, by full name: their files may trail. Cost: the header of
-    each chat beside it, and its parent's file.
+
+def linked_from(files: FileStore, user: str, place: ChatName, names: Collection[str], live: Live) -> list[str]:
+    """Chats that link to this one by one of `names`, its own among them or not.
+
+    A link comes of a branch, and goes with every branch of the branch. So those that can have one are those that
+    `main_chat` joins, however far apart. Cost: the header of each chat beside it, and the files of its family.
     """
     folder = folder_of(place)
-    spellings = _spellings(place.chat)
-    found: list[str] = []
+    parents: dict[str, object] = {}
     for name in _names(files, user, folder):
-        if not name.endswith(CHAT_ENDING) or name == place.chat + CHAT_ENDING:
+        if name.endswith(CHAT_ENDING):
+            other = name.removesuffix(CHAT_ENDING)
+            parents[other] = None
+            with contextlib.suppress(FsError, OSError, ValueError):
+                full = sibling(str(place), other)
+                path = files.checked_path(user, f"{folder}/{name}")
+                header = b'{"chat_metadata":%b}' % live[full][0] if full in live else _first_line(files, path)
+                parents[other] = _main_chat(header)
+    for full, (metadata, _lines) in live.items():
+        beside = parse_place(full)
+        other = "" if isinstance(beside, str) else stem_of(beside)
+        if other and sibling(str(place), other) == full:
+            # Its file may still be to come.
+            parents.setdefault(other, _main_chat(b'{"chat_metadata":%b}' % metadata))
+    spelled = spellings(names)
+    found: list[str] = []
+    for other in _family(parents, {place.chat, *names}):
+        full = sibling(str(place), other)
+        if other == place.chat or other not in parents:
             continue
-        other = name.removesuffix(CHAT_ENDING)
-        full = str(CharacterChat(place.character, other) if isinstance(place, CharacterChat) else GroupChat(other))
         with contextlib.suppress(FsError, OSError, ValueError):
-            path = files.checked_path(user, f"{folder}/{name}")
-            if full in live:
-                metadata, lines = live[full]
-                is_linked = _main_chat(b'{"chat_metadata":%b}' % metadata) == place.chat or (
-                    other == main_chat and any(spelled in line for line in lines for spelled in spellings)
-                )
-            elif other == main_chat:
-                # As every program spells it in a line: one of the two ways of writing JSON.
-                data = files.fs.read(path)
-                is_linked = any(spelled in data for spelled in spellings)
-            else:
-                is_linked = _main_chat(_first_line(files, path)) == place.chat
+            is_linked = parents[other] in names or holds(
+                live[full][1] if full in live
+                else [files.fs.read(files.checked_path(user, f"{folder}/{other}{CHAT_ENDING}"))],
+                spelled,
+            )
             if is_linked:
                 found.append(full)
     return found
 
 
-def main_chat_of(files: FileStore, user: str, place: ChatName) -> object:
-    """The chat that this one was branched from, as its file tells it. Cost: its header."""
-    with contextlib.suppress(FsError, OSError, ValueError):
-        folder, name = file_of(place)
-        return _main_chat(_first_line(files, files.checked_path(user, "/".join((*folder, name)))))
-    return None
-
-
-def _spellings(name: str) -> set[bytes]:
-    return {json.dumps(name, ensure_ascii=plain).encode("utf-8", "surrogatepass") for plain in (True, False)}
+def _family(parents: Mapping[str, object], start: Collection[str]) -> list[str]:
+    """Whoever is joined with one of `start`, in the order of the folder."""
+    near: dict[str, set[str]] = {}
+    for child, parent in parents.items():
+        if isinstance(parent, str):
+            near.setdefault(child, set()).add(parent)
+            near.setdefault(parent, set()).add(child)
+    family, unseen = set(start), list(start)
+    while unseen:
+        for name in near.get(unseen.pop(), ()):
+            if name not in family:
+                family.add(name)
+                unseen.append(name)
+    return [name for name in parents if name in family]
 
 
 def _first_line(files: FileStore, path: str) -> bytes:
@@ -204,6 +220,6 @@ def _main_chat(line: bytes) -> object:
     header = loads(line)
     for key in ("chat_metadata", "metadata"):
         metadata = header.get(key) if isinstance(header, dict) else None
-        if isinstance(metadata, dict) and "main_chat" in metadata:
-            return metadata["main_chat"]
+        if isinstance(metadata, dict) and MAIN_CHAT in metadata:
+            return metadata[MAIN_CHAT]
     return None
