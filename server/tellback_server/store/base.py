@@ -10,14 +10,18 @@ those that only tellback writes.
 
     StoreError            the backend failed; nothing was changed, or it was changed whole: ask `load`
       StoreUnavailable    it cannot be reached or is busy now; the same call may work later
-      StoreBehind         `save` was told a base that is newer than what stands there: something in between is missing
+      StoreUnsafe         `check`: its settings do not keep what it was given, or its URL cannot be used
+      StoreDamaged        what stands there is not what was saved; it is kept as it is
+      StoreBehind         `save` was told a base that is not what stands there: something in between is missing
       StoreForeign        `claim`: the store belongs to another data folder
+
+No message of an error holds a password.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -25,7 +29,14 @@ from tellback_protocol.effects import Effect
 from tellback_protocol.ids import Version
 from tellback_protocol.stream import StateDocument
 
-__all__ = ["ListedOwner", "Store", "StoreBehind", "StoreError", "StoreForeign", "StoreUnavailable", "StoredChat"]
+__all__ = [
+    "Durability", "ListedOwner", "Store", "StoreBehind", "StoreDamaged", "StoreError", "StoreForeign", "StoreHealth",
+    "StoreUnavailable", "StoreUnsafe", "StoredChat", "is_at_least",
+]
+
+Durability = Literal["store", "log"]
+"""Which copy survives a loss of power: the store's own from the moment a call returns, or only that in the log, which
+then has to keep everything that the store was ever given."""
 
 
 class StoreError(Exception):
@@ -34,6 +45,16 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """The backend cannot be reached, or is busy for too long. Nothing is known to be lost."""
+
+
+class StoreUnsafe(StoreError):
+    """The backend would lose what it was given, or was not set up as it must be. `str` says which setting, what it is
+    and what it has to be.
+    """
+
+
+class StoreDamaged(StoreError):
+    """What was read is not what was saved. Nothing is guessed, and nothing of it is removed."""
 
 
 class StoreForeign(StoreError):
@@ -53,10 +74,16 @@ class StoreBehind(StoreError):
 
 
 class StoredChat(msgspec.Struct, kw_only=True):
-    """A chat with everything it owns, at one version of its stream."""
+    """An owner with everything it owns, at one version of its stream: a chat, or a character or preset, which has
+    states and no messages.
+
+    Bytes are kept exactly as they are given: a store never parses them. Text may be anything a Python str can be.
+    """
 
     chat_id: str
+    """The owner's immutable id; unique in the store for one user."""
     name: str
+    """As `Stream.name`. Two owners may have one name for a while, when both are being renamed."""
     head: Version
     """The stream's version."""
     version: Version
@@ -65,6 +92,8 @@ class StoredChat(msgspec.Struct, kw_only=True):
     messages: dict[str, bytes]
     """Lines by id, in order, each with its id inside."""
     states: dict[str, StateDocument]
+    """By namespace; of a document its version, data and `corrupt` are kept. One that was deleted is kept with data
+    None: its version is the base of what comes next."""
     summary: bytes = b"{}"
     """What a list shows of the chat: one JSON object of at most a few KiB, opaque to the store."""
 
@@ -79,42 +108,69 @@ class ListedOwner(msgspec.Struct, frozen=True, gc=False):
     """As `StoredChat.summary`."""
 
 
+class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """What `check` found."""
+
+    backend: str
+    """Product and version, for people."""
+    durability: Durability
+    settings: dict[str, str] = {}
+    """What that rests on, as the backend names it."""
+
+
+def is_at_least(found: Version | None, head: Version) -> bool:
+    """Whether what stands there leaves nothing of `head` to be saved: the same version, or a later one."""
+    return found is not None and (found == head or (found.epoch, found.seq) > (head.epoch, head.seq))
+
+
 class Store(Protocol):
-    """Where checkpoints of chats go."""
+    """Where checkpoints of owners go."""
+
+    def check(self) -> StoreHealth:
+        """Reaches the backend, prepares it (schema, migrations), and asks for the settings that durability rests on. At
+        start, before anything else, and whenever somebody wants to know. Raises StoreUnsafe, StoreError.
+        """
+        ...
 
     def load(self, user: str, chat_id: str) -> StoredChat | None:
-        """The chat as it was last saved, or None when it never was. Raises StoreError when the backend cannot tell."""
+        """The owner as it was last saved, or None when it never was or was deleted. Raises StoreError when the backend
+        cannot tell, StoreDamaged when what it tells is not what was saved. What is returned is the caller's.
+        """
         ...
 
     def save(self, user: str, base: Version | None, effects: Sequence[Effect] | None, value: StoredChat) -> None:
-        """Moves a chat from `base` (None: it is not there) to `value`; `effects` are the difference, None when it is not
-        known: then `value` is written whole, in place of whatever stands there. They tell what was touched; what it
-        became stands in `value`.
+        """Moves an owner from `base` (None: it is not there) to `value`; `effects` are the difference, None when it is
+        not known: then `value` is written whole, in place of whatever stands there. Effects tell what was touched; what
+        it became stands in `value`, which nobody changes during the call.
 
-        Durable on return, whole or not at all. Idempotent: a chat that is at `value.head` or later (by epoch, then
-        seq) is left alone. A backend may write `effects` only, or `value` as a whole. Raises StoreBehind when the
-        chat stands before `base`; then `value` is to be saved with the base that it tells. Raises StoreError.
+        Durable on return (as far as `check` says), whole or not at all. Idempotent, and never backwards: an owner that
+        is at `value.head`, or at a later epoch and seq, is left alone. A backend may write what `effects` touch, or
+        `value` as a whole; cost of an append: not that of the chat. Raises StoreBehind when effects are given and the
+        owner stands at anything but `base`, the integrity included; then `value` is to be saved without effects. Raises
+        StoreError: whether it was saved is not known then, and the same call is harmless.
         """
         ...
 
     def delete(self, user: str, chat_id: str, head: Version) -> None:
-        """Removes a chat that stands at `head` or before. Durable on return; harmless when it is gone. Raises
-        StoreError.
+        """Removes an owner that stands at `head` or at an earlier epoch and seq; a later one is left alone. Durable on
+        return; harmless when it is gone. Raises StoreError.
         """
         ...
 
     def rename(self, user: str, chat_id: str, name: str) -> None:
-        """Gives a chat another name; its id stays. Durable on return; harmless when done already or when there is no
-        such chat. Raises StoreError.
+        """Gives an owner another name; id and head stay. Durable on return; harmless when done already or when there is
+        no such owner. Raises StoreError.
         """
         ...
 
     def list(self, user: str) -> Iterator[ListedOwner]:
-        """Every chat, in no order. Cost: not that of the messages. Raises StoreError."""
+        """Every owner of the user, in no order. Cost: not that of the messages. Raises StoreError; never ends early
+        without one.
+        """
         ...
 
     def users(self) -> Sequence[str]:
-        """Who has chats here. Raises StoreError."""
+        """Who has owners here. Raises StoreError."""
         ...
 
     def claim(self, data_id: str) -> None:
