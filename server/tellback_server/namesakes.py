@@ -32,8 +32,10 @@ def held_back(
             continue
         gone = registered.gone
         if gone is None:
-            today = registrar.name_today(user, registered.name, now_ms)
-            found = linked_from(files, user, _chat(today), {stem_of(_place(was))}, live)
+            today, stem = registrar.name_today(user, registered.name, now_ms), stem_of(_place(was))
+            found = registered.links if stem in registered.linked_as else linked_from(
+                files, user, _chat(today), {stem}, live
+            )
             if found:
                 return "exists", f"{found[0]} links to the chat of this name, now {today}."
         elif gone.linked_from:

@@ -79,6 +79,8 @@ class Plan(msgspec.Struct, kw_only=True):
     lines: int = 0
     links: list[str] = []
     """Chats that link to the one that gets another name."""
+    linked_as: list[str] = []
+    """By which names."""
 
     @property
     def is_moved(self) -> bool:
@@ -133,15 +135,16 @@ def plan_rename(
     target = sibling(name, request.to)
     facts = Facts(to=target, refused=_refused(files, registrar, user, target, now_ms, own, chat_id, live))
     links: list[str] = []
+    linked_as: set[str] = set()
     if facts.refused is None and not isinstance(place, StateOwner):
         known = registrar.of(user, chat_id)
-        former = [] if known is None else known.former
-        links = linked_from(files, user, place, names_of(files, user, name, former, live), live)
+        linked_as = names_of(files, user, name, [] if known is None else known.former, live) - {request.to}
+        links = linked_from(files, user, place, linked_as, live)
     inode: int | None = None
     if isinstance(own.place, CharacterOwner):
         stat = files.fs.stat(files.checked_path(user, f"chats/{own.place.character}"))
         inode = None if stat is None or not stat.is_directory else stat.inode
-    return Plan(facts=facts, own=own, chats_inode=inode, links=links)
+    return Plan(facts=facts, own=own, chats_inode=inode, links=links, linked_as=sorted(linked_as))
 
 
 def rename_operation(
@@ -167,7 +170,7 @@ def rename_operation(
         groups=_group_edits(own, "replace", name),
         registered=[Registered(
             user=user, chat_id=stream.chat_id, name=to, former=[*former, FormerName(stream.name, now_ms)],
-            links=plan.links,
+            links=plan.links, linked_as=plan.linked_as if plan.links else [],
         )],
         bases=[base_of(stream, held, version, to)],
     )
@@ -320,6 +323,9 @@ def plan_restore(
     plan = Plan(
         facts=Facts(to=name), entry=entry, sync_fields=fields, lines=lines, with_chats=registered.gone.with_chats
     )
+    if not isinstance(place, StateOwner):
+        had = names_of(files, user, registered.name, registered.former, live)
+        plan.linked_as = sorted(had - {place.chat})
     for chat in chats_out(plan):
         if sentence is None and taken(files, user, place_of(chat)) is not None:
             sentence = f"{chat} stands where a chat would come back to."
@@ -368,6 +374,7 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
     if registered.name != to:
         former.append(FormerName(registered.name, now_ms))
     links = registered.gone.linked_from if to != registered.name else []
+    linked_as = plan.linked_as if links else []
     return Operation(
         what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
         seq=version.seq, folders=[folder], trash=entry, out=out, written=written,
@@ -381,7 +388,9 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
             GroupEdit(path=path, action="select", chat=stem_of(place), was=shown)
             for path, shown in registered.gone.shown.items()
         ],
-        registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former, links=links)],
+        registered=[Registered(
+            user=user, chat_id=stream.chat_id, name=to, former=former, links=links, linked_as=linked_as
+        )],
         bases=[base],
     )
 

@@ -81,6 +81,8 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     gone: Gone | None = None
     links: list[str] = []
     """Chats that link to it by a name that it had, as long as they were not told."""
+    linked_as: list[str] = []
+    """Those names, without their folder."""
 
 
 _decode = msgspec.json.Decoder(Registered).decode
