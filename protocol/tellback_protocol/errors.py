@@ -92,6 +92,7 @@ ERRORS: dict[str, ErrorKind] = {
     "overloaded": ErrorKind("backoff", False, "Too much is waiting; nothing was stored."),
     "storage-failed": ErrorKind("backoff", False, "The disk failed; whether the op is stored is not known."),
     "storage-full": ErrorKind("backoff", False, "The disk is full; nothing was stored."),
+    "storage-unavailable": ErrorKind("backoff", False, "The store cannot be reached now; nothing was changed."),
     "shutting-down": ErrorKind("backoff", False, "The server is stopping; nothing was stored."),
     "internal": ErrorKind("backoff", False, "The server met a fault of its own."),
 }

@@ -25,6 +25,7 @@ from tellback_server.auth import Authenticator, authenticator_for
 from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
 from tellback_server.config import ConfigurationError, Problem, Settings, flag_of, upstream_keys
+from tellback_server.file_room import FileRoom
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.generation_desk import GenerationLimits
@@ -34,6 +35,7 @@ from tellback_server.keeper import Keeper
 from tellback_server.lock import DataLock
 from tellback_server.log import Log, LogPoisoned
 from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
+from tellback_server.names import Names
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
 from tellback_server.store.files import FileStore
@@ -165,7 +167,8 @@ class App:
             ),
         )
         self._keeper = Keeper(
-            self._hub, self._files, checkpoint_interval_s=settings.checkpoint_interval_s, idle_s=settings.idle_s
+            self._hub, self._files, FileRoom(self._hub, self._files), Names(),
+            strategy=settings.save_strategy, idle_s=settings.idle_s,
         )
         self._hub.producers = Producers(self._upstreams)
         self._hub.shelf = self._keeper

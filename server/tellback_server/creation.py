@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Set
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -19,21 +18,18 @@ import structlog
 
 from tellback_protocol.decide import Committed, Facts, Fresh, decide
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import ChatName, GroupChat, Version, file_integrity
 from tellback_protocol.requests import ChatCreate
-from tellback_server import planning
 from tellback_server.actor import Actor
 from tellback_server.afterlife import Afterlife
 from tellback_server.failpoint import failpoint
 from tellback_server.hub import Hub
-from tellback_server.loading import LoadedStream, create_chat
 from tellback_server.log import LogError
 from tellback_server.operations import Operation
 from tellback_server.planning import chat_of
 from tellback_server.releases import Envelope
-from tellback_server.store.files import FileStore, twin_key
-from tellback_server.store.groups import GroupEdit, group_path
-from tellback_server.survey import taken
+from tellback_server.rooms import Around, Plans, Room
+from tellback_server.store.base import StoreError, StoreUnavailable
+from tellback_server.store.files import twin_key
 
 log = structlog.get_logger()
 Result = TypeVar("Result")
@@ -45,16 +41,16 @@ class Creation:
     """See the module."""
 
     def __init__(
-        self, hub: Hub, files: FileStore, afterlife: Afterlife, *,
+        self, hub: Hub, room: Room, plans: Plans, afterlife: Afterlife, *,
         turn: Callable[[Actor], AbstractAsyncContextManager[None]],
         waiting: Set[Actor],
         execute: Callable[[Envelope, Operation], Awaitable[bool]],
         record: Callable[[Operation], None],
         identified: Callable[[Actor], None],
-        make_room: Callable[[str, ChatName], None],
     ) -> None:
         self._hub = hub
-        self._files = files
+        self._room = room
+        self._plans = plans
         self._afterlife = afterlife
         self.registrar = afterlife.registrar
         self._turn = turn
@@ -62,7 +58,6 @@ class Creation:
         self._execute = execute
         self.record = record
         self._identified = identified
-        self._make_room = make_room
 
     def begin(self, actor: Actor, letter: Envelope) -> None:
         """`chat-create` of a chat that is not there."""
@@ -87,7 +82,8 @@ class Creation:
             actor.writes.log_failed(letter)
         except Exception as error:
             log.error("create-failed", chat=actor.name, exc_info=error)
-            code = "unreadable" if isinstance(error, OSError) else "internal"
+            code = "unreadable" if isinstance(error, OSError | StoreError) else "internal"
+            code = "storage-unavailable" if isinstance(error, StoreUnavailable) else code
             tab.answer_refusal(
                 request, letter.owner_json, letter.size_bytes, Refused(code, "The chat could not be made.")
             )
@@ -96,12 +92,14 @@ class Creation:
     async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:
         hub, user, place, clock = self._hub, actor.user, chat_of(actor.name), self._hub.clock
         hub.admit()
-        refused, edits, has_folder = await self._run(lambda: self._room_for(user, actor.name, request))
+        now_ms = clock.now_ms()
+        around = Around.of(hub.actors, user, actor.name)
+        found = await self._run(lambda: self._plans.room_for(user, actor.name, request, around, now_ms))
+        refused, edits = found.refused, found.edits
         if refused is None and await self.is_live(actor, actor.name):
             refused = "exists", "The name is taken."
-        now_ms = clock.now_ms()
-        loaded = blank_chat(user, actor.name, clock.uuid4(), now_ms)
-        facts = Facts(to=actor.name if has_folder else "", refused=refused, chat_id=loaded.stream.chat_id)
+        loaded = self._room.blank(user, actor.name, clock.uuid4(), now_ms)
+        facts = Facts(to=actor.name if found.has_folder else "", refused=refused, chat_id=loaded.stream.chat_id)
         fresh = Fresh(clock.integrity(), clock.random_bits(64), now_ms)
         hub.admit()
         decision = decide(loaded.stream, request, letter.tab.session_id, fresh, hub.limits, facts)
@@ -126,33 +124,6 @@ class Creation:
         actor.state = "ready"
         hub.shelf.became_dirty(actor)
         actor.drain()
-
-    def _room_for(
-        self, user: str, name: str, request: ChatCreate
-    ) -> tuple[tuple[str, str] | None, list[GroupEdit], bool]:
-        """Why it cannot be made, the edits of group files, and whether the character is there already."""
-        files, place = self._files, chat_of(name)
-        now_ms = self._hub.clock.now_ms()
-        self._make_room(user, place)
-        sentence = taken(files, user, place)
-        refused = None if sentence is None else ("exists", sentence)
-        if refused is None:
-            held_back = planning.held_back(self.registrar, files, user, name, now_ms)
-            # A new chat in its place would be what the link leads to, and empty.
-            refused = held_back
-        edits: list[GroupEdit] = []
-        if isinstance(place, GroupChat):
-            if isinstance(request.group, str):
-                path = group_path(files, user, request.group)
-                if path is None:
-                    refused = refused or ("not-found", "There is no such group.")
-                else:
-                    edits.append(GroupEdit(path=path, action="add", chat=place.chat))
-            return refused, edits, True
-        return refused, edits, any(
-            files.fs.stat(files.checked_path(user, path)) is not None
-            for path in (f"chats/{place.character}", f"characters/{place.character}.png")
-        )
 
     async def is_live(self, actor: Actor, name: str) -> bool:
         """Whether a live owner has this name, or one that differs only in case or Unicode form."""
@@ -182,11 +153,3 @@ class Creation:
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await self._hub.loop.run_in_executor(self._hub.executor, work)
-
-
-def blank_chat(user: str, name: str, chat_id: str, now_ms: int) -> LoadedStream:
-    """A chat before its first commit."""
-    before = Version(1, 0, file_integrity(1, 0, name, b""))
-    created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    loaded, _header = create_chat(user, chat_of(name), chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
-    return loaded

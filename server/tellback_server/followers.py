@@ -17,13 +17,12 @@ import msgspec
 from tellback_protocol.effects import Commit, DeletedEffect, Effect, RenamedEffect, encode_effects
 from tellback_protocol.ids import CharacterChat, Version
 from tellback_protocol.stream import Past, past_of
-from tellback_server import records
 from tellback_server.actor import Actor
 from tellback_server.hub import Hub
 from tellback_server.names import Names
 from tellback_server.planning import chat_of
-from tellback_server.records import Checkpointed
 from tellback_server.releases import Release
+from tellback_server.rooms import Plans
 
 __all__ = ["Followers"]
 
@@ -113,7 +112,7 @@ class Followers:
             if follower.to:
                 self._hub.reserve(actor, follower.to)
 
-    def arrive(self, names: Names) -> None:
+    def arrive(self, names: Names, plans: Plans) -> None:
         """The files are moved: the chats have their new names, and go on."""
         names.moved(self._user, self.prefix, "" if self._to is None else f"character:{self._to}/")
         for follower in self._all:
@@ -123,13 +122,10 @@ class Followers:
             assert follower.release is not None, "it was committed"
             if follower.to:
                 self._hub.renamed(actor, follower.old, follower.to)
-                held.place = chat_of(follower.to)
-                held.head = stream.head
-                base = Checkpointed(
-                    user=actor.user, name=follower.to, chat_id=actor.chat_id, file=held.identity, version=held.version,
-                    head=stream.head, states=dict(held.states), inherited=held.image.inherited,
-                )
-                self._hub.log.append(records.CHECKPOINT, actor.key, stream.head.seq, records.encode(base))
+                record = plans.renamed(held, stream, follower.to, stream.head)
+                self._hub.log.append(record.kind, record.owner, record.seq, record.body)
+                if held.pending:
+                    self._hub.shelf.became_dirty(actor)
             else:
                 self._hub.unname(actor)
             self._hub.release(follower.release)

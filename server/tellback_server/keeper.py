@@ -1,9 +1,9 @@
-"""The keeper of chats: reads them when somebody asks, folds them into their files, lets them go when nobody does.
+"""The keeper of owners: when they are read, folded into where they are kept (a room: files, a store) and let go.
 
 Rules of this module:
-- Files are touched in threads; an actor is told the result in the loop (BEHAVIOUR L1).
+- A room is touched in threads; an actor is told the result in the loop (BEHAVIOUR L1).
 - A checkpoint folds only what is durable, runs once at a time for a chat, and is never in the way of an answer (K1).
-- The files trail the log by the checkpoint interval, or by 20 times what the last one took if that is more (K2).
+- When the files are brought up to the log is the save strategy's business (`fold_timers`, K2, K8).
 - An outside edit is looked for at every open, before every checkpoint, and now and then in between; the actor stands
   still until it is adopted, and what arrives meanwhile waits (K3).
 - A chat that nobody has open is folded and leaves memory after the idle time (K4).
@@ -15,30 +15,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
 
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import Place, StateOwner, Version, file_integrity, parse_place
+from tellback_protocol.ids import Place, StateOwner, parse_place
 from tellback_protocol.requests import History, Open
 from tellback_server.actor import Actor
-from tellback_server.checkpoint import CheckpointFailed, CheckpointJob, checkpoint
+from tellback_server.checkpoint import CheckpointFailed
+from tellback_server.fold_timers import FoldTimers
 from tellback_server.fs import FileUnreadable, FileUnsafe
 from tellback_server.hub import Hub
 from tellback_server.leftovers import find_leftovers
 from tellback_server.lifecycle import Lifecycle
-from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat, needs_adoption
+from tellback_server.loaded import ChatMissing, LoadedStream
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
 from tellback_server.lookback import Lookback
-from tellback_server.lookout import Lookout
 from tellback_server.names import Names
-from tellback_server.orphans import Orphans
+from tellback_server.registrar import Registrar
 from tellback_server.releases import Envelope
 from tellback_server.replay import Missed
 from tellback_server.retention import Retention
+from tellback_server.rooms import Room
+from tellback_server.save_strategy import Reason, Strategy
 from tellback_server.sessions import left_name
+from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.tab import Tab
@@ -46,8 +48,6 @@ from tellback_server.tab import Tab
 log = structlog.get_logger()
 Result = TypeVar("Result")
 
-WORK_SHARE = 20
-"""A checkpoint may take at most a twentieth of the time of its disk."""
 RETRY_S = 5.0
 """After a checkpoint that failed (a full disk, say); the log has it all."""
 SETTLE_S = 10.0
@@ -60,25 +60,25 @@ LOOK_S = 5.0
 
 
 class Keeper:
-    """The hub's shelf of chats, on files."""
+    """The hub's shelf of chats, in a room. `files` are the data folder, which holds outcomes and names in any case."""
 
-    def __init__(self, hub: Hub, files: FileStore, *, checkpoint_interval_s: float, idle_s: float) -> None:
+    def __init__(
+        self, hub: Hub, files: FileStore, room: Room, names: Names, *, strategy: Strategy, idle_s: float
+    ) -> None:
         self._hub = hub
         self._files = files
-        self._interval_s = checkpoint_interval_s
+        self._room = room
         self._idle_s = idle_s
-        self._timers: dict[Actor, asyncio.TimerHandle] = {}
-        self._work_s: dict[Actor, float] = {}
-        """How long the last checkpoint of a chat took."""
-        self._names = Names()
+        self._timers = FoldTimers(
+            hub.loop, hub.clock, strategy, lambda actor, reason: hub.spawn(self._fold(actor, reason))
+        )
+        self._names = names
         self._lookback = Lookback(hub)
-        self._orphans = Orphans(files, hub.clock, hub.executor, hub.is_live)
         self.lifecycle = Lifecycle(
-            hub, files, settle=self._settle, names=self._names, identified=self._identified,
-            make_room=self._orphans.make_room,
+            hub, files, room, Registrar(files), settle=self._settle, names=names, identified=self._identified,
         )
         hub.lives = self.lifecycle
-        self._lookout = Lookout(hub, files, self._adopt, self.became_dirty)
+        self._lookout = room.lookout(self._adopt, self.became_dirty)
         self.retention = Retention(hub, files, self._names, self.lifecycle.registrar.of)
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
@@ -91,26 +91,26 @@ class Keeper:
     async def start(self) -> None:
         """Learn the names that the log knows, and begin to fold what a crash left."""
         now_ms = self._hub.clock.now_ms()
-        self.lifecycle.record_all(await self._run(lambda: self.lifecycle.recover(self._files.known_users(), now_ms)))
+        self.lifecycle.record_all(await self._run(lambda: self.lifecycle.recover(now_ms)))
         await self._hub.log.flush()
         leftovers = await self._run(lambda: find_leftovers(self._hub.log))
         for (user, chat_id), name in leftovers.names.items():
             self._names.named(user, chat_id, name)
         self.lifecycle.know_names()
-        await self._run(lambda: [self._files.clean_temporaries(user) for user in self._files.known_users()])
+        await self._run(lambda: self._room.begin(self.lifecycle.cut_off))
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
         self._left_over.update(leftovers.unfolded)
         self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
+        self._hub.spawn(self.lifecycle.finish_cut_off())
 
     async def stop(self) -> None:
         """Fold everything that is not in the files yet."""
         self._stopping = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for timer in self._timers.values():
-            timer.cancel()
+        self._timers.stop()
         await self._settled()
-        await asyncio.gather(*(self._let_go(actor) for actor in self._hub.actors if actor.state == "ready"))
+        await asyncio.gather(*(self._let_go(actor, "stop") for actor in self._hub.actors if actor.state == "ready"))
 
     async def _settled(self) -> None:
         """Until nothing is being read: what a crash left belongs into files also when the stop follows on the start."""
@@ -139,10 +139,7 @@ class Keeper:
 
     def became_dirty(self, actor: Actor) -> None:
         """See Shelf."""
-        if actor.dirty_since_s is None:
-            actor.dirty_since_s = self._hub.clock.monotonic_s()
-        if actor not in self._timers and not actor.folding and not self._stopping:
-            self._fold_in(actor, max(self._interval_s, WORK_SHARE * self._work_s.get(actor, 0.0)))
+        self._timers.dirty(actor)
 
     def create(self, actor: Actor, tab: Tab, request: Open, owner_json: bytes, size_bytes: int) -> None:
         """See Shelf."""
@@ -154,9 +151,8 @@ class Keeper:
             return None
         name = self._names.name_of(user, chat_id)
         if name is None:
-            place = await self._run(lambda: self._files.resolve(user, chat_id))
-            name = None if place is None else str(place)
-            if place is None and self.lifecycle.registrar.of(user, chat_id) is None:
+            name = await self._run(lambda: self._room.resolve(user, chat_id))
+            if name is None and self.lifecycle.registrar.of(user, chat_id) is None:
                 name = await self._run(lambda: left_name(self._files, user, chat_id))
                 if name is not None and self._names.id_of(user, name) is not None:
                     return None
@@ -195,9 +191,7 @@ class Keeper:
         chat_id = self._names.id_of(user, actor.name)
         now_ms = self._hub.clock.now_ms()
         try:
-            loaded = await self._run(
-                lambda: load_chat(self._files, self._hub.log, user, place, now_ms=now_ms, chat_id=chat_id)
-            )
+            loaded = await self._run(lambda: self._room.load(user, place, chat_id, now_ms))
         except Exception as error:
             self._give_up(actor, error)
             return
@@ -223,8 +217,7 @@ class Keeper:
         clock = self._hub.clock
         try:
             self._hub.admit()
-            await self._run(lambda: self._files.check_free(user, place))
-            await self._run(lambda: self._orphans.make_room(user, place))
+            await self._run(lambda: self._room.check_new(user, place))
             if await self.lifecycle.creation.is_live(actor, actor.name):
                 raise Refused("exists", "A name that differs only in case or Unicode form is taken.")
         except Refused as refusal:
@@ -237,9 +230,7 @@ class Keeper:
             self._give_up(actor, error)
             return
         now_ms = clock.now_ms()
-        before = Version(1, 0, file_integrity(1, 0, actor.name, b""))
-        created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        loaded, _header = create_chat(user, place, clock.uuid4(), before, now_ms, created_at.replace("+00:00", "Z"))
+        loaded = self._room.blank(user, actor.name, clock.uuid4(), now_ms)
         try:
             actor.created(loaded, tab, request, size_bytes)
         except LogPoisoned as error:
@@ -276,13 +267,6 @@ class Keeper:
 
     # -- folding -----------------------------------------------------------------------------------------------------
 
-    def _fold_in(self, actor: Actor, delay_s: float) -> None:
-        self._timers[actor] = self._hub.loop.call_later(delay_s, self._fold_now, actor)
-
-    def _fold_now(self, actor: Actor) -> None:
-        self._timers.pop(actor, None)
-        self._hub.spawn(self._fold(actor))
-
     async def _settle(self, actor: Actor, letter: Envelope | None) -> bool:
         """Fold everything that is pending while the actor stands still for `letter`. False: an outside edit was adopted
         first, and the letter comes again. Raises Refused when the disk does not take it.
@@ -292,7 +276,9 @@ class Keeper:
                 await asyncio.sleep(0.005)
             held = actor.file
             assert held is not None, "a live chat has files"
-            if await self._run(lambda: needs_adoption(self._files, actor.user, held)):  # noqa: B023
+            if not self._room.must_settle:
+                return True
+            if await self._run(lambda: self._room.is_changed(actor.user, held)):  # noqa: B023
                 if letter is not None:
                     actor.put_back(letter)
                 actor.folding = True
@@ -301,22 +287,20 @@ class Keeper:
             if not held.pending:
                 return True
             actor.settling = letter
-            folded = await self._fold(actor, "busy")
+            folded = await self._fold(actor, "operation", "busy")
             if actor.settling is not letter or actor.state != "busy":
                 return False
             actor.settling = None
             if not folded:
                 raise Refused("storage-full", "The files could not be written; nothing was changed.")
 
-    async def _fold(self, actor: Actor, state: str = "ready") -> bool:
+    async def _fold(self, actor: Actor, reason: Reason, state: str = "ready") -> bool:
         """One checkpoint. True when everything that was committed before is in the files."""
         if actor.state != state or actor.folding or actor.stream is None or actor.file is None:
             return False
-        timer = self._timers.pop(actor, None)
-        if timer is not None:
-            timer.cancel()
+        self._timers.begun(actor)
         stream, held, clock = actor.stream, actor.file, self._hub.clock
-        job, position = CheckpointJob.take(stream, held, clock.now_ms()), self.retention.position_of(actor)
+        job, position = self._room.take(stream, held, clock.now_ms()), self.retention.position_of(actor)
         actor.dirty_since_s = None
         if job is None:
             return True
@@ -325,21 +309,18 @@ class Keeper:
         retry_s: float | None = None
         try:
             await self._hub.log.flush()
-            done = await checkpoint(
-                job, self._files, self._hub.log, self._hub.executor, lambda: stream.head.seq
-            )
+            done = await self._room.fold(job, lambda: stream.head.seq)
             done.install(stream, held)
             if self.retention.folded(actor, position):
                 self._hub.spawn(self.retention.save(actor))
-            self._hub.counters.checkpoints += 1
-            self._hub.counters.checkpoint_bytes += done.size_bytes
-            self._work_s[actor] = clock.monotonic_s() - began_s
+            self._hub.counters.checkpointed(reason, done.size_bytes)
+            self._timers.done(actor, clock.monotonic_s() - began_s)
         except OutsideEdit as edit:
             log.warning("outside-edit", chat=actor.name, found=str(edit))
             await self._adopt(actor)
         except (LogPoisoned, LogClosed):
             return False
-        except (CheckpointFailed, FileUnsafe, FileUnreadable) as error:
+        except (CheckpointFailed, FileUnsafe, FileUnreadable, StoreError) as error:
             self._hub.counters.checkpoint_failures += 1
             log.error("checkpoint-failed", chat=actor.name, error=str(error))
             retry_s = RETRY_S
@@ -347,8 +328,7 @@ class Keeper:
         finally:
             actor.folding = False
         if retry_s is not None:
-            if not self._stopping:
-                self._fold_in(actor, retry_s)
+            self._timers.retry(actor, retry_s)
             return False
         if actor.state == "ready" and actor.file is not None and actor.file.pending:
             self.became_dirty(actor)
@@ -367,9 +347,7 @@ class Keeper:
             actor.settling = None
         try:
             await self._hub.log.flush()
-            loaded = await self._run(
-                lambda: adopt(self._files, self._hub.log, stream, held, self._hub.clock.now_ms())
-            )
+            loaded = await self._run(lambda: self._room.adopt(stream, held, self._hub.clock.now_ms()))
         except (LogPoisoned, LogClosed):
             return
         except Exception as error:
@@ -401,17 +379,16 @@ class Keeper:
 
     # -- going -------------------------------------------------------------------------------------------------------
 
-    async def _let_go(self, actor: Actor) -> None:
+    async def _let_go(self, actor: Actor, reason: Reason = "idle") -> None:
         """Fold what is left and save the outcomes; the actor ends when nobody came meanwhile."""
         while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon; nobody else waits for it.
             await asyncio.sleep(0.01)
-        if not await self._fold(actor) and actor.file is not None and actor.file.pending:
+        if not await self._fold(actor, reason) and actor.file is not None and actor.file.pending:
             # More came while it was folded, or an outside edit was adopted: once more, then the log has it.
-            await self._fold(actor)
+            await self._fold(actor, reason)
         await self.retention.save(actor)
         if actor.quiet and actor.state == "ready" and not (actor.file and actor.file.pending):
-            self._timers.pop(actor, None)
-            self._work_s.pop(actor, None)
+            self._timers.forget(actor)
             self._hub.end(actor)
 
     async def _sweep_forever(self) -> None:
@@ -423,10 +400,16 @@ class Keeper:
             for actor in self._hub.actors:
                 if actor.state != "ready" or not actor.quiet or actor.folding:
                     continue
+                if self._timers.closed(actor):
+                    self._hub.spawn(self._fold(actor, "event"))
                 if actor.idle_since_s is None:
                     actor.idle_since_s = now_s
                 elif now_s - actor.idle_since_s >= self._idle_s:
                     self._hub.spawn(self._let_go(actor))
+            if self._timers.is_sweep_due():
+                for actor in self._hub.actors:
+                    if actor.dirty_since_s is not None:
+                        self._hub.spawn(self._fold(actor, "sweep"))
             if now_s - looked_s >= LOOK_S:
                 looked_s = now_s
                 for actor in self._hub.actors:
@@ -436,7 +419,7 @@ class Keeper:
                 collected_s = now_s
                 await self._collect()
             if self._leftovers_folded:
-                await self._orphans.step()
+                await self._room.step()
 
     async def _collect(self) -> None:
         """Let go of log segments in which everything is in files and session files."""
@@ -458,8 +441,10 @@ def _refusal_of(actor: Actor, error: Exception) -> Refused:
         return Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
     if isinstance(error, LogPoisoned):
         return Refused("storage-failed", "The disk failed.")
-    if isinstance(error, OSError):
-        return Refused("unreadable", "The chat's file exists and cannot be read now.")
+    if isinstance(error, StoreUnavailable):
+        return Refused("storage-unavailable", "The store cannot be reached now.", details={"after_ms": 1000})
+    if isinstance(error, OSError | StoreError):
+        return Refused("unreadable", "The chat exists and cannot be read now.")
     log.error("load-failed", chat=actor.name, exc_info=error)
     return Refused("internal", "The chat could not be loaded; the server's log says why.")
 

@@ -43,7 +43,7 @@ def find_leftovers(log: Log) -> Leftovers:
     for _position, record in log.scan():
         if record.kind == OPERATION:
             operation = decode_operation(record.body)
-            if operation.folder_moves:
+            if operation.folder_moves or (operation.stored is not None and operation.stored.renames):
                 moving[operation.integrity] = operation
             continue
         done = decode_done(record.body) if record.kind == DONE else None

@@ -22,25 +22,18 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from tellback_protocol.decide import Committed, Facts, Fresh, decide
+from tellback_protocol.decide import Committed, Fresh, decide
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import CharacterOwner, ChatName, Version, new_name_problem
-from tellback_protocol.life import branch_twig
+from tellback_protocol.ids import CharacterOwner, Version, new_name_problem
 from tellback_protocol.requests import (
     ChatBranch,
-    ChatCreate,
-    ChatDelete,
-    ChatRename,
-    ChatRestore,
     LifeWrite,
     Malformed,
     OwnerDelete,
     OwnerRename,
-    OwnerRestore,
     Request,
 )
 from tellback_protocol.stream import Stream
-from tellback_server import planning
 from tellback_server.actor import Actor
 from tellback_server.afterlife import Afterlife
 from tellback_server.creation import Creation
@@ -49,11 +42,13 @@ from tellback_server.followers import Followers
 from tellback_server.hub import Hub
 from tellback_server.log import LogError
 from tellback_server.names import Names
-from tellback_server.operations import Operation, carry_out, unfinished
-from tellback_server.planning import Plan, chat_of, place_of
-from tellback_server.records import CHECKPOINT, DONE, Done, encode, owner_key
+from tellback_server.operations import Operation, unfinished
+from tellback_server.planning import place_of
+from tellback_server.records import ANCHOR, CHECKPOINT, DONE, Done, encode, owner_key
 from tellback_server.registrar import Registered, Registrar
 from tellback_server.releases import Envelope
+from tellback_server.rooms import Around, Plan, Room
+from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 
@@ -76,15 +71,17 @@ class Lifecycle:
         self,
         hub: Hub,
         files: FileStore,
+        room: Room,
+        registrar: Registrar,
         *,
         settle: Callable[[Actor, Envelope | None], Awaitable[bool]],
         names: Names,
         identified: Callable[[Actor], None],
-        make_room: Callable[[str, ChatName], None],
     ) -> None:
         self._hub = hub
-        self._files = files
-        self.registrar = Registrar(files)
+        self._room = room
+        self._plans = room.plans(registrar)
+        self.registrar = registrar
         self._settle = settle
         self._names = names
         self._locks: dict[str, asyncio.Lock] = {}
@@ -94,22 +91,49 @@ class Lifecycle:
         """The life write that an actor is busy with: who comes back from one that another followed changes nothing."""
         self.afterlife = Afterlife(hub, files, self.registrar)
         self.creation = Creation(
-            hub, files, self.afterlife, turn=self.turn, waiting=self.waiting, execute=self._execute, record=self.record,
-            identified=identified, make_room=make_room,
+            hub, room, self._plans, self.afterlife, turn=self.turn, waiting=self.waiting, execute=self._execute,
+            record=self.record, identified=identified,
         )
         self._gates: dict[tuple[str, str], asyncio.Event] = {}
         """Beginnings of names whose owners are on their way."""
+        self.cut_off: list[Operation] = []
+        """What a crash cut off and the store could not take at the start."""
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def recover(self, users: list[str], now_ms: int) -> list[Operation]:
-        """Finish what a crash cut off and read the names. Blocks; before serving. The operations need `record`."""
-        cut_off = unfinished(self._hub.log.scan())
-        for operation in cut_off:
+    def recover(self, now_ms: int) -> list[Operation]:
+        """Finish what a crash cut off and read the names. Blocks; before serving. The operations need `record`.
+
+        What a store that cannot be reached does not take now is in `cut_off` and waits for `finish_cut_off`.
+        """
+        done: list[Operation] = []
+        for operation in unfinished(self._hub.log.scan()):
             log.warning("operation-redone", what=operation.what, name=operation.name, seq=operation.seq)
-            carry_out(self._files, operation)
-        self.registrar.load(users, now_ms)
-        return cut_off
+            try:
+                self._plans.carry_out(operation)
+                done.append(operation)
+            except StoreUnavailable as error:
+                log.error("operation-waits", what=operation.what, name=operation.name, error=str(error))
+                self.cut_off.append(operation)
+        self.registrar.load(self._room.users(), now_ms)
+        for operation in self.cut_off:
+            for registered in operation.registered:
+                self.registrar.put(registered)
+        return done
+
+    async def finish_cut_off(self) -> None:
+        """Carry out what the store could not take at the start; no life write of its users comes before it."""
+        for operation in list(self.cut_off):
+            async with self._locks.setdefault(operation.user, asyncio.Lock()):
+                while self._hub.is_admitting:
+                    try:
+                        await self._run(lambda: self._plans.carry_out(operation))  # noqa: B023
+                    except (OSError, OutsideEdit, StoreError):
+                        await asyncio.sleep(RETRY_S)
+                        continue
+                    self.record(operation)
+                    self.cut_off.remove(operation)
+                    break
 
     def record_all(self, operations: list[Operation]) -> None:
         """See `record`."""
@@ -127,6 +151,8 @@ class Lifecycle:
         key = owner_key(operation.user, operation.chat_id)
         for base in operation.bases:
             self._hub.log.append(CHECKPOINT, owner_key(base.user, base.chat_id), base.head.seq, encode(base))
+        for anchor in operation.anchors:
+            self._hub.log.append(ANCHOR, owner_key(anchor.user, anchor.chat_id), operation.seq, encode(anchor))
         done = Done(operation.integrity, operation.what == "delete")
         self._hub.log.append(DONE, key, operation.seq, msgspec.json.encode(done))
 
@@ -186,8 +212,9 @@ class Lifecycle:
             return
         except Exception as error:
             log.error("life-write-failed", chat=actor.name, exc_info=error)
-            code = "unreadable" if isinstance(error, OSError) else "internal"
-            actor.refuse_letter(letter, Refused(code, "The files could not be looked at; nothing was changed."))
+            code = "unreadable" if isinstance(error, OSError | StoreError) else "internal"
+            code = "storage-unavailable" if isinstance(error, StoreUnavailable) else code
+            actor.refuse_letter(letter, Refused(code, "What is there could not be looked at; nothing was changed."))
         finally:
             is_last = self._begun.get(actor) is letter
             if is_last:
@@ -221,17 +248,19 @@ class Lifecycle:
     ) -> bool:
         """Decide and carry out. False when nothing was committed."""
         hub, request = self._hub, letter.request
+        assert isinstance(request, LifeWrite), "nothing else comes here"
         plan = await self._plan(actor, stream, request, now_ms)
         hub.admit()
         fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
-        assert isinstance(request, LifeWrite), "nothing else comes here"
         decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, plan.facts)
         if not isinstance(decision, Committed):
             actor.writes.life_decided(letter, decision, now_ms, b"")
             if stream.deleted:
                 await self.afterlife.save(actor)
             return False
-        operation = await self._operation(actor, stream, request, plan, decision.version, now_ms)
+        operation = await self._run(
+            lambda: self._plans.operation(plan, stream, actor.file, request, decision.version, now_ms)
+        )
         # From here to the flush there is no await: others see all of it or nothing.
         release = actor.writes.life_decided(letter, decision, now_ms, msgspec.json.encode(operation))
         if followers is not None:
@@ -259,7 +288,7 @@ class Lifecycle:
                 self._names.forgotten(actor.user, actor.chat_id, operation.name)
                 self._names.named(actor.user, actor.chat_id, plan.facts.to)
         if followers is not None:
-            followers.arrive(self._names)
+            followers.arrive(self._names, self._plans)
         if release is not None:
             hub.release(release)
         if operation.what == "delete":
@@ -320,9 +349,9 @@ class Lifecycle:
         tries = 0
         while True:
             try:
-                await self._run(lambda: carry_out(self._files, operation))
+                await self._run(lambda: self._plans.carry_out(operation))
                 return True
-            except (OSError, OutsideEdit) as error:
+            except (OSError, OutsideEdit, StoreError) as error:
                 tries += 1
                 log.error("operation-failed", what=operation.what, name=operation.name, tries=tries, error=str(error))
                 if tries == TRIES_TOLD and letter.tab.is_open:
@@ -337,8 +366,11 @@ class Lifecycle:
         self._names.forgotten(actor.user, actor.chat_id, old)
         self._names.named(actor.user, actor.chat_id, to)
         self._hub.renamed(actor, old, to)
-        actor.file.place = place_of(to)
-        actor.file.head = version
+        stream = actor.stream
+        assert stream is not None, "a live chat"
+        self._plans.renamed(actor.file, stream, to, version)
+        if actor.file.pending:
+            self._hub.shelf.became_dirty(actor)
 
     async def _gone(self, actor: Actor, followers: Followers | None) -> None:
         """Everybody was told; nobody hears more of it."""
@@ -351,41 +383,11 @@ class Lifecycle:
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
-    async def _plan(self, actor: Actor, stream: Stream, request: Request | Malformed, now_ms: int) -> Plan:
-        files, registrar, user, name = self._files, self.registrar, actor.user, stream.name
-        match request:
-            case ChatRename() | OwnerRename():
-                plan = await self._run(
-                    lambda: planning.plan_rename(files, registrar, user, name, request, now_ms)
-                )
-            case ChatDelete():
-                beside = name.rpartition("/")[0]
-                open_chats = {
-                    other.name: (other.stream.chat.metadata, list(other.stream.chat.messages.values()))
-                    for other in self._hub.actors
-                    if other.user == user and other.stream is not None and other.name.rpartition("/")[0] == beside
-                }
-                known = registrar.of(user, stream.chat_id)
-                former = [] if known is None else known.former
-                plan = await self._run(
-                    lambda: planning.plan_delete(files, user, name, stream, open_chats, former=former)
-                )
-            case OwnerDelete():
-                plan = await self._run(lambda: planning.plan_delete(
-                    files, user, name, stream, {}, with_chats=request.chats
-                ))
-            case ChatRestore() | OwnerRestore():
-                plan = await self._run(
-                    lambda: planning.plan_restore(files, registrar, user, actor.chat_id, request, now_ms)
-                )
-            case ChatBranch():
-                live = {other.name for other in self._hub.actors if other.user == user and other.stream is not None}
-                chat_id, integrity = self._hub.clock.uuid4(), self._hub.clock.integrity()
-                plan = await self._run(lambda: planning.plan_branch(
-                    files, registrar, user, name, request, live, chat_id, integrity, now_ms
-                ))
-            case ChatCreate():
-                return Plan(facts=Facts(refused=("exists", "The name is taken.")))
+    async def _plan(self, actor: Actor, stream: Stream, request: LifeWrite, now_ms: int) -> Plan:
+        around = Around.of(self._hub.actors, actor.user, stream.name)
+        if isinstance(request, ChatBranch):
+            around.chat_id, around.integrity = self._hub.clock.uuid4(), self._hub.clock.integrity()
+        plan = await self._run(lambda: self._plans.plan(stream, request, around, now_ms))
         return await self._with_live(actor, plan)
 
     async def _with_live(self, actor: Actor, plan: Plan) -> Plan:
@@ -395,35 +397,17 @@ class Lifecycle:
             return plan
         if await self.creation.is_live(actor, to):
             sentence = "The name is taken."
-        elif plan.own is not None and isinstance(place_of(to), CharacterOwner):
+        elif plan.is_moved and isinstance(place_of(to), CharacterOwner):
             if await self.creation.is_live_below(actor, to):
                 sentence = "Chats of another character stand under that name."
         else:
-            for chat in planning.chats_out(plan):
+            for chat in plan.chats_out():
                 if await self.creation.is_live(actor, chat):
                     sentence = f"{chat} stands where a chat would come back to."
                     break
         if not sentence:
             return plan
-        return Plan(facts=Facts(to=to, refused=("exists", sentence)), own=plan.own, entry=plan.entry)
-
-    async def _operation(
-        self, actor: Actor, stream: Stream, request: LifeWrite, plan: Plan, version: Version, now_ms: int
-    ) -> Operation:
-        registrar = self.registrar
-        if isinstance(request, ChatRestore | OwnerRestore):
-            return planning.restore_operation(plan, registrar, stream, version, now_ms)
-        held = actor.file
-        assert held is not None, "a live chat has files"
-        if isinstance(request, ChatRename | OwnerRename):
-            return planning.rename_operation(plan, registrar, stream, held, version, now_ms)
-        if isinstance(request, ChatDelete | OwnerDelete):
-            return planning.delete_operation(plan, registrar, stream, held, version, now_ms)
-        assert isinstance(request, ChatBranch), "the others are refused"
-        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat)
-        return await self._run(
-            lambda: planning.stage_branch(self._files, plan, stream, held, twig, version, now_ms)
-        )
+        return plan.refused(("exists", sentence))
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await self._hub.loop.run_in_executor(self._hub.executor, work)

@@ -27,13 +27,13 @@ from tellback_protocol.ids import NAME_BYTES_MAX
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FileStat, FileTaken
 from tellback_server.log import Position, Record
-from tellback_server.records import COMMIT, DONE, OPERATION, Checkpointed, decode_done
+from tellback_server.records import COMMIT, DONE, OPERATION, Anchor, Checkpointed, decode_done
 from tellback_server.registrar import Registered, write_registered
 from tellback_server.store.files import CHAT_ENDING, FileStore
 from tellback_server.store.groups import GroupEdit, edit_group
 from tellback_server.trash import Entry, Trash
 
-__all__ = ["Move", "Operation", "Written", "carry_out", "decode_operation", "unfinished"]
+__all__ = ["Move", "Operation", "StoredChange", "Written", "carry_out", "decode_operation", "unfinished"]
 
 ASIDE_MAX: Final = 1000
 """Names that are tried for a file that is put aside."""
@@ -53,6 +53,15 @@ class Written(msgspec.Struct, frozen=True, gc=False):
 
     path: str
     data: str
+
+
+class StoredChange(msgspec.Struct, frozen=True, gc=False):
+    """A life write in a store. Persisted: keep stable."""
+
+    staged: list[str] = []
+    """Files of `.tellback/staged`, each with an owner as it goes to the trash, or comes to be."""
+    renames: list[tuple[str, str]] = []
+    """Chats that go with their character: chat_id and new name."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +94,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Folders that go when nothing is left in them."""
     bases: list[Checkpointed] = []
     """What the files hold when all is done; recorded then."""
+    anchors: list[Anchor] = []
+    """As `bases`, of owners in a store that does not hold the operation itself yet."""
+    stored: StoredChange | None = None
+    """What is done in a store instead of in files."""
 
 
 decode_operation = msgspec.json.Decoder(Operation).decode

@@ -57,8 +57,12 @@ class LogReader(Protocol):
 class OwnerPast:
     """The records of one owner, sorted by what they are for."""
 
-    def __init__(self, base: BaseRecord | None, saved: SessionFile | None) -> None:
+    def __init__(self, base: BaseRecord | None, saved: SessionFile | None, *, is_fixed: bool = False) -> None:
+        """`is_fixed`: the base is what a store holds; what the log says of it only tells what the store should hold."""
         self.base = base
+        self.newest: BaseRecord | None = saved.base if saved is not None else None
+        """What is told last of what was folded."""
+        self._is_fixed = is_fixed
         self.saved = saved
         self.in_log = False
         """The base is a record of the log, so that no ANCHOR is needed."""
@@ -77,12 +81,12 @@ class OwnerPast:
     @classmethod
     def read(
         cls, log: LogReader, owner: str, base: BaseRecord | None, saved: SessionFile | None, now_ms: int, *,
-        outcomes: bool = True,
+        outcomes: bool = True, is_fixed: bool = False,
     ) -> OwnerPast:
         """Cost: what came since the session file was written (unless outcomes are not wanted), and what a stream
         remembers.
         """
-        past = cls(base, saved)
+        past = cls(base, saved, is_fixed=is_fixed)
         remembered_seq = past._known_seq - HISTORY_COMMITS_MAX - 1
         # An ANCHOR may stand at seq 0, and `records` gives what is above; a refusal stands at the seq of a commit.
         answered_seq = remembered_seq
@@ -121,6 +125,11 @@ class OwnerPast:
             self._answered.fold_outcome(commit, now_ms)
 
     def _stands_on(self, found: BaseRecord) -> None:
+        if self.newest is None or _is_newer(found, self.newest):
+            self.newest = found
+        if self._is_fixed:
+            self.has_history = self.in_log = True
+            return
         # The newest in the log wins, unless a file knows of a later watermark of the same epoch or a later one.
         if self.base is not None and not self.in_log and not _is_newer(found, self.base):
             return
@@ -143,7 +152,6 @@ class OwnerPast:
     def give(self, stream: Stream) -> None:
         """The outcomes of all ops, and the commits of the stream's epoch that can be replayed, for its head."""
         stream.sessions = self._answered.sessions
-        stream.running = self._answered.running
         if self.saved is not None and self.saved.history_from.epoch == stream.head.epoch:
             stream.history_from = self._answered.history_from
             for past in self._answered.history:
@@ -153,6 +161,11 @@ class OwnerPast:
         newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
         if newest != stream.head.integrity:
             stream.forget_history()
+
+    @property
+    def running(self) -> dict[str, Running]:
+        """The text of generations that did not end, by id."""
+        return self._answered.running
 
     def pending(self) -> list[Commit]:
         """What the base's file does not hold: an adoption's own effects as one commit, then the commits above it."""
