@@ -30,7 +30,7 @@ def test_the_house_is_in_order(command: list[str]) -> None:
 
 def test_files_stay_small_enough_to_hold_one_noun() -> None:
     reasons = {
-        "server/tellback_server/websocket.py": "one connection; the fast path and the library's path share its state",
+        "server/tellback_server/websocket/connection.py": "one connection; both its paths share one state",
     }
     for folder in ("protocol", "server", "client_py"):
         for path in sorted((CHECKOUT / folder).rglob("*.py")):

@@ -61,7 +61,7 @@ async def through_connection(stream: bytes, cuts: list[int], *, fast_path: bool,
         wire.transport.eof_written,
         closed,  # type: ignore[arg-type]
     )
-    held_bytes = len(wire.connection._held) + len(wire.connection._message)
+    held_bytes = len(wire.connection._held) + len(wire.connection._message or b"")
     assert held_bytes <= 2 * LIMIT_BYTES + 14
     await wire.end()
     return outcome

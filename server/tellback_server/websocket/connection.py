@@ -13,212 +13,52 @@ Rules this module keeps:
 - Writes are collected; `flush` makes one transport.write of them. The end of every read flushes by itself.
 - `closed` comes exactly once for each `opened`, as soon as the connection is no longer open; no message comes after it.
 - Whatever a handler raises closes its own connection with 1011, is logged once, and reaches no peer.
-
-Subprotocol: a client that offers none is accepted (scripts), one that offers `tellback.v1` gets it. One that offers
-others only is refused with 400: RFC 6455 section 4.2.2 would let the server go on without choosing, but browsers then
-fail the connection themselves without a word about the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import email.utils
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import structlog
-from websockets.exceptions import NegotiationError
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame
-from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
-from websockets.typing import Subprotocol
 
-from tellback_server.http import UPGRADE_REQUIRED, FrontDoor, HttpResponse, escaped_for_log, refusal
+from tellback_protocol.frames import CLOSE_TIMEOUT
+from tellback_server.http import HttpResponse, refusal
+from tellback_server.websocket.handshake import LIBRARY_LOG, Accepted, Handshake, HttpAnswer
+from tellback_server.websocket.message import OpenMessage, TooManyFragments
+from tellback_server.websocket.terms import ConnectionSettings, PeerInfo, WebSocketHandler
+from tellback_server.websocket.text_frames import PING_FRAME, TEXT_FRAME, text_frame
+
+__all__ = ["WebSocketConnection"]
 
 log = structlog.get_logger()
-
-SUBPROTOCOL: Final = Subprotocol("tellback.v1")
-
-CLOSE_ASSEMBLY_TIMEOUT: Final = 4408
-"""A message was begun and not finished in time. 4000-4499 mean "reconnect" (DESIGN 5)."""
 
 CLOSE_REASON_BYTES_MAX: Final = 123
 """A control frame carries 125 bytes, two of them the code (RFC 6455 section 5.5)."""
 
-FRAGMENTS_FREE: Final = 1024
-FRAGMENT_BYTES_MEAN_MIN: Final = 64
-"""A message may come in FRAGMENTS_FREE fragments of any size; beyond that they must carry this many bytes on average.
-Empty fragments are legal (RFC 6455 section 5.4) and would otherwise keep a core busy for nothing."""
+UNFLUSHED_BYTES_MAX: Final = 256 << 10
+"""Queued and not yet given to the transport; more has to wait where it is counted."""
 
 _MEMORYVIEW_FROM_BYTES: Final = 16 * 1024
 """From this size on, a view is cheaper than one more copy of the payload; below it, making the view costs more."""
 
-# The library logs frame contents at DEBUG, and a hello carries a token: it never gets a logger that would do so.
-_library_log = logging.getLogger("tellback_server.websocket.library")
-_library_log.setLevel(logging.ERROR)
-
-_TEXT_FRAME: Final = 0x81  # FIN set, RSV 0, opcode text (RFC 6455 section 5.2).
-_PING_FRAME: Final = b"\x89\x00"
-_SHORT_HEADERS: Final = tuple(bytes((_TEXT_FRAME, length)) for length in range(126))
-_Utf8Decoder: Final = codecs.getincrementaldecoder("utf-8")
 _KNOWN_OPCODES: Final = frozenset((CONT, TEXT, BINARY, CLOSE, PING, PONG))
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Return the server's text frame for `payload` (UTF-8, any length). A broadcast is built once and given to
-    `send_frame` of every connection."""
-    length = len(payload)
-    if length < 126:
-        return _SHORT_HEADERS[length] + payload
-    if length < 65536:
-        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
-
-
-def text_frames(payloads: list[bytes]) -> bytes:
-    """The frames of several messages, as one piece."""
-    if len(payloads) == 1:
-        return text_frame(payloads[0])
-    pieces: list[bytes] = []
-    for payload in payloads:
-        length = len(payload)
-        if 126 <= length < 65536:
-            pieces += (b"\x81\x7e", length.to_bytes(2, "big"), payload)
-        else:
-            pieces.append(text_frame(payload))
-    return b"".join(pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerInfo:
-    """Who is at the other end, as far as the handshake tells. Texts are the peer's own words: escape before logging."""
-
-    address: str
-    port: int
-    origin: str | None
-    host: str | None
-    user_agent: str | None
-    subprotocol: str | None
-
-
-class WebSocketHandler(Protocol):
-    """What a connection tells its owner. All calls come from the event loop, one at a time, never after `closed`."""
-
-    def opened(self, connection: WebSocketConnection) -> None:
-        """The handshake is done; sending is allowed from here on."""
-
-    def text_received(self, connection: WebSocketConnection, data: bytes) -> None:
-        """One whole text message, valid UTF-8, within `connection.message_limit_bytes`. Calling `pause_reading` in
-        here holds back even what has already been read."""
-
-    def binary_received(self, connection: WebSocketConnection, data: bytes) -> None:
-        """One whole binary message. The connection stays open."""
-
-    def read_ended(self, connection: WebSocketConnection) -> None:
-        """Everything that one read brought has been told."""
-
-    def paused(self, connection: WebSocketConnection) -> None:
-        """The peer reads more slowly than we write: the write buffer is over its high-water mark."""
-
-    def writable(self, connection: WebSocketConnection) -> None:
-        """The write buffer went down again after `paused`."""
-
-    def closed(self, connection: WebSocketConnection, code: int, reason: str) -> None:
-        """No message follows and nothing can be sent. `code` and `reason` are those of whichever close frame was
-        first, ours or the peer's; 1006 when there was none."""
-
-
-HandlerFactory = Callable[[PeerInfo], WebSocketHandler]
-
-
-UNFLUSHED_BYTES_MAX = 256 << 10
-"""Queued and not yet given to the transport; more has to wait where it is counted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportLimits:
-    """What one connection may use. Times in seconds, sizes in bytes."""
-
-    handshake_timeout_s: float = 10.0
-    handshake_bytes_max: int = 16 * 1024
-    hello_bytes_max: int = 8 * 1024
-    """The message limit of a new connection; the session raises it when it has accepted the hello."""
-    assembly_timeout_s: float = 30.0
-    assembly_bytes_per_s: int = 16 * 1024
-    """A message that is being sent gets one second more for each so many bytes, so a slow line can still send the
-    largest message while one byte a second cannot keep a buffer for ever."""
-    close_timeout_s: float = 5.0
-    control_frames_per_s_max: int = 100
-    write_high_water_bytes: int = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionSettings:
-    """What all connections of a gateway share. `lost` is called once when a transport is gone."""
-
-    handler_factory: HandlerFactory
-    lost: Callable[[WebSocketConnection], None]
-    front_door: FrontDoor = field(default_factory=FrontDoor)
-    limits: TransportLimits = field(default_factory=TransportLimits)
-    fast_path: bool = True
-
-
-class _HandshakeProtocol(ServerProtocol):
-    """The library's handshake with our rule for subprotocols (see the module's docstring). Overridden and not given as
-    `select_subprotocol=`, because the library would store that as a bound method of itself: a cycle per connection."""
-
-    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
-        if not subprotocols:
-            return None
-        if SUBPROTOCOL in subprotocols:
-            return SUBPROTOCOL
-        raise NegotiationError(f"the subprotocol here is {SUBPROTOCOL}")
 
 
 class WebSocketConnection(asyncio.Protocol):
     """The shell around one transport and one ServerProtocol."""
 
     __slots__ = (
-        "_assembly_bytes_before",
-        "_assembly_since_s",
-        "_assembly_timer",
-        "_control_frames",
-        "_control_window_from_s",
-        "_decoder",
-        "_doomed",
-        "_failure_logged",
-        "_fast",
-        "_finished",
-        "_fragment_count",
-        "_handler",
-        "_held",
-        "_held_needed",
-        "_in_read",
-        "_is_open",
-        "_limit_bytes",
-        "_limits",
-        "_loop",
-        "_message",
-        "_message_is_text",
-        "_outgoing",
-        "_outgoing_bytes",
-        "_pong_waiting",
-        "_protocol",
-        "_reading_paused",
-        "_refusal",
-        "_settings",
-        "_stopped",
-        "_timer",
-        "_transport",
-        "_write_paused",
-        "bytes_received",
-        "peer_address",
-        "peer_port",
+        "_assembly_bytes_before", "_assembly_since_s", "_assembly_timer", "_control_frames", "_control_window_from_s",
+        "_doomed", "_failure_logged", "_fast", "_finished", "_handler", "_handshake", "_held", "_held_needed",
+        "_in_read", "_is_open", "_limit_bytes", "_limits", "_loop", "_message", "_outgoing", "_outgoing_bytes",
+        "_pong_waiting", "_protocol", "_reading_paused", "_refusal", "_settings", "_stopped", "_timer", "_transport",
+        "_write_paused", "bytes_received", "peer_address", "peer_port",
     )
 
     def __init__(
@@ -235,16 +75,19 @@ class WebSocketConnection(asyncio.Protocol):
         self._limits = limits
         self._refusal = refusal
         self._limit_bytes = limits.hello_bytes_max
-        self._protocol: ServerProtocol = _HandshakeProtocol(max_size=limits.hello_bytes_max, logger=_library_log)
+        # None from its end on.
+        self._handshake: Handshake | None = Handshake(
+            settings.front_door, limits.handshake_bytes_max, limits.hello_bytes_max
+        )
+        self._protocol: ServerProtocol = self._handshake.protocol
         # Set by connection_made, never None while a callback runs.
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         # None until the handshake is accepted, and again when `closed` is told.
         self._handler: WebSocketHandler | None = None
         # From the handshake until the first close frame in either direction (or the loss of the transport).
         self._is_open = False
-        # Bytes read and not yet taken: an unfinished request head, an unfinished frame, or what came while reading is
-        # paused. Nothing is done with an unfinished frame before `_held_needed` bytes are there, so slices of one byte
-        # cost one append each.
+        # Bytes read and not yet taken: an unfinished frame, or what came while reading is paused. Nothing is done with
+        # an unfinished frame before `_held_needed` bytes are there, so slices of one byte cost one append each.
         self._held = bytearray()
         self._held_needed = 0
         # True: the next frame may take the fast path. False while a fragmented message is open, before the handshake,
@@ -263,11 +106,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._failure_logged = False
         # The one pong that is owed while the peer does not read (RFC 6455 section 5.5.3 allows answering the latest).
         self._pong_waiting: bytes | None = None
-        # The fragmented message that is open. The decoder is None for a binary message.
-        self._message = bytearray()
-        self._message_is_text = False
-        self._decoder: codecs.IncrementalDecoder | None = None
-        self._fragment_count = 0
+        # The fragmented message that is open.
+        self._message: OpenMessage | None = None
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         """Of `send_frame`, since the last flush."""
@@ -342,7 +182,7 @@ class WebSocketConnection(asyncio.Protocol):
     def ping(self) -> None:
         """Send an empty ping now; its answer shows in `bytes_received`."""
         if self._is_open:
-            self._outgoing.append(_PING_FRAME)
+            self._outgoing.append(PING_FRAME)
             self.flush()
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -407,8 +247,8 @@ class WebSocketConnection(asyncio.Protocol):
             return
         held = self._held
         self._in_read = True
-        if self._protocol.state is CONNECTING:
-            self._receive_head(data)
+        if self._handshake is not None:
+            self._receive_head(self._handshake, data)
         elif held:
             held += data
             if len(held) >= self._held_needed and not self._stopped:
@@ -437,7 +277,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._finished = self._stopped = True
         self._outgoing.clear()
         self._held = bytearray()
-        self._message = bytearray()
+        self._handshake = self._message = None
         for timer in (self._timer, self._assembly_timer):
             if timer is not None:
                 timer.cancel()
@@ -470,78 +310,34 @@ class WebSocketConnection(asyncio.Protocol):
 
     # The handshake.
 
-    def _receive_head(self, data: bytes) -> None:
-        """Collect the request head. The library gets every byte of it as it comes, because it refuses a bad line
-        before the head is complete, but nothing behind it: what a client sends before our 101 is looked at after."""
-        held = self._held
-        fed = len(held)
-        held += data
-        # The end of the head may lie across two reads.
-        end = held.find(b"\r\n\r\n", max(0, fed - 3))
-        stop = len(held) if end < 0 else end + 4
-        if not held[:1].isalpha():
-            self._answer(refusal(400, "This is not an HTTP request."))  # A TLS hello, for one; it has no line end.
-            return
-        if stop > self._limits.handshake_bytes_max:
-            self._answer(refusal(431, "The request is too large."))
-            return
-        protocol = self._protocol
-        protocol.receive_data(bytes(held[fed:stop]))
-        requests = protocol.events_received()
-        if requests:
-            rest = bytes(held[stop:])
-            self._held = bytearray()
-            self._answer_request(cast(Request, requests[0]), rest)
-        elif protocol.handshake_exc is not None:
-            # The library has an answer for what is too long (414, 431) and only a shut door for other garbage.
-            writes = protocol.data_to_send()
-            status = int(writes[0][9:12]) if writes and writes[0] else 400
-            self._answer(refusal(status, "This is not an acceptable HTTP request."))
+    def _receive_head(self, handshake: Handshake, data: bytes) -> None:
+        outcome = handshake.receive(data, self.peer_address)
+        if isinstance(outcome, HttpAnswer):
+            self._answer(outcome.response, head_only=outcome.head_only)
+        elif outcome is not None:
+            self._handshake = None
+            self._outgoing += outcome.writes
+            # The protocol of the handshake keeps the request; a fresh one that is open from the start does not.
+            self._protocol = ServerProtocol(state=OPEN, max_size=self._limit_bytes, logger=LIBRARY_LOG)
+            self._open(outcome)
+            if outcome.rest and not self._finished:
+                if self._stopped:
+                    self._held += outcome.rest
+                else:
+                    self._receive_frames(outcome.rest)
 
-    def _answer_request(self, request: Request, rest: bytes) -> None:
-        try:
-            answer = self._settings.front_door.decide(request)
-        except Exception:
-            log.exception("route-failed", peer=self.peer_address, path=escaped_for_log(request.path))
-            answer = refusal(500, "This did not work.")
-        if answer is not None:
-            self._log_refused(answer.status, request)
-            self._answer(answer, head_only=request.method == "HEAD")
-            return
-        protocol = self._protocol
-        response = protocol.accept(request)
-        if response.status_code != 101:
-            self._log_refused(response.status_code, request)
-            # A 426 must say what to upgrade to (RFC 9110 section 15.5.22).
-            upgrade = UPGRADE_REQUIRED if response.status_code == 426 else ()
-            self._answer(refusal(response.status_code, "This is not an acceptable WebSocket handshake.", *upgrade))
-            return
-        protocol.send_response(response)
-        self._take_library_writes()
-        # The parser of the handshake keeps the request alive, up to handshake_bytes_max of cookies and the like, for as
-        # long as it lives; a fresh protocol that is open from the start does not. Closing the parser (a generator that
-        # refers to its protocol) breaks the cycle, so that neither waits for the garbage collector.
-        protocol.parser.close()
-        self._protocol = ServerProtocol(state=OPEN, max_size=self._limit_bytes, logger=_library_log)
-        self._open(request, protocol.subprotocol)
-        if rest and not self._finished:
-            if self._stopped:
-                self._held += rest
-            else:
-                self._receive_frames(rest)
-
-    def _open(self, request: Request, subprotocol: Subprotocol | None) -> None:
+    def _open(self, accepted: Accepted) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        headers = request.headers
+        headers = accepted.request.headers
         peer = PeerInfo(
             address=self.peer_address,
             port=self.peer_port,
             origin=headers.get("Origin"),
             host=headers.get("Host"),
             user_agent=", ".join(headers.get_all("User-Agent")) or None,
-            subprotocol=subprotocol,
+            subprotocol=accepted.subprotocol,
         )
         self._fast = self._settings.fast_path
         try:
@@ -558,18 +354,6 @@ class WebSocketConnection(asyncio.Protocol):
         self._outgoing += (data, SEND_EOF)
         self._finish()
         self.flush()
-
-    def _log_refused(self, status: int, request: Request) -> None:
-        if status >= 400:
-            log.debug(
-                "request-refused",
-                peer=self.peer_address,
-                status=status,
-                method=escaped_for_log(request.method),
-                # Without the query: people put tokens there.
-                path=escaped_for_log(request.path.partition("?")[0]),
-                origin=escaped_for_log(", ".join(request.headers.get_all("Origin"))),
-            )
 
     def _handshake_timed_out(self) -> None:
         self._timer = None
@@ -619,7 +403,7 @@ class WebSocketConnection(asyncio.Protocol):
                 length = int.from_bytes(data[position + 2 : position + 10], "big")
                 start = position + 14
             stop = start + length
-            if first == _TEXT_FRAME and self._fast and 0 <= length <= self._limit_bytes:
+            if first == TEXT_FRAME and self._fast and 0 <= length <= self._limit_bytes:
                 if stop > end:
                     needed = stop - position
                     break
@@ -713,38 +497,33 @@ class WebSocketConnection(asyncio.Protocol):
     def _receive_data_frame(self, frame: Frame) -> None:
         data = bytes(frame.data)
         if frame.opcode is not CONT:
-            self._message_is_text = frame.opcode is TEXT
+            is_text = frame.opcode is TEXT
             if frame.fin:
-                if not self._message_is_text:
+                if not is_text:
                     self._deliver_binary(data)
                 elif self._is_text(data):
                     self._deliver_text(data)
                 return
             self._fast = False
-            self._message = bytearray()
-            self._fragment_count = 0
-            self._decoder = _Utf8Decoder() if self._message_is_text else None
-        self._message += data
-        self._fragment_count += 1
-        if self._fragment_count > FRAGMENTS_FREE + len(self._message) // FRAGMENT_BYTES_MEAN_MIN:
+            self._message = OpenMessage(is_text)
+        message = self._message
+        if message is None:
+            return  # It failed, or nothing is taken any more.
+        try:
+            message.add(data, frame.fin)
+        except TooManyFragments:
             self._fail(CloseCode.POLICY_VIOLATION, "too many small fragments")
             return
-        if self._decoder is not None:
-            # Checked fragment by fragment, so that a bad message is refused as early as it is bad.
-            try:
-                self._decoder.decode(data, frame.fin)
-            except UnicodeDecodeError as exc:
-                self._fail_invalid_text(exc)
-                return
+        except UnicodeDecodeError as exc:
+            self._fail_invalid_text(exc)
+            return
         if frame.fin:
-            message = bytes(self._message)
-            self._message = bytearray()
-            self._decoder = None
+            self._message = None
             self._fast = self._settings.fast_path and self._is_open
-            if self._message_is_text:
-                self._deliver_text(message)
+            if message.is_text:
+                self._deliver_text(bytes(message))
             else:
-                self._deliver_binary(message)
+                self._deliver_binary(bytes(message))
 
     def _is_text(self, data: bytes) -> bool:
         """Whether `data` is valid UTF-8; when not, the connection has failed (RFC 6455 section 8.1)."""
@@ -794,7 +573,7 @@ class WebSocketConnection(asyncio.Protocol):
         if left_s > 0:
             self._assembly_timer = self._loop.call_later(left_s, self._assembly_check)
         else:
-            self._fail(CLOSE_ASSEMBLY_TIMEOUT, "the message was not finished in time")
+            self._fail(CLOSE_TIMEOUT, "the message was not finished in time")
             self.flush()
 
     # Closing.
@@ -859,7 +638,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Nothing more will be taken from the peer; reading goes on only to see the end of its stream."""
         self._finished = self._stopped = True
         self._held = bytearray()
-        self._message = bytearray()
+        self._handshake = self._message = None
         if self._reading_paused:
             self._reading_paused = False
             if not self._transport.is_closing():
