@@ -11,9 +11,7 @@ Rules this module keeps:
   somewhere must not switch it on.
 - `docs/CONFIGURATION.md` holds `settings_table()`; a test compares them.
 
-Errors:
-
-    ConfigurationError      has problems: one sentence for each bad setting
+Errors: ConfigurationError, see `config_problems`.
 """
 
 from __future__ import annotations
@@ -23,13 +21,22 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-import msgspec
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tellback_server.config_problems import (
+    ENVIRONMENT_PREFIX,
+    ConfigurationError,
+    Problem,
+    flag_of,
+    problem_of,
+    variable_of,
+)
 from tellback_server.fs import Fs, FsError
 from tellback_server.http import is_loopback_name, parse_origin
+from tellback_server.save_strategy import EVENTS, Strategy
+from tellback_server.thinning import Policy
 from tellback_server.upstream_address import Upstream, key_variable, parse_upstream, upstream_name
 
 __all__ = [
@@ -46,7 +53,6 @@ __all__ = [
     "variable_of",
 ]
 
-ENVIRONMENT_PREFIX: Final = "TELLBACK_"
 ENVIRONMENT_ONLY: Final = frozenset({"unsafe_no_sync"})
 OTHER_VARIABLES: Final = frozenset({"TELLBACK_URL", "TELLBACK_TOKEN", "TELLBACK_FAILPOINTS"})
 """Of other commands and of the crash tests."""
@@ -68,28 +74,6 @@ PUBLIC_KEY_ALGORITHMS: Final = (
     "ES512",
     "EdDSA",
 )
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong: `where` names the source, `what` the fault, `remedy` what to do."""
-
-    where: str
-    what: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f" {self.remedy}" if self.remedy else "")
-
-
-class ConfigurationError(Exception):
-    """The server cannot start with these settings. Exit code 78."""
-
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__(*problems)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)
 
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -114,10 +98,39 @@ class Settings(BaseSettings):
     )
     port: int = Field(default=8765, ge=0, le=65535, description="Port to bind; 0 picks a free one")
     checkpoint_interval_s: float = Field(
-        default=5.0, ge=0.01, le=3600, description="How long the chat files may trail the log"
+        default=5.0, ge=0.01, le=3600, description="How long the chat files may trail the log: the autosave interval"
+    )
+    checkpoint_debounce_s: float = Field(
+        default=2.0, ge=0.0, le=3600, description="So long after the last write a chat is folded into its files"
+    )
+    checkpoint_batch: int = Field(
+        default=1000, ge=0, le=1_000_000, description="So many commits are folded without waiting; 0: any number waits"
+    )
+    checkpoint_events: Words = Field(
+        default=("generation", "swipe", "metadata", "close"),
+        description=f"What is folded at once; some of {', '.join(EVENTS)}",
+    )
+    checkpoint_sweep_s: float = Field(
+        default=300.0, ge=0.1, le=86_400, description="How often everything that still waits is folded"
     )
     idle_s: float = Field(
         default=30.0, ge=0.01, le=86_400, description="A chat that nobody has open leaves memory after this"
+    )
+    backup_interval_s: float = Field(
+        default=600.0, ge=0, le=7 * 86_400, description="A chat that changed is backed up this often; 0: not by itself"
+    )
+    backup_deletions_min: int = Field(
+        default=10, ge=1, le=1_000_000, description="Before so many messages are deleted at once the chat is backed up"
+    )
+    backup_keep_all_s: float = Field(default=3600.0, ge=0, description="How long all backups of a chat are kept")
+    backup_keep_hourly_s: float = Field(
+        default=86_400.0, ge=0, description="How long the last one of each hour is kept"
+    )
+    backup_keep_daily_s: float = Field(
+        default=30 * 86_400.0, ge=0, description="How long the last one of each day is kept; then of each month"
+    )
+    backup_bytes_max: int = Field(
+        default=2 << 30, ge=0, description="All backups of a user; the oldest go first, a chat's last one stays"
     )
     auth_file: str | None = Field(default=None, description="Token file: users and the hashes of their tokens")
     jwt_key_file: str | None = Field(
@@ -218,7 +231,9 @@ class Settings(BaseSettings):
             raise ValueError("is no path: it holds a NUL character")
         return os.path.abspath(os.path.expanduser(value))
 
-    @field_validator("jwt_algorithms", "allowed_origins", "upstream", "upstream_key_file", mode="before")
+    @field_validator(
+        "jwt_algorithms", "allowed_origins", "upstream", "upstream_key_file", "checkpoint_events", mode="before"
+    )
     @classmethod
     def _words(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -231,6 +246,14 @@ class Settings(BaseSettings):
         for text in value:
             if parse_origin(text) is None:
                 raise ValueError(f"{text!r} is no origin; write it as https://chat.example.com or http://10.0.0.5:8000")
+        return value
+
+    @field_validator("checkpoint_events", mode="after")
+    @classmethod
+    def _events(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if text not in EVENTS:
+                raise ValueError(f"{text!r} is no event; use some of {', '.join(EVENTS)}")
         return value
 
     @field_validator("upstream", mode="after")
@@ -305,6 +328,22 @@ class Settings(BaseSettings):
         return {name: path for name, _, path in (text.partition("=") for text in self.upstream_key_file)}
 
     @property
+    def save_strategy(self) -> Strategy:
+        """When chats are folded into their files."""
+        return Strategy(
+            debounce_s=self.checkpoint_debounce_s, interval_s=self.checkpoint_interval_s,
+            batch_commits=self.checkpoint_batch, sweep_s=self.checkpoint_sweep_s,
+            events=frozenset(self.checkpoint_events),
+        )
+
+    @property
+    def backup_policy(self) -> Policy:
+        """Which backups stay."""
+        return Policy(
+            all_s=self.backup_keep_all_s, hourly_s=self.backup_keep_hourly_s, daily_s=self.backup_keep_daily_s
+        )
+
+    @property
     def has_users(self) -> bool:
         """Whether clients must say who they are."""
         return self.auth_file is not None or self.jwt_key_file is not None
@@ -362,18 +401,8 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = [_problem(details, given) for details in error.errors(include_url=False)]
+        problems = [problem_of(details, given) for details in error.errors(include_url=False)]
         raise ConfigurationError(*problems) from None
-
-
-def flag_of(name: str) -> str:
-    """The flag of a setting: `--checkpoint-interval` for `checkpoint_interval_s`."""
-    return "--" + name.removesuffix("_s").replace("_", "-")
-
-
-def variable_of(name: str) -> str:
-    """The environment variable of a setting."""
-    return ENVIRONMENT_PREFIX + name.upper()
 
 
 def upstream_keys(settings: Settings, environment: Mapping[str, str], fs: Fs) -> dict[str, str]:
@@ -410,51 +439,6 @@ def unknown_variables(environment: Mapping[str, str], upstreams: Iterable[Upstre
     known = {variable_of(name) for name in Settings.model_fields} | OTHER_VARIABLES
     known |= {key_variable(upstream.name) for upstream in upstreams}
     return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
-
-
-def _problem(details: Any, given: Mapping[str, Any]) -> Problem:
-    name = str(details["loc"][0]) if details["loc"] else ""
-    kind = details["type"]
-    if kind == "extra_forbidden":
-        return Problem("the settings file", f"there is no setting {name!r}.", "docs/CONFIGURATION.md lists them all.")
-    if kind == "missing":
-        return Problem(name, "it is not set.", f"Give {flag_of(name)} or set {variable_of(name)}.")
-    text = str(details["ctx"]["error"]) if kind == "value_error" else _sentence(details)
-    if not name:
-        return Problem("settings", f"{text}.")
-    return Problem(_source(name, given), f"{text}.")
-
-
-def _source(name: str, given: Mapping[str, Any]) -> str:
-    if name in given:
-        return flag_of(name)
-    variables = {variable.upper() for variable, value in os.environ.items() if value}
-    return variable_of(name) if variable_of(name) in variables else f"{name} in the settings file"
-
-
-def _sentence(details: Any) -> str:
-    """pydantic's complaint in our words; without the value when the value could be long."""
-    value = str(details["input"])[:64]
-    context = details.get("ctx", {})
-    match details["type"]:
-        case "int_parsing" | "int_type" | "int_from_float":
-            return f"{value!r} is not a whole number"
-        case "float_parsing" | "float_type":
-            return f"{value!r} is not a number"
-        case "bool_parsing" | "bool_type":
-            return f"{value!r} is neither true nor false"
-        case "literal_error":
-            return f"{value!r} is not one of {context['expected']}"
-        case "greater_than_equal":
-            return f"{value} is too small; the least is {context['ge']}"
-        case "less_than_equal":
-            return f"{value} is too large; the most is {context['le']}"
-        case "string_too_short":
-            return "the value is empty"
-        case "string_type":
-            return f"{value!r} is not a text"
-        case _:
-            return f"{value!r} cannot be used: {details['msg']}"
 
 
 def settings_table() -> str:

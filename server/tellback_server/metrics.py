@@ -73,6 +73,7 @@ class Counters:
         "behind",
         "checkpoint_bytes",
         "checkpoint_failures",
+        "checkpoint_reasons",
         "checkpoints",
         "commits",
         "conflicts",
@@ -102,6 +103,8 @@ class Counters:
         self.checkpoints = 0
         self.checkpoint_bytes = 0
         self.checkpoint_failures = 0
+        self.checkpoint_reasons: dict[str, int] = {}
+        """Checkpoints by why they were made."""
         self.generations_started = 0
         self.generation_deltas = 0
         self.generation_deltas_sent = 0
@@ -118,6 +121,12 @@ class Counters:
         """By error code."""
         self.resets: dict[str, int] = {}
         """By the reason in the `reset` frame."""
+
+    def checkpointed(self, reason: str, size_bytes: int) -> None:
+        """A chat's files were brought up to the log."""
+        self.checkpoints += 1
+        self.checkpoint_bytes += size_bytes
+        self.checkpoint_reasons[reason] = self.checkpoint_reasons.get(reason, 0) + 1
 
     def refused(self, code: str) -> None:
         """An `error` frame with this code goes out."""
@@ -166,6 +175,10 @@ class _Server(Collector):
         yield _labelled("tellback_refusals", "Error frames sent", "code", self._counters.refusals)
         yield _labelled(
             "tellback_generations_ended", "Generations that ended", "state", self._counters.generations_ended
+        )
+        yield _labelled(
+            "tellback_checkpoint_reasons", "Checkpoints by why they were made", "reason",
+            self._counters.checkpoint_reasons,
         )
         yield _labelled("tellback_resets", "Tabs told that a chat was replaced", "reason", self._counters.resets)
         errors = self._counters.upstream_errors

@@ -29,6 +29,7 @@ from tellback_protocol.ids import Place, StateOwner, Version
 from tellback_protocol.stream import Stream, documents_of
 from tellback_server.fs import FileMissing, FileStat
 from tellback_server.records import Anchor, FileIdentity, StateMark, encode
+from tellback_server.save_strategy import events_of
 from tellback_server.store.files import SYNC_NAMESPACE, FileStore
 from tellback_server.store.jsonl import Image
 from tellback_server.store.place import is_nameable
@@ -58,7 +59,7 @@ class OutsideEdit(Exception):
 class Pending:
     """What the files do not hold yet. `appended` are new messages at the end, in order, by id."""
 
-    __slots__ = ("appended", "commits", "reordered", "rewrite", "states")
+    __slots__ = ("appended", "commits", "events", "reordered", "rewrite", "states")
 
     def __init__(self) -> None:
         self.appended: dict[str, None] = {}
@@ -68,6 +69,8 @@ class Pending:
         self.reordered = False
         """Messages were put between others or taken out: the logs of floor states count them."""
         self.commits = 0
+        self.events: set[str] = set()
+        """What happened, as far as it may be a reason to fold soon."""
 
     def __bool__(self) -> bool:
         return self.commits > 0 or self.rewrite or bool(self.appended) or bool(self.states)
@@ -75,6 +78,8 @@ class Pending:
     def add(self, effects: Iterable[Effect]) -> None:
         """Note the effects of one commit. Cost: theirs."""
         self.commits += 1
+        effects = list(effects)
+        self.events |= events_of(effects)
         for effect in effects:
             match effect:
                 case AppendEffect():
@@ -110,6 +115,7 @@ class Pending:
         self.appended = {**earlier.appended, **self.appended}
         self.states |= earlier.states
         self.commits += earlier.commits
+        self.events |= earlier.events
 
 
 class FileState(msgspec.Struct, gc=True):
