@@ -216,8 +216,7 @@ class Writes:
             frame = codec.answer(decision.outcome.kind, request.id, owner_json, op, body)
             release = Release(position, actor, tab, frame, size_bytes)
         actor.audience.release_later(release)
-        if actor.dirty_since_s is None:
-            hub.shelf.became_dirty(actor)
+        self._dirty()
 
     def commit_own(self, decision: Committed) -> None:
         """Log and install what the server did by itself; it is told when the record is durable. Raises LogError."""
@@ -228,8 +227,13 @@ class Writes:
         hub.counters.commits += 1
         then = actor.generations.committed(decision, None, b"", position)
         actor.audience.release_later(Release(position, actor, commit=decision, then=then))
-        if actor.dirty_since_s is None:
-            hub.shelf.became_dirty(actor)
+        self._dirty()
+
+    def _dirty(self) -> None:
+        """A commit waits for the files, perhaps one that shall not wait long."""
+        actor = self._actor
+        if actor.dirty_since_s is None or (actor.file is not None and actor.file.pending.events):
+            self._hub.shelf.became_dirty(actor)
 
     def journal(self, deltas: bytes) -> int:
         """Log text of a generation; its position. Raises LogError."""
