@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ConnectionLost,
         DeletedError,
         ForbiddenError,
+        GenerationOver,
         NotFoundError,
         OutboxCorrupt,
         OutboxError,
@@ -44,15 +45,20 @@ if TYPE_CHECKING:
         ConnectionChanged,
         Event,
         EventsLost,
+        GenerationEnded,
+        GenerationStarted,
         Gone,
         Replaced,
         Status,
         StatusChanged,
     )
     from .floors import FloorState
+    from .followed import GenerationResult
+    from .generation import Delta, Generation
     from .history import HistoryProvider
     from .outbox import WriteResult
     from .owner import Owner
+    from .producing import Producing
     from .replica import Messages
     from .server_process import ServerProcess
 
@@ -76,11 +82,17 @@ __all__ = [
     "ConnectionChanged",
     "ConnectionLost",
     "DeletedError",
+    "Delta",
     "Event",
     "EventsLost",
     "FloorState",
     "ForbiddenError",
     "FoundMessage",
+    "Generation",
+    "GenerationEnded",
+    "GenerationOver",
+    "GenerationResult",
+    "GenerationStarted",
     "Gone",
     "HistoryProvider",
     "ListedChat",
@@ -92,6 +104,7 @@ __all__ = [
     "OutcomeUnknownError",
     "Owner",
     "Pages",
+    "Producing",
     "ProtocolViolation",
     "ReadOnlyError",
     "RefusedError",
@@ -115,18 +128,22 @@ _HOMES = {
     "client": ("Client", "connect"),
     "conflict": ("Conflict",),
     "errors": (
-        "ClientClosed", "ConflictError", "ConnectionLost", "DeletedError", "ForbiddenError", "NotFoundError",
+        "ClientClosed", "ConflictError", "ConnectionLost", "DeletedError", "ForbiddenError", "GenerationOver",
+        "NotFoundError",
         "OutboxCorrupt", "OutboxError", "OutboxInUse", "OutcomeUnknownError", "ProtocolViolation", "ReadOnlyError",
         "RefusedError", "RenamedError", "SessionTakenOver", "TellbackError", "UnauthenticatedError",
     ),
     "events": (
-        "ChatDeleted", "ChatRenamed", "Committed", "Conflicted", "ConnectionChanged", "Event", "EventsLost", "Gone",
-        "Replaced", "Status", "StatusChanged",
+        "ChatDeleted", "ChatRenamed", "Committed", "Conflicted", "ConnectionChanged", "Event", "EventsLost",
+        "GenerationEnded", "GenerationStarted", "Gone", "Replaced", "Status", "StatusChanged",
     ),
     "floors": ("FloorState",),
+    "followed": ("GenerationResult",),
+    "generation": ("Delta", "Generation"),
     "history": ("HistoryProvider",),
     "outbox": ("WriteResult",),
     "owner": ("Owner",),
+    "producing": ("Producing",),
     "replica": ("Messages",),
     "server_process": ("ServerProcess",),
 }

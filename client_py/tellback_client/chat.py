@@ -33,6 +33,7 @@ from .intents import (
 )
 from .life import LivingChat
 from .outbox import WriteResult
+from .producing import Generating
 from .replica import Messages
 
 __all__ = [
@@ -173,7 +174,7 @@ class BatchedState:
         self._batch._do(StateIntent(self._namespace, delete=True))
 
 
-class Chat(_Writing[Coroutine[Any, Any, WriteResult]], LivingChat, Handle):
+class Chat(_Writing[Coroutine[Any, Any, WriteResult]], LivingChat, Generating, Handle):
     """An open chat. Made by `Client.open`."""
 
     @property
@@ -198,6 +199,11 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]], LivingChat, Handle):
 
     def _do(self, intent: Intent) -> Coroutine[Any, Any, WriteResult]:
         return self.write(intent)
+
+    async def close(self) -> None:
+        """Stop what is being produced here, wait for the own writes, then end the subscription."""
+        self.stop_producing()
+        await super().close()
 
     def floor_state(self, namespace: str) -> FloorState:
         """A state document that follows messages and swipes."""

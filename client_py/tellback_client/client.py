@@ -21,7 +21,7 @@ from weakref import WeakSet
 from anyio import to_thread
 from msgspec import UnsetType
 
-from tellback_protocol.frames import HistoryFrame, Opened, StateFrame
+from tellback_protocol.frames import HistoryFrame, Limits, Opened, StateFrame
 from tellback_protocol.ids import session_problem
 from tellback_protocol.requests import Open, OwnerName, owner_named, owner_text
 from tellback_protocol.values import loads
@@ -168,6 +168,8 @@ class Client(Catalog, Lives):
         """
         if self._task is None or self._link is None:
             return
+        for chat in self.chats:
+            chat.stop_producing()
         timeout_s = self._flush_timeout_s if flush_timeout_s is None else flush_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -224,6 +226,11 @@ class Client(Catalog, Lives):
     def user(self) -> str:
         """Who the server takes this client for."""
         return self._started().user
+
+    @property
+    def limits(self) -> Limits:
+        """What the server accepts."""
+        return self._started().limits
 
     @property
     def pending(self) -> int:
@@ -374,6 +381,10 @@ class Client(Catalog, Lives):
     def stepped(self) -> None:
         """The user changed something: tell the listeners and wake the tasks. Never waits."""
         self.tell()
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something to send that no listener cares about. Never waits."""
         if self._connection is not None and self._connection.status != "closed":
             self._connection.wake()
 

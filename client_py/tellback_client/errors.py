@@ -9,6 +9,7 @@
             ForbiddenError      this user may not do that
             UnauthenticatedError  the token is missing, unknown or expired
         ConflictError           somebody else changed what this write was made against; it has three exits
+        GenerationOver          the reply has ended, whoever ended it
         OutcomeUnknownError     the server no longer keeps the outcome of this op
         ConnectionLost          there is no connection and none will be made; the cause is in `reason`
             SessionTakenOver    another connection said hello with this session
@@ -54,6 +55,8 @@ class RefusedError(TellbackError):
         """Number of the write, or None when it was no write."""
         self.expected: int | None = None
         """With `op-gap`: the number that comes next."""
+        self.generation: str | None = None
+        """With `generation-running`: which one is being written there."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" + (f" (at {self.pointer})" if self.pointer else "")
@@ -111,6 +114,19 @@ class ConflictError(TellbackError):
 
     def __str__(self) -> str:
         return f"op {self.conflict.op}: {self.conflict.reason}"
+
+
+class GenerationOver(TellbackError):
+    """Text was pushed to a reply that has ended."""
+
+    def __init__(self, generation: str, state: str) -> None:
+        super().__init__(generation, state)
+        self.generation = generation
+        self.state = state
+        """How it ended; `running` while its own end is on the way."""
+
+    def __str__(self) -> str:
+        return f"the generation {self.generation} has ended ({self.state})"
 
 
 class ConnectionLost(TellbackError):
@@ -197,6 +213,7 @@ def error_of(frame: Error) -> RefusedError:
     op = frame.op if isinstance(frame.op, int) else None
     error = refused(frame.code, frame.message, retry=frame.retry, pointer=pointer, op=op)
     error.expected = frame.expected if isinstance(frame.expected, int) else None
+    error.generation = frame.generation if isinstance(frame.generation, str) else None
     if isinstance(error, RenamedError | DeletedError):
         error.chat_id = frame.chat_id if isinstance(frame.chat_id, str) else ""
     if isinstance(error, RenamedError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .conflict import Conflict
     from .connection import ConnectionStatus
     from .errors import TellbackError
+    from .followed import GenerationResult
     from .intents import Intent
 
 QUEUE_EVENTS_MAX = 1024
@@ -95,7 +96,29 @@ class EventsLost(msgspec.Struct, frozen=True):
     count: int
 
 
-Event = Committed | StatusChanged | Replaced | Conflicted | ChatRenamed | ChatDeleted | Gone | EventsLost
+class GenerationStarted(msgspec.Struct, frozen=True):
+    """A reply is being written; `Chat.generation` gives its text as it comes."""
+
+    id: str
+    message: str
+    """Id of the message that the text is for."""
+    by: str
+    """The session that began it."""
+
+
+class GenerationEnded(msgspec.Struct, frozen=True):
+    """A reply has ended, and the chat holds what there was of it."""
+
+    id: str
+    result: GenerationResult
+    offered: bool = False
+    """It had ended before this session came back, which began it and did not know."""
+
+
+Event = (
+    Committed | StatusChanged | Replaced | Conflicted | ChatRenamed | ChatDeleted | Gone | EventsLost
+    | GenerationStarted | GenerationEnded
+)
 """What a chat tells."""
 
 

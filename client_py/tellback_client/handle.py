@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from tellback_protocol.frames import Limits
 from tellback_protocol.ids import Version
 from tellback_protocol.values import loads
 
@@ -159,6 +160,20 @@ class Handle:
         self.subscription.submit(PendingWrite(intent, settled))
         self._client.stepped()
         return await future
+
+    def hand_over(self, intent: Intent) -> None:
+        """Carry an intent out without waiting for what comes of it."""
+        self.subscription.submit(PendingWrite(intent))
+        self._client.stepped()
+
+    def wake(self) -> None:
+        """There is text to send."""
+        self._client.wake()
+
+    @property
+    def limits(self) -> Limits:
+        """What the server accepts."""
+        return self._client.limits
 
     async def saved(self) -> None:
         """Wait until no own write is without an answer.

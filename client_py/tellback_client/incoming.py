@@ -16,12 +16,12 @@ from tellback_protocol.frames import Error, ServerFrame
 from .errors import ProtocolViolation
 from .subscription import Subscription
 
-__all__ = ["frame_in", "is_unnamed", "request_of"]
+__all__ = ["frame_in", "is_of_generation", "is_unnamed", "request_of"]
 
 SERVER_FRAMES = frozenset((
     "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
     "history-part", "reset", "behind", "goaway", "pong", "chat-list", "chat-search", "active-chat", "character-list",
-    "group-list",
+    "group-list", "generation-started", "generation-delta", "generation-stored", "generation-done",
 ))
 UNREADABLE = frozenset(("bad-json", "bad-frame", "too-large", "too-deep", "number-range", "unknown-type"))
 """Codes of errors about a frame that the server may have read nothing of."""
@@ -45,7 +45,12 @@ def frame_in(data: bytes) -> ServerFrame | None:
 
 def is_unnamed(frame: Error) -> bool:
     """True for an error that answers a request of which the server could not read the number."""
-    return frame.id is None and frame.retry == "never" and frame.code in UNREADABLE
+    return not is_of_generation(frame) and frame.id is None and frame.retry == "never" and frame.code in UNREADABLE
+
+
+def is_of_generation(frame: Error) -> bool:
+    """True for an error that answers text, attaching or an acknowledgement: these have no number."""
+    return frame.id is None and isinstance(frame.generation, str) and isinstance(frame.chat, str)
 
 
 def request_of(frame: Error, subscription: Subscription | None, waiting: list[int]) -> int | None:

@@ -88,7 +88,7 @@ class AppendIntent:
     """Messages at the end; each has its id from here on, so that it is the same message before and after its ack."""
 
     def __init__(self, messages: Sequence[Mapping[str, Any]], new_id: Callable[[], str]) -> None:
-        self._lines = [
+        self.lines = [
             Raw(payload(
                 dict(message) if "id" in message else {"id": new_id(), **message}, f"/messages/{index}"
             ))
@@ -96,7 +96,7 @@ class AppendIntent:
         ]
 
     def parts(self, view: View) -> list[Batched]:
-        return [BatchedAppend(self._lines)] if self._lines else []
+        return [BatchedAppend(self.lines)] if self.lines else []
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
         return True

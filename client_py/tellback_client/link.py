@@ -29,6 +29,9 @@ from tellback_protocol.frames import (
     Conflict,
     Error,
     GenerationDeltaFrame,
+    GenerationDone,
+    GenerationStarted,
+    GenerationStored,
     Goaway,
     Hello,
     HistoryFrame,
@@ -48,10 +51,10 @@ from tellback_protocol.requests import History, StateGet, owner_named
 
 from .errors import ProtocolViolation, TellbackError, error_of
 from .heartbeat import Backoff, Heartbeat
-from .incoming import frame_in, is_unnamed, request_of
+from .incoming import frame_in, is_of_generation, is_unnamed, request_of
 from .outbox import Entry, PendingWrite, Record
 from .question import Questions, Read, Waiter
-from .replica import text_of
+from .replica import GenerationFrame, text_of
 from .subscription import Subscription
 
 PAUSE_FIRST_S = 0.1
@@ -141,6 +144,9 @@ class Link:
         if self.state == "ready" and self.goaway is None:
             self._collect_opens(frames, now_s)
             self._collect_reads(frames)
+            for subscription in self.subscriptions:
+                if subscription.may_send:
+                    frames += subscription.generations.collect(subscription.address, now_s)
             self._collect_writes(frames, now_s)
         return frames
 
@@ -159,6 +165,8 @@ class Link:
                 times.append(subscription.open_at_s)
             elif len(subscription.lane) and subscription.paused_until_s:
                 times.append(subscription.paused_until_s)
+            if subscription.may_send:
+                times += subscription.generations.deadlines_s
         later = [time for time in times if time > self._now_s]
         return min(later) if later else None
 
@@ -296,6 +304,8 @@ class Link:
             for pending in list(subscription.lane):
                 if pending.sent:
                     continue
+                if not subscription.generations.may_send(pending.write):
+                    break
                 if room <= 0 or not self._turn() or (room_bytes < len(pending.data) and flying):
                     return
                 if self._journaling and not pending.journaled:
@@ -367,13 +377,16 @@ class Link:
                 self._questions.history(frame)
             case HistoryPart():
                 self._questions.history_part(frame)
-            case Pong() | GenerationDeltaFrame():
+            case GenerationStarted() | GenerationDeltaFrame() | GenerationStored() | GenerationDone():
+                self._of(frame, lambda subscription: subscription.generation(frame))
+            case Pong():
                 pass
             case _:  # All others answer a question, and nothing else changes.
                 self._questions.answer(frame.id, frame)
 
     def _of(
-        self, frame: IntegrityFrame | SnapshotPart | Opened | Reset | Behind, act: Callable[[Subscription], None]
+        self, frame: IntegrityFrame | SnapshotPart | Opened | Reset | Behind | GenerationFrame,
+        act: Callable[[Subscription], None],
     ) -> None:
         """A frame about an owner that was closed meanwhile is late, not wrong."""
         subscription = self._aliases.get(text_of(frame))
@@ -430,6 +443,12 @@ class Link:
         return None
 
     def _error(self, frame: Error) -> None:
+        if is_of_generation(frame):
+            written = self._aliases.get(str(frame.chat))
+            if written is not None:
+                written.generations.refused(frame, self._now_s)
+                written.look_up()
+            return
         if self.state == "ready" and is_unnamed(frame):
             frame.id = self._unnamed(frame)
         if frame.id is None:

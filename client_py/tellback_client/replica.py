@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from tellback_protocol.chat import Chat, with_id
-from tellback_protocol.decide import Committed, Fresh, decide
+from tellback_protocol.decide import Committed, Fresh, decide, decide_end
 from tellback_protocol.effects import (
     AppendEffect,
     ChatEffect,
@@ -32,7 +32,21 @@ from tellback_protocol.effects import (
 )
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
-from tellback_protocol.frames import Ack, Behind, IntegrityFrame, Limits, Opened, Reset, SnapshotPart, StateValue
+from tellback_protocol.frames import (
+    Ack,
+    Behind,
+    GenerationDeltaFrame,
+    GenerationDone,
+    GenerationStarted,
+    GenerationStored,
+    IntegrityFrame,
+    Limits,
+    Opened,
+    Reset,
+    SnapshotPart,
+    StateValue,
+)
+from tellback_protocol.generations import Running
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import (
     Append,
@@ -54,6 +68,7 @@ from tellback_protocol.values import dumps, loads
 
 from .own_write import OwnWrite, shown_as
 
+GenerationFrame = GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone
 _NOBODY = "0" * 16
 _NOT_YET = "00000000-0000-8000-8000-000000000000"
 """The integrity of what is not stored yet; no server ever gives it."""
@@ -170,6 +185,10 @@ def show(view: Stream, write: OwnWrite) -> None:
         return
     if not isinstance(decision, Committed):
         return
+    _install(view, decision)
+
+
+def _install(view: Stream, decision: Committed) -> None:
     version = view.chat.version
     if decision.chat is not None:
         view.chat = decision.chat
@@ -179,6 +198,23 @@ def show(view: Stream, write: OwnWrite) -> None:
         elif decision.chat is None:
             view.chat.apply(effect, decision.known)
     view.chat.version = version
+
+
+def finished(stream: Stream, running: Mapping[str, Running]) -> Stream:
+    """A copy in which generations have ended as they stand now: what `decide` would make of them."""
+    view = Stream("", stream.name, stream.chat_id, stream.chat.copy(), stream.head)
+    for namespace, document in stream.states.items():
+        view.states[namespace] = StateDocument(document.version, document.data)
+    for one_id, text in running.items():
+        if one_id not in view.generations:
+            continue
+        view.running[one_id] = text
+        try:
+            decision = decide_end(view, one_id, "stored", Fresh(_NOT_YET, 0, 0), _LIMITS)
+        except Refused:
+            continue
+        _install(view, decision)
+    return view
 
 
 def asked_effects(
@@ -240,11 +276,11 @@ def _without_tests(patch: Raw) -> Raw | None:
     return Raw(dumps(kept)) if kept else None
 
 
-def text_of(frame: Opened | IntegrityFrame | SnapshotPart | Reset | Behind) -> str:
+def text_of(frame: Opened | IntegrityFrame | SnapshotPart | Reset | Behind | GenerationFrame) -> str:
     """The one text of the owner that a frame is about; empty when it names none."""
     if isinstance(frame.chat, str):
         return frame.chat
-    owner = None if isinstance(frame, SnapshotPart) else frame.owner
+    owner = getattr(frame, "owner", None)
     return (owner_text(owner) or "") if isinstance(owner, OwnerName) else ""
 
 

@@ -26,6 +26,10 @@ from tellback_protocol.effects import AppendEffect, DeletedEffect, Effect, Inser
 from tellback_protocol.frames import (
     Ack,
     Error,
+    GenerationDeltaFrame,
+    GenerationDone,
+    GenerationStarted,
+    GenerationStored,
     IntegrityFrame,
     Opened,
     Reset,
@@ -34,6 +38,8 @@ from tellback_protocol.frames import (
 from tellback_protocol.frames import (
     Conflict as ConflictFrame,
 )
+from tellback_protocol.generation_requests import GenerationStart
+from tellback_protocol.generations import NAMESPACE
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Close, Open, owner_named
 
@@ -43,7 +49,7 @@ from .heartbeat import Backoff
 from .intents import RecordedIntent
 from .lane import targets_of_request
 from .outbox import Entry, PendingWrite, WriteResult, added
-from .replica import Replica, asked_effects
+from .replica import GenerationFrame, Replica, asked_effects
 from .writes import Writes
 
 Phase = Literal["closed", "opening", "parts", "replaying", "live", "gone"]
@@ -137,6 +143,7 @@ class Subscription(Writes):
         self.paused_until_s = 0.0
         for pending in self.lane:
             pending.sent = False
+        self.generations.disconnected()
 
     def resync(self) -> None:
         """Open the chat again on this connection, from the replica's head."""
@@ -187,6 +194,7 @@ class Subscription(Writes):
             for waiter in waiters:
                 waiter(error)
         self.wanted_states.clear()
+        self.generations.fail(error)
 
     def opened(self, frame: Opened) -> None:
         """The answer to `open`."""
@@ -202,6 +210,7 @@ class Subscription(Writes):
             # The name leads to another chat now; its history is not ours.
             self._reset_reason = "epoch"
         self.chat_id = self.chat_id or _id_in(frame)
+        self.generations.opened(frame)
         if frame.mode == "snapshot":
             self._begin_snapshot(frame)
             return
@@ -316,6 +325,7 @@ class Subscription(Writes):
                 self._settle_answer(pending, answer)
         self._restore_conflicts()
         self._tell_opened(None)
+        self.look_up()
         self._unblock()
 
     def _restore_conflicts(self) -> None:
@@ -344,7 +354,7 @@ class Subscription(Writes):
             # While `open` is on its way its answer brings what is missing.
             self.resync()
             return
-        mine = frame.by is not None and frame.by.session == self._session
+        mine = frame.by is not None and frame.by.session == self.session
         pending = self.lane.by_number(frame.by.op) if mine and frame.by is not None else None
         if pending is not None:
             pending.installed = True
@@ -395,6 +405,10 @@ class Subscription(Writes):
         if self.replica.follows(frame.version):
             self._install(frame.version, effects)
             self.events.append(Committed(frame.version, effects, None, True, pending.intent))
+        if isinstance(pending.write, GenerationStart) and not isinstance(pending.intent, RecordedIntent):
+            self.generations.began(
+                pending.write.generation, pending.write.target, frame.message if isinstance(frame.message, str) else ""
+            )
         self._settle(pending, _result(frame, effects))
         self._follow(effects)
 
@@ -415,8 +429,34 @@ class Subscription(Writes):
 
     def _install(self, version: Version, effects: list[Effect]) -> None:
         assert self.replica is not None, "checked by the callers"
+        before = self.generations.before(effects, self.replica.chat)
         self.replica.install(version, effects)
         self._view = None
+        self.generations.committed(version, effects, self.replica.chat, before)
+
+    # -- generations -------------------------------------------------------------------------------------------------
+
+    def generation(self, frame: GenerationFrame) -> None:
+        """Text of a reply, and where it begins and ends."""
+        match frame:
+            case GenerationDeltaFrame():
+                self.generations.delta(frame)
+            case GenerationStarted():
+                self.generations.started(frame)
+            case GenerationStored() | GenerationDone():
+                if self.generations.ended(frame):
+                    self.look_up()
+
+    def look_up(self) -> None:
+        """Find out what became of generations whose end was not heard."""
+        if self.phase == "live" and self.replica is not None and self.generations.live(self.replica):
+            self.want_state(NAMESPACE, self._looked_up)
+
+    def _looked_up(self, error: Exception | None) -> None:
+        if error is not None:
+            self.generations.not_found(error)
+        else:
+            self.generations.look_up(self._opened_replica())
 
 
 

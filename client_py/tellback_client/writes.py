@@ -22,13 +22,15 @@ from msgspec import UnsetType
 from tellback_protocol.chat import Chat
 from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
+from tellback_protocol.generation_requests import GenerationEnd
 from tellback_protocol.ids import Version, namespace_problem
 from tellback_protocol.requests import DocumentWrite, owner_named
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
-from .errors import ConflictError, OutcomeUnknownError, TellbackError, refused
+from .errors import ConflictError, OutcomeUnknownError, TellbackError, error_of, refused
 from .events import Conflicted, Event
+from .generations import Generations
 from .heartbeat import Backoff
 from .intents import Unfetched, is_function, to_write
 from .lane import Entangled, Lane
@@ -68,6 +70,7 @@ class Writes(ABC):
         self.paused_until_s = 0.0
         """Writes wait until then, because the server asked for it."""
         self.events: list[Event] = []
+        self.generations = Generations(session, lambda event: self.events.append(event))
         self.records: list[Record] = []
         """For the outbox file, in order."""
         self.wanted_states: dict[str, list[StateWaiter]] = {}
@@ -76,7 +79,7 @@ class Writes(ABC):
         """Asked on this connection."""
         self.lone_states: set[str] = set()
         """Namespaces to ask for alone, because a question with several was refused."""
-        self._session = session
+        self.session = session
         self._new_request_id = new_request_id
         self._backoff = backoff
         self._view: Stream | None = None
@@ -153,7 +156,9 @@ class Writes(ABC):
         """An own write was answered with an error."""
         kind = ERRORS.get(frame.code)
         pointer = text_or_none(frame.pointer)
-        if frame.code == "op-gap":
+        if frame.code == "generation-gap" and isinstance(pending.write, GenerationEnd):
+            self._end_refused(pending, pending.write, frame)
+        elif frame.code == "op-gap":
             pending.sent = False
             first = self.lane.by_number(frame.expected) if isinstance(frame.expected, int) else None
             if first is None or first.sent:
@@ -173,13 +178,24 @@ class Writes(ABC):
             self._repeat(pending, "the write it builds on was refused", None, None)
         else:
             used = frame.code == "op-mismatch" or kind is None or kind.outcome
-            self._refuse(pending, refused(
-                frame.code, frame.message, retry=frame.retry, pointer=pointer, op=pending.number), used=used)
+            error = error_of(frame)
+            error.op = pending.number
+            self._refuse(pending, error, used=used)
             if kind is None:
                 # Whether it was counted is not known here: writes behind it keep their distance until the server says.
                 self.resync()
         self._view = None
         self._unblock()
+
+    def _end_refused(self, pending: PendingWrite, write: GenerationEnd, frame: Error) -> None:
+        """The server has less of the text than the end says."""
+        one = self.generations.known.get(write.generation)
+        if one is not None and one.sending is not None:
+            pending.sent = False
+            self.generations.realign(one)
+        else:
+            # The text was in a process that is gone; what the server has of it is stored when the lease is over.
+            self._refuse(pending, refused(frame.code, frame.message, op=pending.number), used=False)
 
     def refuse_locally(self, pending: PendingWrite, code: str, message: str) -> None:
         """A write that cannot be sent at all."""

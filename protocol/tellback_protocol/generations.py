@@ -114,20 +114,25 @@ def entry_of(generation: Generation) -> Any:
     return loads(_entry(generation))
 
 
-def states_told(effects: list[Effect]) -> dict[str, str | None]:
-    """The states that a commit gave to generations, None when it took one away."""
-    told: dict[str, str | None] = {}
+def entries_told(effects: list[Effect]) -> dict[str, Generation | None]:
+    """What a commit says of generations, None of one that it took away."""
+    told: dict[str, Generation | None] = {}
     for effect in effects:
         if not isinstance(effect, StateEffect) or effect.namespace != NAMESPACE:
             continue
         if isinstance(effect.data, Raw):
-            told.update((one_id, one.state) for one_id, one in generations_of(bytes(effect.data)).items())
+            told.update(generations_of(bytes(effect.data)))
         for operation in loads(bytes(effect.patch)) if isinstance(effect.patch, Raw) else ():
             tokens = parse_pointer(operation["path"], "")
             if len(tokens) == 1:
-                value = operation.get("value")
-                told[tokens[0]] = value.get("state") if isinstance(value, dict) else None
+                entry = {tokens[0]: operation["value"]} if "value" in operation else {}
+                told[tokens[0]] = generations_of(dumps(entry)).get(tokens[0])
     return told
+
+
+def states_told(effects: list[Effect]) -> dict[str, str | None]:
+    """The states that a commit gave to generations, None when it took one away."""
+    return {one_id: None if one is None else one.state for one_id, one in entries_told(effects).items()}
 
 
 class StreamedText:
@@ -263,3 +268,14 @@ class Running:
         if self.size_bytes + 6 * (len(added.text) + len(added.reasoning)) <= size_bytes_max:
             return False
         return self.size_bytes + len(dumps(added.text)) + len(dumps(added.reasoning)) > size_bytes_max
+
+
+def as_line(generation: Generation | None, running: Running) -> bytes:
+    """A text whose chat is gone, as a line of a file. The same text gives the same bytes."""
+    fields = {}
+    if generation is not None and isinstance(generation.reply, Raw):
+        fields = loads(bytes(generation.reply))
+    if running.reasoning.units:
+        fields["extra"] = {"reasoning": str(running.reasoning), **fields.get("extra", {})}
+    member = "content" if "mes" not in fields and ("content" in fields or "role" in fields) else "mes"
+    return dumps({**fields, member: str(running.text)})
