@@ -1,0 +1,210 @@
+"""Documents: the small JSON files beside chats, and those of the server itself. Pure: bytes in, findings out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from tellback_protocol.floors import FloorLog, read_log
+from tellback_protocol.ids import is_integrity
+from tellback_protocol.values import loads
+from tellback_server.active_chats import ActiveFile
+from tellback_server.checks.findings import Tally
+from tellback_server.log.term import decode_term, repaired_term
+from tellback_server.registrar import Registered
+from tellback_server.sealed import unseal
+from tellback_server.sessions import SessionFile
+from tellback_server.store.chat_index import index_problem
+from tellback_server.store.marks import ChatSync, SyncMark, sync_of
+from tellback_server.trash import Entry
+
+__all__ = [
+    "check_active", "check_floor_log", "check_group", "check_index", "check_manifest", "check_name", "check_preset",
+    "check_session", "check_state", "check_sync", "check_term", "object_of",
+]
+
+
+def object_of(data: bytes) -> Any:
+    """The JSON value. Raises ValueError with what is wrong, shortened."""
+    try:
+        return loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(str(error)[:120]) from None
+
+
+def check_state(data: bytes, tally: Tally) -> None:
+    """A state sidecar."""
+    try:
+        value = object_of(data)
+    except ValueError as error:
+        tally.add("state-not-json", str(error))
+        return
+    if not isinstance(value, dict):
+        tally.add("state-not-object")
+
+
+def check_sync(data: bytes, name: str, tally: Tally) -> ChatSync | None:
+    """chat_sync; None when it tells nothing."""
+    sync = sync_of(data)
+    if sync is None:
+        tally.add("sync-unusable", "not a JSON object")
+    elif "tellback" not in sync.fields:
+        tally.add("sync-foreign")
+    elif sync.mark is None:
+        tally.add("sync-unusable", "what tellback wrote into it does not match its checksum or is incomplete")
+    elif sync.mark.name != name:
+        tally.add("sync-copied", f"it names {sync.mark.name}")
+    elif not is_integrity(sync.mark.chat_id):
+        tally.add("sync-unusable", "its chat_id is no UUID")
+        return None
+    return sync
+
+
+def check_floor_log(data: bytes, ids: list[str] | None, tally: Tally) -> FloorLog | None:
+    """The log of a floor state. `ids` are those of the chat's messages, None when they are not known."""
+    try:
+        log = read_log(data, ids or [])
+    except (ValueError, RecursionError) as error:
+        tally.add("state-not-json", str(error)[:120])
+        return None
+    if log is None:
+        tally.add("floor-log-odd")
+        return None
+    standing = set(ids or [])
+    for number, commit in enumerate(log.commits):
+        if not commit.is_understood:
+            tally.add("floor-commit-odd", f"commit {number}")
+        elif ids is not None and commit.message is not None and commit.message not in standing:
+            tally.add("floor-message-missing", f"commit {number}")
+    return log
+
+
+def check_group(data: bytes, file_id: str, chats: Collection[str], cards: Collection[str], tally: Tally) -> list[str]:
+    """A group's file; the chats that it lists. `chats` and `cards` are the names that have a file."""
+    try:
+        group = object_of(data)
+    except ValueError as error:
+        tally.add("group-not-json", str(error))
+        return []
+    if not isinstance(group, dict):
+        tally.add("group-not-json", "not an object")
+        return []
+    listed = [name for name in _list(group, "chats") if isinstance(name, str)]
+    for name in listed:
+        if name not in chats:
+            tally.add("group-chat-missing", name[:80])
+    for name in _list(group, "members"):
+        if not isinstance(name, str) or name not in cards:
+            tally.add("group-member-missing", str(name)[:80])
+    shown = group.get("chat_id")
+    if isinstance(shown, str) and shown not in listed:
+        tally.add("group-shown-unlisted", shown[:80])
+    if group.get("id") not in (file_id, None) and str(group.get("id")) != file_id:
+        tally.add("group-id-differs")
+    return listed
+
+
+def _list(group: Mapping[str, Any], key: str) -> list[Any]:
+    value = group.get(key)
+    return value if isinstance(value, list) else []
+
+
+def check_preset(data: bytes, tally: Tally) -> None:
+    """A preset."""
+    try:
+        if not isinstance(object_of(data), dict):
+            tally.add("preset-not-json", "not an object")
+    except ValueError as error:
+        tally.add("preset-not-json", str(error))
+
+
+# -- the server's own ------------------------------------------------------------------------------------------------
+
+
+def _sealed(data: bytes, tally: Tally, broken: str) -> bytes | None:
+    unsealed = unseal(data)
+    if unsealed is None:
+        tally.add(broken, "it does not match its checksum")
+        return None
+    body, was_flipped = unsealed
+    if was_flipped:
+        tally.add("session-bit-flipped")
+    return body
+
+
+def check_session(data: bytes, chat_id: str, tally: Tally) -> SessionFile | None:
+    """A session file; None when it tells nothing."""
+    body = _sealed(data, tally, "session-unusable")
+    if body is None:
+        return None
+    try:
+        saved = msgspec.json.decode(body, type=SessionFile)
+    except msgspec.MsgspecError as error:
+        tally.add("session-unusable", str(error)[:120])
+        return None
+    if saved.base.chat_id != chat_id:
+        tally.add("session-unusable", "it is another chat's")
+        return None
+    return saved
+
+
+def check_active(data: bytes, tally: Tally) -> None:
+    """The remembered active chats."""
+    body = _sealed(data, tally, "active-unusable")
+    try:
+        if body is not None:
+            msgspec.json.decode(body, type=ActiveFile)
+    except msgspec.MsgspecError as error:
+        tally.add("active-unusable", str(error)[:120])
+
+
+def check_name(data: bytes, tally: Tally) -> None:
+    """What an owner was called before."""
+    body = _sealed(data, tally, "name-unusable")
+    try:
+        if body is not None:
+            msgspec.json.decode(body, type=Registered)
+    except msgspec.MsgspecError as error:
+        tally.add("name-unusable", str(error)[:120])
+
+
+def check_manifest(data: bytes, folder: str, tally: Tally) -> Entry | None:
+    """The manifest of a trash entry; None when it tells nothing."""
+    body = _sealed(data, tally, "manifest-broken")
+    if body is None:
+        return None
+    try:
+        entry = msgspec.json.decode(body, type=Entry)
+    except msgspec.MsgspecError as error:
+        tally.add("manifest-broken", str(error)[:120])
+        return None
+    if entry.folder != folder:
+        tally.add("manifest-broken", "it belongs to another folder")
+        return None
+    return entry
+
+
+def check_index(data: bytes, user: str, tally: Tally) -> None:
+    """The index of lists."""
+    problem = index_problem(data, user)
+    if problem is not None:
+        tally.add("index-unusable", problem)
+
+
+def check_term(data: bytes, tally: Tally) -> None:
+    """The term file."""
+    if decode_term(data) is None:
+        tally.add("term-bit-flipped" if repaired_term(data) is not None else "term-unusable")
+
+
+def same_bytes(data: bytes, size_bytes: int, crc32: int) -> bool:
+    """Whether these are the bytes that a manifest tells."""
+    return len(data) == size_bytes and zlib.crc32(data) == crc32
+
+
+def mark_of(sync: ChatSync | None) -> SyncMark | None:
+    """Our part of a chat_sync."""
+    return None if sync is None else sync.mark

@@ -1,0 +1,169 @@
+"""Log image: a log folder as somebody reads it who does not own it. Reads only; takes no lock.
+
+    image = LogImage(fs, directory)
+    image.facts()                  what it tells of every owner, in one pass
+    image.records(owner, after)    as `Log.records` (a LogReader), in one pass
+    image.error                    set by a pass: why it ended early; what came before it is right
+
+Rules of this module:
+- Streaming: one batch and what is told of owners are in memory, never the log.
+- On a running log the end is in motion, and old segments may go while they are read: then there is one more pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from tellback_server.fs import FileMissing, Fs, FsError
+from tellback_server.log.errors import LogCorrupt
+from tellback_server.log.format import Position, Record, decode_record, iterate_records
+from tellback_server.log.inspect import open_walk
+from tellback_server.log.recovery import Walk
+from tellback_server.records import (
+    ADOPT,
+    ANCHOR,
+    CHECKPOINT,
+    COMMIT,
+    DELTAS,
+    DONE,
+    INTENT,
+    STORED,
+    Anchor,
+    BaseRecord,
+    FileIdentity,
+    Intent,
+    decode_base,
+    decode_done,
+    decode_intent,
+)
+
+__all__ = ["LogImage", "OwnerFacts", "log_folder"]
+
+PASSES_MAX: Final = 4
+
+
+class OwnerFacts(msgspec.Struct, gc=True):
+    """What the log tells of one owner's files."""
+
+    base: BaseRecord | None = None
+    intents: list[Intent] = []
+    """Behind the base."""
+    epoch: int = 0
+    seq: int = 0
+    """Of the last commit or base record."""
+    is_gone: bool = False
+    """It is in the trash."""
+
+    @property
+    def is_pending(self) -> bool:
+        """Commits wait for their files."""
+        return self.base is not None and self.seq > self.base.head.seq
+
+    @property
+    def has_no_file_yet(self) -> bool:
+        """A chat that we made, before its first checkpoint."""
+        return isinstance(self.base, Anchor) and self.base.created and self.base.file is None
+
+    def known_files(self) -> list[FileIdentity]:
+        """The bytes that the chat's file may hold, as we left them; those to come have no stat."""
+        known = [] if self.base is None or self.base.file is None else [self.base.file]
+        known.extend(
+            FileIdentity(intent.size_bytes, intent.crc32, 0, 0) for intent in self.intents if intent.kind != "none"
+        )
+        return known
+
+    def known_states(self, namespace: str) -> list[tuple[int, int]]:
+        """Size and CRC of the bytes that a sidecar may hold, as we left it."""
+        known: list[tuple[int, int]] = []
+        mark = self.base.states.get(namespace) if self.base is not None else None
+        if mark is not None:
+            known.append((mark.size_bytes, mark.crc32))
+        known.extend(pair for intent in self.intents if (pair := intent.states.get(namespace)) is not None)
+        return known
+
+
+class LogImage:
+    """One log folder."""
+
+    def __init__(self, fs: Fs, directory: str) -> None:
+        self._fs = fs
+        self.directory = directory
+        self.error: LogCorrupt | FsError | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a log at all."""
+        stat = self._fs.stat(self.directory)
+        return stat is not None and stat.is_directory
+
+    def scan(self) -> Iterator[tuple[Position, Record]]:
+        """Every record that can be read, in order; then `error` says whether that was all. Cost: the log."""
+        self.error = None
+        if not self.is_there:
+            return
+        try:
+            walk, _term, _torn = open_walk(self._fs, self.directory)
+            yield from _records(walk)
+        except (LogCorrupt, FsError) as error:
+            self.error = error
+        except ValueError as error:
+            self.error = LogCorrupt(self.directory, 0, str(error))
+
+    def records(self, owner: str, after_seq: int = 0) -> Iterator[tuple[Position, Record]]:
+        """One owner's, as far as they can be read."""
+        for position, record in self.scan():
+            if record.owner == owner and record.seq > after_seq:
+                yield position, record
+
+    def facts(self) -> dict[str, OwnerFacts]:
+        """By owner key. Cost: one pass."""
+        for turn in range(PASSES_MAX):
+            owners: dict[str, OwnerFacts] = {}
+            for _position, record in self.scan():
+                _tell(owners, record)
+            if not isinstance(self.error, FileMissing) or turn == PASSES_MAX - 1:
+                break
+        return owners
+
+
+def _records(walk: Walk) -> Iterator[tuple[Position, Record]]:
+    for _header, batch in walk.batches():
+        if batch is None:
+            continue
+        position = batch.header.first_position
+        for place in iterate_records(batch.body, batch.header.record_count):
+            record = decode_record(batch.body, place.offset)
+            if record is None:
+                raise ValueError(f"record {position} does not match its checksum")
+            yield Position(position), record
+            position += 1
+
+
+def _tell(owners: dict[str, OwnerFacts], record: Record) -> None:
+    kind = record.kind
+    if kind == DONE:
+        if decode_done(record.body).gone:
+            owners.setdefault(record.owner, OwnerFacts(intents=[])).is_gone = True
+        return
+    if kind not in (COMMIT, STORED, DELTAS, INTENT, ANCHOR, CHECKPOINT, ADOPT):
+        return
+    facts = owners.get(record.owner)
+    if facts is None:
+        facts = owners[record.owner] = OwnerFacts(intents=[])
+    facts.seq = max(facts.seq, record.seq)
+    if kind in (ANCHOR, CHECKPOINT, ADOPT):
+        facts.base = decode_base(record.body)
+        facts.epoch = max(facts.epoch, facts.base.head.epoch)
+        facts.intents = []
+        facts.is_gone = False
+    elif kind == INTENT:
+        facts.intents.append(decode_intent(record.body))
+
+
+def log_folder(data_root: str) -> str:
+    """Where the log of a data folder is."""
+    return os.path.join(data_root, ".tellback", "log")
