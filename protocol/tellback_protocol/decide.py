@@ -42,7 +42,7 @@ from .fields import Base
 from .floors import LOG_SUFFIX
 from .frames import Limits
 from .generation_requests import Generate, GenerationError, GenerationStart, GenerationWrite
-from .generation_work import Ending, acknowledge, carry_out_generation, finish, swipe_deleted
+from .generation_work import Ending, acknowledge, carry_out_generation, finish, finish_strays, swipe_deleted
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
 from .outcomes import Outcome
@@ -256,6 +256,13 @@ def decide_end(
     """The server itself ends a generation that runs: its producer is gone, or was the server. Raises Refused."""
     work = Work(stream, fresh, limits, several=False)
     finish(work, generation, state, None, error)
+    return _committed(work, None, None, None)
+
+
+def decide_strays(stream: Stream, fresh: Fresh, limits: Limits) -> Committed:
+    """Texts whose generations another program took away go into the chat. Raises Refused."""
+    work = Work(stream, fresh, limits, several=len(stream.stray) > 1)
+    finish_strays(work)
     return _committed(work, None, None, None)
 
 

@@ -25,6 +25,7 @@ from .generation_requests import (
     GenerationEnd,
     GenerationError,
     GenerationStart,
+    GenerationTarget,
     GenerationWrite,
 )
 from .generations import FINISHED_MAX, NAMESPACE, Generation, Running, entry_of, generations_of
@@ -216,25 +217,32 @@ def _end(work: Work, request: GenerationEnd, session: str) -> None:
 
 def finish(
     work: Work, generation_id: str, state: Ending, reply: dict[str, Any] | None = None,
-    error: GenerationError | UnsetType = UNSET,
+    error: GenerationError | UnsetType = UNSET, stray: tuple[Generation, Running] | None = None,
 ) -> None:
     """What there is of the text goes where it belongs, and the generation has ended."""
     work.plain = False
-    generation = work.stream.generations[generation_id]
+    generation = work.stream.generations[generation_id] if stray is None else stray[0]
     ended = msgspec.structs.replace(
         generation, state=state, reply=UNSET, lease_s=UNSET, ended_ms=work.fresh.now_ms,
         integrity=work.version.integrity, error=error,
     )
-    running = work.stream.running.get(generation_id) or Running()
+    running = (work.stream.running.get(generation_id) or Running()) if stray is None else stray[1]
     fields, member, text = _fields(work, generation, running, reply)
     if text or running.reasoning.units or "reasoning" in fields.get("extra", {}) or reply:
         ended.is_stored = True
         _tell_provenance(fields, member, generation, running, work.fresh.now_ms)
         if not (generation.target.kind != "message" and _into_message(work, generation, ended, fields, text)):
-            _as_message(work, generation, ended, fields, member, text)
+            _as_message(work, generation, ended, fields, member, text, is_asked=bool(reply))
     _put(work, {generation_id: ended})
     work.told = dumps({"generation": generation_id, "message": ended.message, "state": state,
                        "stored": ended.is_stored})
+
+
+def finish_strays(work: Work) -> None:
+    """Texts whose generations another program took away go where they belong (BEHAVIOUR T23)."""
+    for generation_id, (known, running) in work.stream.stray.items():
+        generation = known or Generation("running", GenerationTarget(), work.new_id({}), "", work.fresh.now_ms)
+        finish(work, generation_id, "orphaned", stray=(generation, running))
 
 
 def _fields(
@@ -273,7 +281,8 @@ def _tell_provenance(
 
 
 def _as_message(
-    work: Work, generation: Generation, ended: Generation, fields: dict[str, Any], member: str, text: str
+    work: Work, generation: Generation, ended: Generation, fields: dict[str, Any], member: str, text: str, *,
+    is_asked: bool,
 ) -> None:
     """A message of its own: behind the one that it answers, or at the tail."""
     after, message_id = generation.after, generation.message
@@ -290,6 +299,13 @@ def _as_message(
     ended.message = message_id
     value = {"id": message_id, **fields, member: text}
     line = dumps(value)
+    if len(line) > work.limits.document_bytes and not is_asked:
+        # Nobody can be told to make it smaller: the text goes before what was to stand beside it.
+        reasoning = fields.get("extra", {}).get("reasoning")
+        value = {"id": message_id, member: text}
+        if isinstance(reasoning, str):
+            value["extra"] = {"reasoning": reasoning}
+        line = dumps(value)
     if len(line) > work.limits.document_bytes:
         raise Refused("too-large", f"A message has at most {work.limits.document_bytes} bytes.", pointer="/reply")
     if work.floors.is_touched(message_id):

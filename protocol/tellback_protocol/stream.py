@@ -92,7 +92,7 @@ class Stream:
 
     __slots__ = (
         "_generations", "chat", "chat_id", "damage", "deleted", "deleted_with", "floors", "head", "history",
-        "history_bytes", "history_from", "name", "running", "sessions", "states", "user",
+        "history_bytes", "history_from", "name", "running", "sessions", "states", "stray", "user",
     )
 
     def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
@@ -106,6 +106,8 @@ class Stream:
         """The logs of floor states, by the namespace of the state."""
         self.running: dict[str, Running] = {}
         """The text of the generations that run, by id; it has no version."""
+        self.stray: dict[str, tuple[Generation | None, Running]] = {}
+        """Texts whose generations another program took away, with what was known of them."""
         self._generations: tuple[bytes | None, dict[str, Generation]] = (None, {})
         self.sessions: dict[str, SessionOps] = {}
         self.history: deque[Past] = deque()
@@ -246,6 +248,15 @@ class Stream:
         if self._generations[0] is not data:
             self._generations = (data, generations_of(data))
         return self._generations[1]
+
+    def take_texts(self, running: dict[str, Running], known: Mapping[str, Generation]) -> None:
+        """The texts that there were before this stream was read; `known` is what was told of their generations."""
+        self.running = running
+        self.follow_generations()
+        self.stray = {
+            one_id: (known.get(one_id), one) for one_id, one in running.items()
+            if one.size_bytes and one_id not in self.running
+        }
 
     def follow_generations(self) -> None:
         """Keep a text for each generation that runs, and for no other."""

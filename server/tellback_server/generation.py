@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import UNSET, Raw
@@ -35,6 +35,8 @@ from tellback_server.live_generation import JOURNAL_BYTES, LiveGeneration, Place
 from tellback_server.log import LogError
 from tellback_server.producers import ProducerKey
 from tellback_server.releases import Release, refusal_frame
+from tellback_server.reply import Reply
+from tellback_server.stray_texts import keep_strays
 from tellback_server.websocket import text_frame
 
 if TYPE_CHECKING:
@@ -52,33 +54,6 @@ __all__ = ["ChatGenerations"]
 log = structlog.get_logger()
 
 
-class _Reply:
-    """A generation, as the task sees it that streams its text from a model server."""
-
-    __slots__ = ("_chat", "_id")
-
-    def __init__(self, chat: ChatGenerations, generation_id: str) -> None:
-        self._chat = chat
-        self._id = generation_id
-
-    def add(self, text: str, reasoning: str) -> None:
-        one = self._chat.live.get(self._id)
-        if one is None:
-            raise Refused("generation-ended", "This generation has ended.")
-        units, reasoning_units = one.place
-        self._chat.add(one, units, text, reasoning_units, reasoning)
-
-    def learn(self, finish_reason: str | None, usage: dict[str, Any] | None) -> None:
-        one = self._chat.live.get(self._id)
-        if one is not None:
-            one.running.provenance.learn(finish_reason, usage)
-
-    def end(self, error: GenerationError | None) -> bool:
-        if self._id not in self._chat.live:
-            return True
-        return self._chat.end(self._id, "stored" if error is None else "failed", error)
-
-
 class ChatGenerations:
     """Those of one chat. Made with its actor, which hands it what concerns generations."""
 
@@ -94,7 +69,23 @@ class ChatGenerations:
         """What model servers will be asked for generations whose start is being decided."""
 
     def __bool__(self) -> bool:
-        return bool(self.live or self._held)
+        return bool(self.live or self._held or self.is_stray)
+
+    @property
+    def is_stray(self) -> bool:
+        """There is text whose generation another program took away."""
+        stream = self._actor.stream
+        return stream is not None and bool(stream.stray)
+
+    @property
+    def waits_for_beat(self) -> bool:
+        """Not everything that the log shall have was given to it."""
+        return bool(self._held or self.is_stray or any(one.place != one.journaled for one in self.live.values()))
+
+    def keep_strays(self) -> None:
+        """Put such text into the chat, once the tabs know of the other program (BEHAVIOUR T23)."""
+        if self.is_stray and self._actor.state == "ready":
+            keep_strays(self._actor, self._desk, self._fresh())
 
     @property
     def user(self) -> str:
@@ -126,6 +117,8 @@ class ChatGenerations:
                 one.lease_s = 0.0
             self._desk.began(self, running.size_bytes)
             log.info("generation-found", chat=self._actor.name, generation=generation_id, units=one.place[0])
+        if stream.stray:
+            self._desk.journal_soon(self)
 
     def committed(
         self, decision: Committed, tab: Tab | None, owner_json: bytes, position: int
@@ -205,6 +198,8 @@ class ChatGenerations:
     def clear(self) -> None:
         """The chat is not here any more."""
         self._held.clear()
+        if self._actor.stream is not None:
+            self._actor.stream.stray = {}
         for generation_id in list(self.live):
             self._forget(generation_id)
 
@@ -255,7 +250,9 @@ class ChatGenerations:
         desk = self._desk
         before = one.running.size_bytes
         desk.check_room(self.user, len(text) + len(reasoning))
-        added = one.running.add(offset, text, reasoning_offset, reasoning, desk.document_bytes)
+        reply = self._stream.generations[one.id].reply
+        room_bytes = desk.document_bytes - (len(reply) if isinstance(reply, Raw) else 0)
+        added = one.running.add(offset, text, reasoning_offset, reasoning, room_bytes)
         one.active_s = desk.now_s()
         if added:
             one.thought(added.text, desk.now_s())
@@ -476,7 +473,7 @@ class ChatGenerations:
         body, one.body = one.body, None
         entry = self._stream.generations[one.id]
         if body is not None and isinstance(entry.upstream, str):
-            self._desk.producers.start(self._key(one.id), entry.upstream, bytes(body), _Reply(self, one.id))
+            self._desk.producers.start(self._key(one.id), entry.upstream, bytes(body), Reply(self, one.id))
 
     def _forget(self, generation_id: str) -> None:
         one = self.live.pop(generation_id)

@@ -223,7 +223,7 @@ class GenerationDesk:
     def _on_beat(self) -> None:
         self._beat = None
         self._journal()
-        if any(one.place != one.journaled for chat in self._unjournaled for one in chat.live.values()):
+        if self._unjournaled:
             self._beat = self._hub.loop.call_later(BEAT_S, self._on_beat)
 
     def _journal(self) -> None:
@@ -231,10 +231,11 @@ class GenerationDesk:
         for chat in waiting:
             try:
                 chat.journal()
+                chat.keep_strays()
                 chat.commit_acks()
             except Exception:
                 log.exception("generations-not-journaled")
-            if chat and any(one.place != one.journaled for one in chat.live.values()):
+            if chat.waits_for_beat:
                 self._unjournaled[chat] = None
 
     def _sweep(self) -> None:

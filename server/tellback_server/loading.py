@@ -28,6 +28,8 @@ from msgspec import Raw
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.effects import ChatEffect, Commit, Effect, StateEffect, encode_effects
+from tellback_protocol.generations import NAMESPACE as GENERATIONS
+from tellback_protocol.generations import as_line, generations_of
 from tellback_protocol.ids import ChatName, Integrity, Place, StateOwner, Version
 from tellback_protocol.stream import Stream
 from tellback_server.adoption import Decision, decide_adoption, known_from_log
@@ -251,10 +253,11 @@ class _Loading:
         head = past.head(Version(1, 0, "")) if past.has_history else None
         pending = past.pending()
         backups: list[str] = []
-        if head is not None and pending:
+        unfinished = self._unfinished()
+        if head is not None and (pending or unfinished):
             if not isinstance(self.place, StateOwner):
                 ours = known_from_log(Chat(head), past.done(), pending) if self.ours is None else self.ours.chat
-                data = plain_file(ours)
+                data = plain_file(ours) + b"".join(line + b"\n" for line in unfinished)
                 backups.append(self.files.backup(self.user, self.chat_id, head.seq, self.now_ms, data))
             backups.extend(self._keep_states(pending, head.seq))
         return ChatMissing(
@@ -266,6 +269,19 @@ class _Loading:
             backups=backups,
             answers=past.answers(self.user, self.chat_id) if past.base is not None else None,
         )
+
+    def _unfinished(self) -> list[bytes]:
+        """What there is of replies that were being written, as lines."""
+        if self.ours is not None:
+            known, running = self.ours.generations, self.ours.running
+        else:
+            running = self.past.running
+            if not running:
+                return []
+            states = find_states(self.files.read_states(self.user, self.place), self.past, self.name)
+            document = states.documents.get(GENERATIONS)
+            known = generations_of(None if document is None else document.data)
+        return [as_line(known.get(one_id), one) for one_id, one in running.items() if one.size_bytes]
 
     def _keep_states(self, pending: list[Commit], seq: int) -> list[str]:
         """Backups of the state documents that no sidecar holds, of an owner that is gone."""
@@ -448,10 +464,10 @@ class _Loading:
             stream.history = self.ours.history
             stream.history_bytes = self.ours.history_bytes
             stream.history_from = self.ours.history_from
-            stream.running = self.ours.running
+            stream.take_texts(self.ours.running, self.ours.generations)
         else:
             self.past.give(stream)
-        stream.follow_generations()
+            stream.take_texts(self.past.running, {})
 
 
 def _is_same(live: Stream, stream: Stream) -> bool:

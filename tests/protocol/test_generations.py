@@ -8,11 +8,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from tellback_protocol.decide import Committed, Fresh, decide_acks, decide_end, install_commit
+from tellback_protocol.decide import Committed, Fresh, decide_acks, decide_end, decide_strays, install_commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
-from tellback_protocol.generations import CHUNK_CHARS, NAMESPACE, Running, StreamedText, units_of
+from tellback_protocol.generation_requests import GenerationTarget
+from tellback_protocol.generations import (
+    CHUNK_CHARS,
+    NAMESPACE,
+    Generation,
+    Running,
+    StreamedText,
+    as_line,
+    units_of,
+)
 from tellback_protocol.stream import Stream
 from tests.support import vectors
 from tests.support.vectors import CHAT_ID, LIMITS
@@ -356,6 +366,54 @@ def test_text_that_its_message_cannot_take_becomes_a_message_behind_it() -> None
     desk.ask("generation-end", generation="g1", limits=limits)
     assert [message["mes"][0] for message in desk.messages] == ["x", "y", "h"]
     assert desk.messages[1]["name"] == "Alice"
+
+
+@pytest.mark.parametrize("kind", ["message", "swipe", "continue"])
+def test_text_that_leaves_no_room_for_what_was_to_stand_beside_it_goes_first(kind: str) -> None:
+    """[T4, T9] No generation runs for ever because its message would be too large."""
+    limits = Limits(document_bytes=9000)
+    desk = Desk(U1, A1)
+    desk.ask("generation-start", generation="g1", base="*", limits=limits, reply={"title": "x" * 4500},
+             target={"kind": kind, **({"message": "a1"} if kind != "message" else {})})
+    desk.text("y" * 4800, reasoning="z" * 50)
+    desk.by_itself(decide_end(desk.stream, "g1", "orphaned", desk.fresh(), limits))
+    message = next(one for one in desk.messages if "y" in one["mes"])
+    assert message["mes"].removeprefix("hello") == "y" * 4800
+    assert message["extra"]["reasoning"] == "z" * 50
+    assert desk.entry()["state"] == "orphaned"
+
+
+def test_a_text_whose_generation_was_taken_away_by_another_program_goes_where_it_belongs() -> None:
+    """[T23]"""
+    desk = Desk(U1, A1)
+    desk.start(target={"kind": "continue", "message": "a1"})
+    desk.start("g2", OTHER, messages=[{"mes": "more?"}], reply={"name": "Alice"})
+    desk.start("g3", OTHER, messages=[{"mes": "?"}])
+    desk.text(" again")
+    desk.text("Nothing known.", "g2", reasoning="Hm.")
+    stream = Stream("user", "group:vectors", CHAT_ID, desk.stream.chat, desk.stream.head)
+    stream.take_texts(desk.stream.running, {"g1": desk.stream.generations["g1"]})
+    assert (list(stream.stray), stream.running) == (["g1", "g2"], {})
+    install_commit(stream, decide_strays(stream, desk.fresh(), LIMITS))
+    said = [one["mes"] for one in vectors.document_of(stream)["messages"]]
+    assert said == ["hi", "hello again", "more?", "?", "Nothing known."]
+    assert {one_id: (one.state, one.is_stored) for one_id, one in stream.generations.items()} == {
+        "g1": ("orphaned", True), "g2": ("orphaned", True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [
+        (None, {"mes": "text", "extra": {"reasoning": "Hm."}}),
+        (b'{"role":"assistant"}', {"role": "assistant", "content": "text", "extra": {"reasoning": "Hm."}}),
+        (b'{"name":"Alice","extra":{"a":1}}', {"name": "Alice", "mes": "text", "extra": {"a": 1, "reasoning": "Hm."}}),
+    ],
+)
+def test_a_text_whose_chat_is_gone_is_a_line_of_a_file(reply: bytes | None, wanted: dict[str, Any]) -> None:
+    """[T23]"""
+    known = Generation("running", GenerationTarget(), "m1", ME, 0, reply=Raw(reply)) if reply else None
+    assert json.loads(as_line(known, Running("text", "Hm."))) == wanted
 
 
 def test_content_shaped_replies_get_their_text_as_content() -> None:
