@@ -125,6 +125,17 @@ class Creation:
         hub.shelf.became_dirty(actor)
         actor.drain()
 
+    async def check_new(self, actor: Actor) -> None:
+        """Raises Refused when the chat that this actor is to be cannot be made: its name is taken, or kept for another.
+        """
+        request, now_ms = ChatCreate(actor.name), self._hub.clock.now_ms()
+        around = Around.of(self._hub.actors, actor.user, actor.name)
+        found = await self._run(lambda: self._plans.room_for(actor.user, actor.name, request, around, now_ms))
+        if found.refused is not None:
+            raise Refused(*found.refused, pointer="/chat")
+        if await self.is_live(actor, actor.name):
+            raise Refused("exists", "A name that differs only in case or Unicode form is taken.", pointer="/chat")
+
     async def is_live(self, actor: Actor, name: str) -> bool:
         """Whether a live owner has this name, or one that differs only in case or Unicode form."""
         key = twin_key(name)

@@ -102,6 +102,7 @@ class Keeper:
         self._left_over.update(leftovers.unfolded)
         self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
         self._hub.spawn(self.lifecycle.finish_cut_off())
+        self.lifecycle.links.resume()
 
     async def stop(self) -> None:
         """Fold everything that is not in the files yet."""
@@ -218,8 +219,7 @@ class Keeper:
         try:
             self._hub.admit()
             await self._run(lambda: self._room.check_new(user, place))
-            if await self.lifecycle.creation.is_live(actor, actor.name):
-                raise Refused("exists", "A name that differs only in case or Unicode form is taken.")
+            await self.lifecycle.creation.check_new(actor)
         except Refused as refusal:
             tab.answer_refusal(request, owner_json, size_bytes, refusal)
             actor.state = "missing"

@@ -40,6 +40,7 @@ from tellback_server.creation import Creation
 from tellback_server.failpoint import failpoint
 from tellback_server.followers import Followers
 from tellback_server.hub import Hub
+from tellback_server.links import Links
 from tellback_server.log import LogError
 from tellback_server.names import Names
 from tellback_server.operations import Operation, unfinished
@@ -93,6 +94,9 @@ class Lifecycle:
         self.creation = Creation(
             hub, room, self._plans, self.afterlife, turn=self.turn, waiting=self.waiting, execute=self._execute,
             record=self.record, identified=identified,
+        )
+        self.links = Links(
+            hub, registrar, turn=lambda user: self._locks.setdefault(user, asyncio.Lock()), waiting=self.waiting
         )
         self._gates: dict[tuple[str, str], asyncio.Event] = {}
         """Beginnings of names whose owners are on their way."""
@@ -199,6 +203,7 @@ class Lifecycle:
     async def _live(self, actor: Actor, letter: Envelope) -> None:
         try:
             async with self.turn(actor):
+                await self._catch_up(actor)
                 if actor.state == "ended":
                     # It went with its character while it waited.
                     await self._hub.submit_again(actor, letter)
@@ -223,6 +228,14 @@ class Lifecycle:
             actor.state = "gone" if actor.stream is not None and actor.stream.deleted else "ready"
             actor.drain()
 
+    async def _catch_up(self, actor: Actor) -> None:
+        """Links that earlier renames left are told before anything is planned; the actor stands still for that."""
+        self.waiting.add(actor)
+        try:
+            await self.links.catch_up(actor.user)
+        finally:
+            self.waiting.discard(actor)
+
     async def _carry(self, actor: Actor, letter: Envelope) -> None:
         hub, request, stream = self._hub, letter.request, actor.stream
         assert stream is not None, "a live owner, or a deleted one"
@@ -244,15 +257,22 @@ class Lifecycle:
                 followers.stay()
 
     async def _decide(
-        self, actor: Actor, letter: Envelope, stream: Stream, now_ms: int, followers: Followers | None
+        self, actor: Actor, letter: Envelope, stream: Stream, now_ms: int, followers: Followers | None, *,
+        base_held: bool = False,
     ) -> bool:
         """Decide and carry out. False when nothing was committed."""
         hub, request = self._hub, letter.request
         assert isinstance(request, LifeWrite), "nothing else comes here"
         plan = await self._plan(actor, stream, request, now_ms)
+        plan.facts = msgspec.structs.replace(plan.facts, base_held=base_held)
         hub.admit()
         fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
         decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, plan.facts)
+        is_deletion = isinstance(request, ChatDelete | OwnerDelete) and isinstance(decision, Committed)
+        if is_deletion and not plan.facts.base_held and self._end_replies(actor, followers):
+            if not await self._settle_all(actor, letter, followers):
+                return False
+            return await self._decide(actor, letter, stream, now_ms, followers, base_held=True)
         if not isinstance(decision, Committed):
             actor.writes.life_decided(letter, decision, now_ms, b"")
             if stream.deleted:
@@ -297,6 +317,7 @@ class Lifecycle:
             # The next request reads the files.
             hub.end(actor)
             await actor.hand_on()
+        self.links.follow(actor.user, actor.chat_id)
         return True
 
     def _followers(self, actor: Actor, request: Request | Malformed) -> Followers | None:
@@ -336,6 +357,20 @@ class Lifecycle:
                 await gate.wait()
             finally:
                 self.waiting.discard(actor)
+
+    def _end_replies(self, actor: Actor, followers: Followers | None) -> bool:
+        """What is being written in chats that go to the trash goes there with them (BEHAVIOUR T24). True when something
+        was.
+        """
+        going = [actor, *(followers.actors if followers is not None else ())]
+        return any([one.generations.cancel_all() for one in going])
+
+    async def _settle_all(self, actor: Actor, letter: Envelope, followers: Followers | None) -> bool:
+        if not await self._settle(actor, letter):
+            return False
+        for follower in followers.actors if followers is not None else ():
+            await self._settle_follower(follower)
+        return True
 
     async def _settle_follower(self, actor: Actor) -> None:
         while not await self._settle(actor, None):

@@ -153,6 +153,10 @@ class Registrar:
             for registered in sorted(found, key=_left_ms):
                 self.put(registered)
 
+    def write(self, registered: Registered) -> None:
+        """Make an entry durable that no operation writes; `put` comes behind. Blocks. Raises OSError."""
+        write_registered(self._files, registered)
+
     def put(self, registered: Registered) -> None:
         """Know an entry, in place of what was known of its owner."""
         user, chat_id = registered.user, registered.chat_id

@@ -224,34 +224,3 @@ async def test_a_life_write_that_meets_an_outside_edit_is_answered(tmp_path: Pat
         other = await TabClient.join(app.urls[0])
         made = await asyncio.wait_for(other.ask("chat-create", chat="character:Alice/More", op=1), 10)
         assert made["type"] == "ack", made
-
-
-async def test_links_to_a_chat_that_was_renamed_lead_to_no_empty_chat(tmp_path: Path) -> None:
-    """[J8]: its former name is not given away while something links to it, and a deletion finds those links."""
-    async with running(tmp_path, checkpoint_interval_s=0.05) as app:
-        tab = await TabClient.join(app.urls[0])
-        source = "id:" + (await tab.open("character:Alice/Talk", create=True))["chat_id"]
-        said = await tab.append(source, "one")
-        made = await tab.ask(
-            "chat-branch", chat=source, op=2, base="*", message=said["messages"][0], to="CP", kind="checkpoint"
-        )
-        assert made["type"] == "ack", made
-        path = tmp_path / "default-user/chats/Alice/Talk.jsonl"
-        await until(lambda: path.exists() and "bookmark_link" in path.read_text())
-        checkpoint = "id:" + made["branch"]["chat_id"]
-        opened = await tab.open(checkpoint)
-        assert (await tab.ask("chat-rename", chat=checkpoint, op=1, base="*", to="CP2"))["type"] == "ack"
-        other = await TabClient.join(app.urls[0])
-        refused = await other.ask("chat-create", chat="character:Alice/CP", op=1)
-        assert refused["code"] == "exists", refused
-        assert "character:Alice/CP2" in refused["message"]
-        assert (await other.ask("open", chat="character:Alice/CP", since=None, create=True))["code"] == "renamed"
-        # The source's own old name: its checkpoint's `main_chat` leads there.
-        assert (await tab.ask("chat-rename", chat=source, op=3, base="*", to="Talks"))["type"] == "ack"
-        refused = await other.ask("chat-create", chat="character:Alice/Talk", op=1)
-        assert refused["code"] == "exists", refused
-        base = opened["version"]["integrity"]
-        gone = await tab.ask("chat-delete", chat=source, op=4, base=base, force=True)
-        assert gone["linked_from"] == ["character:Alice/CP2"], gone
-        refused = await other.ask("chat-create", chat="character:Alice/Talk", op=1)
-        assert refused["code"] == "deleted", refused
