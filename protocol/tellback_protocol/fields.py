@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from .ids import WIRE_INTEGER_MAX
 
@@ -30,3 +30,23 @@ class OpBase(msgspec.Struct, frozen=True, gc=False):
 
 
 Base = str | OpBase | None | UnsetType
+
+
+class Numbered(msgspec.Struct, gc=False, kw_only=True):
+    """A write: `op` counts those of one session to one owner."""
+
+    id: WireInteger | None = None
+    op: OpNumber | UnsetType = UNSET
+
+
+class Based(Numbered, gc=False, kw_only=True):
+    """A write that says which version it was made for; with `force` any is good."""
+
+    base: Base = UNSET
+    force: bool = False
+
+
+class Rebasable(Based, gc=False, kw_only=True):
+    """A write that may be carried out on a newer version than its base, where both fit together."""
+
+    on_conflict: OnConflict = "refuse"

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .fields import Base, ObjectJson, OnConflict, OpNumber, WireInteger
+from .fields import Numbered, ObjectJson, Rebasable, WireInteger
 
 GenerationId = Annotated[str, msgspec.Meta(pattern="^[!-~]{1,64}$", description="1 to 64 printable ASCII characters.")]
 LeaseSeconds = Annotated[int, msgspec.Meta(ge=1, le=300)]
@@ -35,12 +35,12 @@ class GenerationError(msgspec.Struct, frozen=True, gc=False):
     message: Annotated[str, msgspec.Meta(max_length=2000)]
 
 
-class GenerationStart(msgspec.Struct, tag="generation-start", tag_field="type", gc=False):
+class GenerationStart(Rebasable, tag="generation-start", tag_field="type", gc=False):
     """Store the user's turn and reserve the place of the reply. The session that starts it produces its text."""
 
     chat: str
     generation: GenerationId
-    messages: list[ObjectJson] = []
+    messages: list[ObjectJson] = msgspec.field(default_factory=list)
     """The user's turn; only for a reply that is a message of its own."""
     target: GenerationTarget = GenerationTarget()
     reply: ObjectJson | UnsetType = UNSET
@@ -49,14 +49,9 @@ class GenerationStart(msgspec.Struct, tag="generation-start", tag_field="type", 
     """The generation that this one is another try of."""
     lease_s: LeaseSeconds | UnsetType = UNSET
     """How long the generation waits for a producer that is gone; else the server's own."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class GenerationEnd(msgspec.Struct, tag="generation-end", tag_field="type", gc=False):
+class GenerationEnd(Numbered, tag="generation-end", tag_field="type", gc=False):
     """The text is complete: store it. With `error` it failed, and what there is of it is stored."""
 
     chat: str
@@ -67,20 +62,16 @@ class GenerationEnd(msgspec.Struct, tag="generation-end", tag_field="type", gc=F
     """Of the text of all deltas; when the server has less it answers `generation-gap`."""
     reasoning_length: WireInteger | UnsetType = UNSET
     error: GenerationError | UnsetType = UNSET
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
 
 
-class GenerationCancel(msgspec.Struct, tag="generation-cancel", tag_field="type", gc=False):
+class GenerationCancel(Numbered, tag="generation-cancel", tag_field="type", gc=False):
     """Stop, from any tab: what there is of the text is stored."""
 
     chat: str
     generation: GenerationId
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
 
 
-class Generate(msgspec.Struct, tag="generate", tag_field="type", gc=False):
+class Generate(Rebasable, tag="generate", tag_field="type", gc=False):
     """As `generation-start`; the server produces the text from a model."""
 
     chat: str
@@ -89,15 +80,10 @@ class Generate(msgspec.Struct, tag="generate", tag_field="type", gc=False):
     """Name of a model server that this server knows."""
     body: ObjectJson
     """What the model is asked, as its own API takes it."""
-    messages: list[ObjectJson] = []
+    messages: list[ObjectJson] = msgspec.field(default_factory=list)
     target: GenerationTarget = GenerationTarget()
     reply: ObjectJson | UnsetType = UNSET
     supersedes: GenerationId | UnsetType = UNSET
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
 GenerationWrite = GenerationStart | GenerationEnd | GenerationCancel | Generate

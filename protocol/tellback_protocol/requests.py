@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .fields import AnyJson, Base, ObjectJson, OnConflict, OperationsJson, OpNumber, WireInteger
+from .fields import AnyJson, Base, Based, Numbered, ObjectJson, OperationsJson, Rebasable, WireInteger
 from .generation_requests import GenerationAck, GenerationAttach, GenerationDelta, GenerationWrite
 from .ids import Version
 
@@ -51,58 +51,38 @@ def owner_named(text: str) -> OwnerName:
     return OwnerName(chat=text)
 
 
-class Append(msgspec.Struct, tag="append", tag_field="type", gc=False):
+class Append(Rebasable, tag="append", tag_field="type", gc=False):
     """Messages to put at the end."""
 
     chat: str
     messages: list[ObjectJson]
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class Patch(msgspec.Struct, tag="patch", tag_field="type", gc=False):
+class Patch(Rebasable, tag="patch", tag_field="type", gc=False):
     """RFC 6902 against one message, or against `{"metadata": ..., "messages": [...]}` when `message` is left out."""
 
     chat: str
     patch: OperationsJson
     message: str | UnsetType = UNSET
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class Delete(msgspec.Struct, tag="delete", tag_field="type", gc=False):
+class Delete(Rebasable, tag="delete", tag_field="type", gc=False):
     """Messages to take out, by id; an id named twice counts once."""
 
     chat: str
     messages: list[str]
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class MetadataUpdate(msgspec.Struct, tag="metadata-update", tag_field="type", gc=False):
+class MetadataUpdate(Rebasable, tag="metadata-update", tag_field="type", gc=False):
     """Exactly one of `set` (the whole metadata), `merge` (RFC 7386) and `patch` (RFC 6902)."""
 
     chat: str
     set: ObjectJson | UnsetType = UNSET
     merge: ObjectJson | UnsetType = UNSET
     patch: OperationsJson | UnsetType = UNSET
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class StateUpdate(msgspec.Struct, tag="state-update", tag_field="type", gc=False):
+class StateUpdate(Rebasable, tag="state-update", tag_field="type", gc=False):
     """Exactly one of `set` (the whole document), `merge` (RFC 7386) and `patch` (RFC 6902)."""
 
     owner: OwnerName
@@ -110,23 +90,13 @@ class StateUpdate(msgspec.Struct, tag="state-update", tag_field="type", gc=False
     set: AnyJson | UnsetType = UNSET
     merge: ObjectJson | UnsetType = UNSET
     patch: OperationsJson | UnsetType = UNSET
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class StateDelete(msgspec.Struct, tag="state-delete", tag_field="type", gc=False):
+class StateDelete(Rebasable, tag="state-delete", tag_field="type", gc=False):
     """A state document to take away."""
 
     owner: OwnerName
     namespace: str
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
 class BatchedAppend(msgspec.Struct, tag="append", tag_field="type", gc=False):
@@ -165,7 +135,7 @@ class BatchedStateDelete(msgspec.Struct, tag="state-delete", tag_field="type", g
     base: Base = UNSET
 
 
-class Swipe(msgspec.Struct, tag="swipe", tag_field="type", gc=False):
+class Swipe(Rebasable, tag="swipe", tag_field="type", gc=False):
     """Alternatives of one message, by ordinal from 0: put one more behind them, show one, or take one away."""
 
     chat: str
@@ -177,11 +147,6 @@ class Swipe(msgspec.Struct, tag="swipe", tag_field="type", gc=False):
     """`mes`, and what goes with it (`send_date`, `gen_started`, `gen_finished`, `extra`); for `add`."""
     select: bool = True
     """Whether an added one is shown."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
 class FloorTarget(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -192,7 +157,7 @@ class FloorTarget(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     swipe: WireInteger | UnsetType = UNSET
 
 
-class FloorUpdate(msgspec.Struct, tag="floor-update", tag_field="type", gc=False):
+class FloorUpdate(Rebasable, tag="floor-update", tag_field="type", gc=False):
     """RFC 6902 from the floor state as it is read now; kept with the message and swipe that it belongs to.
 
     Without `at` that is the last message and the swipe it shows.
@@ -202,11 +167,6 @@ class FloorUpdate(msgspec.Struct, tag="floor-update", tag_field="type", gc=False
     namespace: str
     patch: OperationsJson
     at: FloorTarget | UnsetType = UNSET
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
 class BatchedSwipe(msgspec.Struct, tag="swipe", tag_field="type", gc=False):
@@ -231,7 +191,7 @@ Batched = (
 )
 
 
-class Batch(msgspec.Struct, tag="batch", tag_field="type", gc=False):
+class Batch(Rebasable, tag="batch", tag_field="type", gc=False):
     """Requests to one chat, carried out in order, all or nothing, as one commit.
 
     Each request has a `base` of its own or takes the batch's; bases are compared before
@@ -240,11 +200,6 @@ class Batch(msgspec.Struct, tag="batch", tag_field="type", gc=False):
 
     chat: str
     requests: Annotated[list[Batched], msgspec.Meta(min_length=1)]
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
 class Malformed(msgspec.Struct, gc=False):
@@ -261,51 +216,39 @@ class Malformed(msgspec.Struct, gc=False):
     owner: OwnerName | UnsetType = UNSET
 
 
-class ChatCreate(msgspec.Struct, tag="chat-create", tag_field="type", gc=False):
+class ChatCreate(Numbered, tag="chat-create", tag_field="type", gc=False):
     """A chat that does not exist yet, with what it begins with. Its op is the first of this session on it."""
 
     chat: str
     metadata: ObjectJson | UnsetType = UNSET
-    messages: list[ObjectJson] = []
+    messages: list[ObjectJson] = msgspec.field(default_factory=list)
     group: str | UnsetType = UNSET
     """Id of the group that a group chat belongs to."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
 
 
-class ChatRename(msgspec.Struct, tag="chat-rename", tag_field="type", gc=False):
+class ChatRename(Based, tag="chat-rename", tag_field="type", gc=False):
     """Another name in the same folder; sidecars and open tabs follow."""
 
     chat: str
     to: str
     """The name alone: `New name`."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
 
 
-class ChatDelete(msgspec.Struct, tag="chat-delete", tag_field="type", gc=False):
+class ChatDelete(Based, tag="chat-delete", tag_field="type", gc=False):
     """To the trash, with everything the chat owns."""
 
     chat: str
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
 
 
-class ChatRestore(msgspec.Struct, tag="chat-restore", tag_field="type", gc=False):
+class ChatRestore(Numbered, tag="chat-restore", tag_field="type", gc=False):
     """Out of the trash; `chat` is `id:<chat_id>`."""
 
     chat: str
     to: str | UnsetType = UNSET
     """Another name, when the old one is taken."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
 
 
-class ChatBranch(msgspec.Struct, tag="chat-branch", tag_field="type", gc=False):
+class ChatBranch(Rebasable, tag="chat-branch", tag_field="type", gc=False):
     """A new chat that holds everything up to and with `message`; the message keeps a link to it."""
 
     chat: str
@@ -315,42 +258,27 @@ class ChatBranch(msgspec.Struct, tag="chat-branch", tag_field="type", gc=False):
     kind: Literal["branch", "checkpoint"] = "branch"
     swipe: WireInteger | UnsetType = UNSET
     """Which swipe of `message` the new chat shows."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
-    on_conflict: OnConflict = "refuse"
 
 
-class OwnerRename(msgspec.Struct, tag="owner-rename", tag_field="type", gc=False):
+class OwnerRename(Based, tag="owner-rename", tag_field="type", gc=False):
     """Another name for a character or preset; state, chats and groups follow."""
 
     owner: OwnerName
     to: str
     """The name alone, without a folder."""
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
 
 
-class OwnerDelete(msgspec.Struct, tag="owner-delete", tag_field="type", gc=False):
+class OwnerDelete(Based, tag="owner-delete", tag_field="type", gc=False):
     """A character or preset with its state to the trash; with `chats` the character's chats too."""
 
     owner: OwnerName
     chats: bool = False
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
-    base: Base = UNSET
-    force: bool = False
 
 
-class OwnerRestore(msgspec.Struct, tag="owner-restore", tag_field="type", gc=False):
+class OwnerRestore(Numbered, tag="owner-restore", tag_field="type", gc=False):
     """Out of the trash: what was deleted last under this name."""
 
     owner: OwnerName
-    id: WireInteger | None = None
-    op: OpNumber | UnsetType = UNSET
 
 
 LifeWrite = (
