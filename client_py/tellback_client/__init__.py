@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tellback_protocol.frames import Character, FoundMessage, ListedChat
+    from tellback_protocol.catalog_frames import Character, FoundMessage, ListedChat
 
     from .blocking import BlockingChat, BlockingClient, BlockingFloorState, BlockingOwner, BlockingState
+    from .blocking_generation import BlockingGeneration, BlockingProducing
     from .catalog import Pages
     from .chat import Batch, Chat, State
     from .client import Client, connect
@@ -67,7 +68,9 @@ __all__ = [
     "BlockingChat",
     "BlockingClient",
     "BlockingFloorState",
+    "BlockingGeneration",
     "BlockingOwner",
+    "BlockingProducing",
     "BlockingState",
     "Character",
     "Chat",
@@ -123,6 +126,7 @@ __all__ = [
 
 _HOMES = {
     "blocking": ("BlockingChat", "BlockingClient", "BlockingFloorState", "BlockingOwner", "BlockingState"),
+    "blocking_generation": ("BlockingGeneration", "BlockingProducing"),
     "catalog": ("Character", "FoundMessage", "ListedChat", "Pages"),
     "chat": ("Batch", "Chat", "State"),
     "client": ("Client", "connect"),

@@ -17,9 +17,10 @@ from typing import Any, Literal, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from tellback_protocol.frames import Character, FoundMessage, ListedChat
+from tellback_protocol.catalog_frames import Character, FoundMessage, ListedChat
 from tellback_protocol.ids import Version
 
+from .blocking_generation import BlockingGeneration, BlockingProducing
 from .chat import Batch, Chat, Operations
 from .client import Client, connect
 from .conflict import Conflict
@@ -237,6 +238,33 @@ class BlockingChat:
             return batch.commit()
 
         return self._client.wait(filled)
+
+    def generate(self, *turn: Any, **options: Any) -> BlockingProducing:
+        """As `Chat.generate`, for a plain `with`."""
+        return BlockingProducing(self._client, lambda: self.chat.generate(*turn, **options))
+
+    def resume(self, generation_id: str) -> BlockingProducing:
+        """As `Chat.resume`."""
+        return BlockingProducing(self._client, lambda: self.chat.resume(generation_id))
+
+    def generate_from(self, upstream: str, body: Mapping[str, Any], *turn: Any, **options: Any) -> BlockingGeneration:
+        """As `Chat.generate_from`."""
+        made = self._client.wait(lambda: self.chat.generate_from(upstream, body, *turn, **options))
+        return BlockingGeneration(self._client, made)
+
+    def generation(self, generation_id: str) -> BlockingGeneration:
+        """As `Chat.generation`."""
+        return BlockingGeneration(self._client, self._client.look(lambda: self.chat.generation(generation_id)))
+
+    @property
+    def generations(self) -> list[BlockingGeneration]:
+        """As `Chat.generations`."""
+        return [BlockingGeneration(self._client, one) for one in self._client.look(lambda: self.chat.generations)]
+
+    @property
+    def preview(self) -> list[Message]:
+        """As `Chat.preview`."""
+        return list(self._client.wait(self.chat.preview))
 
     def state(self, namespace: str) -> BlockingState:
         """As `Chat.state`."""

@@ -17,8 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec import UNSET, UnsetType
 
-from tellback_protocol.codec import encode
-from tellback_protocol.frames import (
+from tellback_protocol.catalog_frames import (
     ActiveChatFrame,
     Character,
     CharacterListFrame,
@@ -28,6 +27,7 @@ from tellback_protocol.frames import (
     GroupListFrame,
     ListedChat,
 )
+from tellback_protocol.codec import encode
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, Open, UserRequest
 from tellback_protocol.values import loads
 

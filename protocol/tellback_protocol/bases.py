@@ -28,12 +28,14 @@ _OWNER = ""
 class Bases:
     """Compares bases with documents, before the first effect of a request is worked out."""
 
-    __slots__ = ("_missed_most", "force", "rebase", "rebased_from", "session", "stream")
+    __slots__ = ("_missed_most", "force", "forced", "rebase", "rebased_from", "session", "stream")
 
     def __init__(self, stream: Stream, session: str, force: bool, rebase: bool) -> None:
         self.stream = stream
         self.session = session
         self.force = force
+        self.forced = False
+        """A base did not hold, and `force` overwrites what came between."""
         self.rebase = rebase
         self.rebased_from: str | None = None
         """The base of a rebased request, the oldest one of a batch; None when every base held."""
@@ -65,6 +67,7 @@ class Bases:
         if base is None:
             if exists and not self.force:
                 raise Conflicting(version, None, namespace)
+            self.forced = self.forced or exists
             return
         self._check(base, version, namespace, (f"s:{namespace}",))
 
@@ -109,6 +112,7 @@ class Bases:
             # The base is a later commit of this stream that left the document alone.
             return
         if self.force and places_hold:
+            self.forced = True
             return
         if self.rebase and places_hold and touched is not None and not _overlapping(touched, targets):
             others = missed is not None and any(not self._is_own(past, WIRE_INTEGER_MAX) for past in missed)

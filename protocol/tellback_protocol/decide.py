@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from . import links
+from .backups import BackupRestore
 from .bases import Bases
 from .decision import (
     Committed,
@@ -120,7 +121,7 @@ def decide(
     try:
         if isinstance(request, Malformed):
             raise Refused(request.code, request.message, pointer=request.pointer)
-        if stream.deleted and not isinstance(request, ChatRestore | OwnerRestore):
+        if stream.deleted and not isinstance(request, ChatRestore | OwnerRestore | BackupRestore):
             raise Refused(
                 "deleted", stream.in_trash(), pointer="/chat",
                 details={"chat_id": stream.chat_id},
@@ -223,7 +224,9 @@ def _accept(
         else:
             bases.check_chat(request.base, ("a",), True)
         _carry_out(work, request, request.force)
-    return _committed(work, bases.rebased_from, Author(session, op), print_)
+    committed = _committed(work, bases.rebased_from, Author(session, op), print_)
+    committed.forced = bases.forced
+    return committed
 
 
 def _accept_life(

@@ -53,6 +53,8 @@ class Committed(msgspec.Struct, gc=False):
     """The chat after several effects, when there was more than one step."""
     states: dict[str, bytes | None]
     """State documents after the commit."""
+    forced: bool = False
+    """Something was overwritten that its author had not seen."""
 
 
 class Stored(msgspec.Struct, gc=False):

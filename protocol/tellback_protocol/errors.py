@@ -86,6 +86,8 @@ ERRORS: dict[str, ErrorKind] = {
     "bad-offset": ErrorKind("never", False, "An offset lies inside a surrogate pair."),
     "upstream-unknown": ErrorKind("never", True, "The server knows no model server of this name."),
     "not-producer": ErrorKind("never", True, "Another session produces the text of this generation."),
+    "backup-unknown": ErrorKind("never", True, "The chat has no backup of this name."),
+    "backup-damaged": ErrorKind("never", True, "The backup is not what was written; another may be whole."),
     "version-unknown": ErrorKind("never", False, "The history does not reach this version."),
     "unsupported": ErrorKind("never", True, "The server does not offer this yet."),
     # The server.

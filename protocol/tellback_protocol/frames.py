@@ -13,6 +13,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from .backups import BackupCreated, BackupFrame, BackupListFrame, Restored
+from .catalog_frames import (
+    ActiveChatFrame,
+    CharacterListFrame,
+    ChatListFrame,
+    ChatSearchFrame,
+    GroupListFrame,
+)
 from .effects import AnyJson, Author, Effect, MessageJson, SkippedCommit
 from .fields import ObjectJson, WireInteger
 from .generation_requests import GenerationError, GenerationTarget
@@ -81,6 +89,15 @@ class Limits(msgspec.Struct, frozen=True):
     """Outcomes kept per session and owner."""
 
 
+class ModelServer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One that `generate` can ask, as users see it: never where it is, nor its key."""
+
+    name: str
+    """What `upstream` of `generate` takes."""
+    models: list[str] | UnsetType = UNSET
+    """The models that it has, where that is known."""
+
+
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
     protocol: int
     server: str
@@ -89,6 +106,8 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
     heartbeat_ms: int
     id: int | UnsetType | None = UNSET
     """Set when it answers `auth`."""
+    upstreams: list[ModelServer] | UnsetType = UNSET
+    """Left out when there are none."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -193,6 +212,7 @@ class Ack(msgspec.Struct, tag="ack", tag_field="type"):
     """Of a chat that was created."""
     branch: NewChat | UnsetType = UNSET
     """The chat that a branch made."""
+    restored: Restored | UnsetType = UNSET
     linked_from: list[str] | UnsetType = UNSET
     """Chats that link to the one that was deleted."""
     generation: str | UnsetType = UNSET
@@ -259,105 +279,6 @@ class Error(msgspec.Struct, tag="error", tag_field="type"):
     """With `deleted`: the number of the session's next op on it, for a restore."""
     after_ms: int | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET
-
-
-class ListedChat(msgspec.Struct, omit_defaults=True):
-    """A chat as the index knows it, without opening it."""
-
-    chat: str
-    """Its address, as `open` takes it."""
-    size_bytes: int
-    count: int
-    """Messages."""
-    changed_ms: int
-    """Since 1970."""
-    preview: str
-    """The beginning of the last message, at most 400 characters."""
-    chat_id: str | UnsetType = UNSET
-    """Left out while nobody wrote to the chat."""
-    character: str | UnsetType = UNSET
-    group: str | UnsetType = UNSET
-    """Id of the group that a group chat belongs to."""
-    main_chat: str | UnsetType = UNSET
-    """The chat that this one was branched from."""
-    damaged: bool = False
-    deleted_ms: int | UnsetType = UNSET
-    """Of a chat in the trash."""
-    deleted_with: str | UnsetType = UNSET
-    """The character that it went to the trash with: `owner-restore` brings both back, `chat-restore` does not."""
-
-
-class ChatListFrame(msgspec.Struct, tag="chat-list", tag_field="type"):
-    """A page; `cursor` asks for the next one, null when there is none."""
-
-    chats: list[ListedChat]
-    cursor: str | None
-    total: int
-    id: int | None = None
-
-
-class FoundMessage(msgspec.Struct):
-    """A message that holds every word that was searched for, or a chat whose name does."""
-
-    chat: str
-    snippet: str
-    """Of the message, or the chat's name."""
-    ranges: list[tuple[int, int]]
-    """Where the words stand in `snippet`, begin and end in UTF-16 units."""
-    message: str | UnsetType = UNSET
-    """Left out when it is the name that holds the words."""
-    index: int | UnsetType = UNSET
-
-
-class ChatSearchFrame(msgspec.Struct, tag="chat-search", tag_field="type"):
-    """A page of what was found; a page may be short or empty and still have a `cursor`."""
-
-    found: list[FoundMessage]
-    cursor: str | None
-    searched: int
-    """Chats that were read for this page."""
-    id: int | None = None
-
-
-class ActiveChatFrame(msgspec.Struct, tag="active-chat", tag_field="type"):
-    """The active chat; null when there is none."""
-
-    chat: str | None
-    chat_id: str | None
-    character: str | UnsetType = UNSET
-    group: str | UnsetType = UNSET
-    id: int | None = None
-
-
-class Character(msgspec.Struct):
-    """A character: its card is `<avatar>` in the folder of characters."""
-
-    character: str
-    """As owners and chats name it."""
-    name: str
-    """As the card says."""
-    avatar: str
-    chat: str | None
-    """The active chat's name."""
-    chats: int
-
-
-class CharacterListFrame(msgspec.Struct, tag="character-list", tag_field="type"):
-    """A page; `cursor` asks for the next one, null when there is none."""
-
-    characters: list[Character]
-    cursor: str | None
-    total: int
-    id: int | None = None
-
-
-class GroupListFrame(msgspec.Struct, tag="group-list", tag_field="type"):
-    """A page of groups as their files hold them; `cursor` asks for the next one, null when there is none."""
-
-    groups: list[ObjectJson]
-    cursor: str | None
-    total: int
-    id: int | None = None
 
 
 class StateValue(msgspec.Struct):
@@ -490,5 +411,5 @@ ServerFrame = (
     Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame
     | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame
     | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored
-    | GenerationDone
+    | GenerationDone | BackupListFrame | BackupCreated | BackupFrame
 )

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from . import swipes
+from .backups import BackupRestore
 from .bases import Bases
 from .chat import Chat
 from .effects import DeletedEffect, RenamedEffect
@@ -66,6 +67,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Of the version that the chat made by a branch begins with."""
     linked_from: list[str] = []
     """Chats that link to the one that goes."""
+    base_held: bool = False
+    """Of a deletion: its base held before replies that were being written were ended for it."""
+    backup: str = ""
+    """What the backup is called that is restored."""
 
 
 NO_FACTS = Facts()
@@ -140,7 +145,8 @@ def carry_out_life(work: Work, request: LifeWrite, bases: Bases, facts: Facts) -
             bases.check_owner(request.base)
             _rename(work, request.to, sibling(work.stream.name, request.to), facts)
         case ChatDelete():
-            bases.check_chat(request.base, ("a",), False)
+            if not facts.base_held:
+                bases.check_chat(request.base, ("a",), False)
             _delete(work, facts)
         case ChatRestore():
             if isinstance(request.to, str):
@@ -158,6 +164,8 @@ def carry_out_life(work: Work, request: LifeWrite, bases: Bases, facts: Facts) -
                 _check_with_chats(work.stream.name, request)
             bases.check_owner(request.base)
             _delete(work, facts)
+        case BackupRestore():
+            _restore_backup(work, request, bases, facts)
         case OwnerRestore():
             if not work.stream.deleted:
                 raise Refused("not-found", "The trash holds nothing of this name.", pointer="/owner")
@@ -223,6 +231,27 @@ def _restore(work: Work, facts: Facts, pointer: str) -> None:
     _refuse(facts, pointer)
     work.plain = False
     work.effects.append(RenamedEffect(facts.to))
+
+
+def _restore_backup(work: Work, request: BackupRestore, bases: Bases, facts: Facts) -> None:
+    """In place, out of the trash, or beside the chat as a new one."""
+    is_deleted, is_named = work.stream.deleted, isinstance(request.to, str)
+    if not is_deleted and not is_named:
+        bases.check_chat(request.base, ("a",), True)
+    if isinstance(request.to, str):
+        _check_new(request.to, "/to")
+    about_backup = facts.refused is not None and facts.refused[0].startswith("backup-")
+    _refuse(facts, "/backup" if about_backup else "/to" if is_named else "/chat")
+    work.plain = False
+    if is_named and not is_deleted:
+        made = {"chat": facts.to, "chat_id": facts.chat_id, "version": Version(1, 1, facts.integrity)}
+        work.told = _encode({"branch": made})
+        return
+    if is_deleted:
+        work.effects.append(RenamedEffect(facts.to))
+    # As after another program's edit: the stream goes on, in another epoch, from bytes that it did not make itself.
+    version = Version(work.version.epoch + 1, work.version.seq, facts.integrity)
+    work.told = _encode({"restored": {"backup": facts.backup, "version": version}})
 
 
 def _branch(work: Work, request: ChatBranch, bases: Bases, facts: Facts) -> None:

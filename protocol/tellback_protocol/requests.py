@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from .backups import BackupCreate, BackupGet, BackupList, BackupRestore
 from .fields import AnyJson, Base, Based, Numbered, ObjectJson, OperationsJson, Rebasable, WireInteger
 from .generation_requests import GenerationAck, GenerationAttach, GenerationDelta, GenerationWrite
 from .ids import Version
@@ -283,10 +284,11 @@ class OwnerRestore(Numbered, tag="owner-restore", tag_field="type", gc=False):
 
 LifeWrite = (
     ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore
+    | BackupRestore
 )
 """What makes, moves or ends an owner: a commit that touches more files than one owner's."""
 
-UNREADING = ChatRename | ChatDelete | ChatRestore | OwnerRename | OwnerDelete | OwnerRestore
+UNREADING = ChatRename | ChatDelete | ChatRestore | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore
 """What leaves the files' contents alone, so that damaged ones can be moved too."""
 DocumentWrite = Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate
 """What changes documents of one owner."""
@@ -395,6 +397,8 @@ class GroupList(msgspec.Struct, tag="group-list", tag_field="type", gc=False):
     id: WireInteger | None = None
 
 
-UserRequest = ChatList | ChatSearch | ActiveChat | CharacterList | GroupList
+UserRequest = (
+    ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet
+)
 """What is asked of no single owner."""
 Request = Write | Read | Unnumbered

@@ -10,7 +10,10 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
+
+from msgspec import UNSET, UnsetType
 
 from . import codec
 from .codec import FrameProblem
@@ -23,6 +26,7 @@ from .frames import (
     ClientFrame,
     Hello,
     Limits,
+    ModelServer,
     Welcome,
 )
 from .ids import session_problem
@@ -96,15 +100,24 @@ class ServerSession:
         self.state = "greeting"
         return frame
 
-    def accept(self, user: str, server: str, heartbeat_ms: int) -> bytes:
+    def accept(self, user: str, server: str, heartbeat_ms: int, upstreams: Sequence[ModelServer] = ()) -> bytes:
         """The user is who hello said: the `welcome` frame."""
         self.user = user
         self.state = "ready"
-        return codec.encode(Welcome(PROTOCOL, server, user, self.limits, heartbeat_ms))
+        return self._welcome(server, heartbeat_ms, upstreams, UNSET)
 
-    def welcome_again(self, auth: Auth, server: str, heartbeat_ms: int) -> bytes:
+    def welcome_again(
+        self, auth: Auth, server: str, heartbeat_ms: int, upstreams: Sequence[ModelServer] = ()
+    ) -> bytes:
         """The answer to `auth`."""
-        return codec.encode(Welcome(PROTOCOL, server, self.user, self.limits, heartbeat_ms, auth.id))
+        return self._welcome(server, heartbeat_ms, upstreams, auth.id)
+
+    def _welcome(
+        self, server: str, heartbeat_ms: int, upstreams: Sequence[ModelServer], request_id: int | UnsetType | None
+    ) -> bytes:
+        return codec.encode(Welcome(
+            PROTOCOL, server, self.user, self.limits, heartbeat_ms, request_id, list(upstreams) or UNSET
+        ))
 
     def refuse(self, problem: FrameProblem, now_s: float) -> bytes:
         """The `error` frame for a bad frame. Raises: ConnectionClosing after too many of them."""

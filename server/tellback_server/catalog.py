@@ -24,8 +24,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
-from tellback_protocol.errors import Refused
-from tellback_protocol.frames import (
+from tellback_protocol.catalog_frames import (
     ActiveChatFrame,
     Character,
     CharacterListFrame,
@@ -34,6 +33,7 @@ from tellback_protocol.frames import (
     GroupListFrame,
     ListedChat,
 )
+from tellback_protocol.errors import Refused
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, UserRequest
 from tellback_server.active_chats import ActiveChats
 from tellback_server.activity import Activity, LiveChat

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tellback_protocol.frames import ListedChat
+from tellback_protocol.catalog_frames import ListedChat
 from tellback_protocol.ids import CharacterChat, GroupChat, parse_chat
 from tellback_protocol.requests import ChatList, ChatSearch
 from tellback_protocol.values import loads

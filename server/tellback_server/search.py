@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tellback_protocol.frames import FoundMessage
+from tellback_protocol.catalog_frames import FoundMessage
 from tellback_server.store.chat_summary import MessageLines, message_text, whole
 from tellback_server.store.jsonl import LineIds, line_object
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from tellback_protocol.frames import FoundMessage
+from tellback_protocol.catalog_frames import FoundMessage
 from tellback_protocol.ids import ChatById, parse_chat
 from tellback_server.actor import Actor
 from tellback_server.paging import Cursor, Key, Rows

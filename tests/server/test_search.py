@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tellback_protocol.frames import FoundMessage
+from tellback_protocol.catalog_frames import FoundMessage
 from tellback_server.search import Query, Scan
 from tellback_server.store.chat_summary import summarize
 from tellback_server.store.jsonl import parse_chat

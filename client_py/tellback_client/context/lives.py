@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tellback_protocol.frames import ListedChat
+from tellback_protocol.catalog_frames import ListedChat
 
 from ..catching_up import caught_up
 from ..errors import RefusedError, refused

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tellback_protocol.catalog_frames import ChatListFrame, ChatSearchFrame, FoundMessage, ListedChat
 from tellback_protocol.effects import RenamedEffect
-from tellback_protocol.frames import Ack, ChatListFrame, ChatSearchFrame, FoundMessage, ListedChat
+from tellback_protocol.frames import Ack
 from tellback_protocol.requests import ChatBranch, ChatDelete, ChatList, ChatRename, ChatRestore, ChatSearch
 from tellback_protocol.values import dumps, loads
 from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRONG, UNREACHABLE, explained, fail
