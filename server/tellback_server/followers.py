@@ -58,6 +58,11 @@ class Followers:
             and actor.state != "ended" and not (actor.state == "loading" and actor in self._waiting)
         ]
 
+    @property
+    def actors(self) -> list[Actor]:
+        """Those that stand still."""
+        return [follower.actor for follower in self._all]
+
     async def stand_still(self, settle: Callable[[Actor], Awaitable[None]]) -> None:
         """Until every live chat of the character is busy, with everything in its files. Raises Refused, LogError."""
         still: dict[Actor, None] = {}

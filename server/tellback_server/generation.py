@@ -430,7 +430,14 @@ class ChatGenerations:
 
     def end(self, generation_id: str, state: Ending, error: GenerationError | None = None) -> bool:
         """The server ends a generation. False when it cannot now, and should be tried again."""
-        if self._actor.state != "ready" or self._stream.damage:
+        return self._actor.state == "ready" and self._end(generation_id, state, error)
+
+    def cancel_all(self) -> bool:
+        """End all, while the actor stands still for a deletion. True when something ran."""
+        return any([self._end(generation_id, "cancelled") for generation_id in list(self.live)])
+
+    def _end(self, generation_id: str, state: Ending, error: GenerationError | None = None) -> bool:
+        if self._stream.damage:
             return False
         if generation_id not in self.live:
             return True

@@ -27,6 +27,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterOwner, Version, new_name_problem
 from tellback_protocol.requests import (
     ChatBranch,
+    ChatDelete,
     LifeWrite,
     Malformed,
     OwnerDelete,

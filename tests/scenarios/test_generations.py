@@ -531,23 +531,46 @@ async def test_a_reply_as_a_swipe_and_as_a_continuation(tmp_path: Path) -> None:
         assert (reply["mes"], reply["swipes"]) == ("two three", ["one", "two three"])
 
 
-async def test_a_chat_that_is_deleted_and_restored_is_not_stuck(tmp_path: Path) -> None:
-    """[T9]"""
-    async with two(tmp_path, generation_lease_s=0.4) as (_app, producer, watcher):
+async def test_a_chat_that_is_deleted_takes_its_reply_to_the_trash_and_back(tmp_path: Path) -> None:
+    """[T24] The tabs hear that it ended before they hear that the chat is gone."""
+    async with two(tmp_path) as (_app, producer, watcher):
         ack = await start(producer)
         await delta(producer, 0, "in the trash")
         await Listener(watcher).until(12)
         chat_id = (await producer.open(CHAT))["chat_id"]
-        assert (await producer.write("chat-delete", CHAT, base=ack["version"]["integrity"]))["type"] == "ack"
+        stale = await watcher.write("chat-delete", CHAT, base="00000000-0000-4000-8000-00000000ffff")
+        assert stale["type"] == "conflict"
+        assert (await producer.open(CHAT))["generations"][0]["state"] == "running", "a refusal ends nothing"
+        deleted = await watcher.write("chat-delete", CHAT, base=ack["version"]["integrity"])
+        assert deleted["type"] == "ack"
+        assert (await producer.raw.receive_until(type="generation-stored"))["state"] == "cancelled"
+        gone = await producer.raw.receive_until(type="integrity", version=deleted["version"])
+        assert gone["ops"] == [{"op": "deleted"}]
+        (trashed,) = (tmp_path / "default-user").glob("trash/*/**/First meeting.jsonl")
+        assert b"in the trash" in trashed.read_bytes()
         await delta(producer, 12, " more")
         assert (await producer.raw.receive_until(type="error"))["code"] in ("deleted", "not-found")
-        await producer.open(f"id:{chat_id}")
-        restored = await watcher.ask("chat-restore", chat=f"id:{chat_id}", op=1)
-        assert restored["type"] == "ack"
-        await watcher.open(CHAT)
-        stored = await watcher.raw.receive_until(type="generation-stored")
-        assert stored["state"] == "orphaned"
-        assert texts(await messages(watcher)) == ["And then?", "in the trash"]
+        again = await watcher.ask("chat-delete", chat=CHAT, op=2, base=ack["version"]["integrity"])
+        assert (again["version"], again["duplicate"]) == (deleted["version"], True)
+        assert (await watcher.ask("chat-restore", chat=f"id:{chat_id}", op=3))["type"] == "ack"
+        assert texts((await producer.open(CHAT))["messages"]) == ["And then?", "in the trash"]
+
+
+async def test_a_character_that_is_deleted_takes_the_replies_of_its_chats_along(tmp_path: Path) -> None:
+    """[T24]"""
+    async with two(tmp_path) as (_app, producer, watcher):
+        card = tmp_path / "default-user/characters/Alice.png"
+        card.parent.mkdir(parents=True, exist_ok=True)
+        card.write_bytes(b"a picture")
+        await start(producer)
+        await delta(producer, 0, "in the trash")
+        await Listener(watcher).until(12)
+        owner = {"character": "Alice"}
+        deleted = await watcher.ask("owner-delete", owner=owner, op=1, base="*", chats=True, force=True)
+        assert deleted["type"] == "ack", deleted
+        assert (await watcher.raw.receive_until(type="generation-stored"))["state"] == "cancelled"
+        (trashed,) = (tmp_path / "default-user").glob("trash/*/**/First meeting.jsonl")
+        assert b"in the trash" in trashed.read_bytes()
 
 
 async def test_a_branch_made_meanwhile_has_no_generation_that_runs(tmp_path: Path) -> None:
