@@ -265,12 +265,12 @@ class Lifecycle:
         hub, request = self._hub, letter.request
         assert isinstance(request, LifeWrite), "nothing else comes here"
         plan = await self._plan(actor, stream, request, now_ms)
-        plan.facts = msgspec.structs.replace(plan.facts, base_held=base_held)
+        facts = msgspec.structs.replace(plan.facts, base_held=base_held)
         hub.admit()
         fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
-        decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, plan.facts)
+        decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, facts)
         is_deletion = isinstance(request, ChatDelete | OwnerDelete) and isinstance(decision, Committed)
-        if is_deletion and not plan.facts.base_held and self._end_replies(actor, followers):
+        if is_deletion and not base_held and self._end_replies(actor, followers):
             if not await self._settle_all(actor, letter, followers):
                 return False
             return await self._decide(actor, letter, stream, now_ms, followers, base_held=True)
