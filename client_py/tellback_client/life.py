@@ -24,6 +24,7 @@ from tellback_protocol.codec import encode
 from tellback_protocol.effects import Effect
 from tellback_protocol.frames import Ack
 from tellback_protocol.ids import WIRE_INTEGER_MAX
+from tellback_protocol.links import is_all
 from tellback_protocol.requests import (
     ChatBranch,
     ChatCreate,
@@ -64,6 +65,9 @@ class LifeIntent:
         return [self._write]
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
+        if isinstance(self._write, ChatDelete):
+            # A link that followed another chat's rename is nothing that anybody wrote.
+            return missed is not None and is_all(missed)
         # A branch begins at its message, whatever was done to others.
         return isinstance(self._write, ChatBranch) and self._write.message in view().chat.messages
 

@@ -8,14 +8,16 @@ Rules of this module (BEHAVIOUR J8, J12):
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
+from .effects import Effect, MetadataEffect, PatchEffect
 from .patch import Operation
-from .values import dumps
+from .values import dumps, loads
 from .work import Work
 
-__all__ = ["MAIN_CHAT", "follow", "holds", "spellings"]
+__all__ = ["MAIN_CHAT", "follow", "holds", "is_all", "spellings"]
 
 MAIN_CHAT: Final = "main_chat"
 _LINK: Final = "bookmark_link"
@@ -47,6 +49,22 @@ def follow(work: Work, names: Collection[str], to: str) -> None:
             operations = list(_in_message(work.chat.value(message_id), names, to))
             if operations:
                 work.patch_message(message_id, dumps(operations), operations, "/message")
+
+
+_METADATA_LINK: Final = re.compile(f"/{MAIN_CHAT}")
+_MESSAGE_LINK: Final = re.compile(rf"(/swipe_info/\d+)?/extra/({_LINK}|{_BRANCHES}/\d+)")
+
+
+def is_all(effects: Iterable[Effect]) -> bool:
+    """Whether these effects change nothing but where links lead."""
+    for effect in effects:
+        if not isinstance(effect, MetadataEffect | PatchEffect):
+            return False
+        place = _METADATA_LINK if isinstance(effect, MetadataEffect) else _MESSAGE_LINK
+        for operation in loads(bytes(effect.patch)):
+            if operation["op"] != "replace" or not place.fullmatch(operation["path"]):
+                return False
+    return True
 
 
 def _is_one(value: Any, names: Collection[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.oracle import until
+from tests.support.oracle import links_told, until
 from tests.support.server import TabClient, running, sillytavern_copy, texts
 
 CHAT = "character:Alice/First meeting"
@@ -127,6 +127,9 @@ async def test_every_chat_of_a_real_folder_goes_through_its_life_with_its_lines_
         for number, path in enumerate(chats):
             stem = path.name.removesuffix(".jsonl")
             name = f"group:{stem}" if path.parent.name == "group chats" else f"character:{path.parent.name}/{stem}"
+            # Links of this one may follow a chat that was renamed before.
+            await links_told(data)
+            await until(lambda: app._keeper.lag_s() == 0)
             before = path.read_bytes()
             opened = await tab.open(name)
             if opened["type"] != "opened":

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import until
+from tests.support.oracle import links_told, until
 from tests.support.server import TabClient, new_session, running, texts
 
 A = "character:Alice/"
@@ -51,14 +51,6 @@ async def links(tab: TabClient, chat: str) -> tuple[Any, list[Any]]:
     return opened["metadata"].get("main_chat"), told
 
 
-async def told(data: Path) -> None:
-    """Until the registrar knows of no links that are to be told."""
-    def is_told() -> bool:
-        folder = data / ".tellback/names/default-user"
-        return all('"links":[]' in entry.read_text() for entry in folder.iterdir())
-    await until(is_told)
-
-
 async def test_links_follow_a_rename_in_the_whole_family_j12(tmp_path: Path) -> None:
     """[J12]: also those that a branch copied, in tabs that look on and in the files; other lines keep their bytes."""
     async with running(tmp_path) as app:
@@ -77,7 +69,7 @@ async def test_links_follow_a_rename_in_the_whole_family_j12(tmp_path: Path) -> 
             commit = await other.raw.receive_until(type="integrity")
             assert "by" not in commit
             assert {op["op"] for op in commit["ops"]} <= {"metadata", "patch"}
-        await told(tmp_path)
+        await links_told(tmp_path)
         assert await links(tab, A + "Tälk") == (None, ["Point", ["Branch"]])
         assert await links(tab, A + "Point") == ("Tälk", [])
         assert await links(tab, A + "Branch") == ("Tälk", ["Point", ["Twig"]])
@@ -98,10 +90,10 @@ async def test_a_name_is_free_when_the_links_have_followed(tmp_path: Path) -> No
         assert (await tab.write("chat-rename", talk, to="Else", base="*"))["type"] == "ack"
         assert (await tab.write("chat-rename", talk, to="Talk", base="*"))["type"] == "ack"
         assert (await tab.write("chat-rename", talk, to="talk", base="*"))["type"] == "ack"
-        await told(tmp_path)
+        await links_told(tmp_path)
         assert (await links(tab, A + "Branch"))[0] == "talk"
         assert (await tab.write("chat-rename", talk, to="Else", base="*"))["type"] == "ack"
-        await told(tmp_path)
+        await links_told(tmp_path)
         await until(lambda: b'"Else"' in file(tmp_path, "Branch").read_bytes())
         await until(lambda: b'"Else"' in file(tmp_path, "CP").read_bytes())
         new = await TabClient.join(app.urls[0], new_session())
@@ -126,7 +118,7 @@ async def test_links_of_swipes_follow_and_nothing_else_of_a_message_does(tmp_pat
     async with running(tmp_path) as app:
         tab = await TabClient.join(app.urls[0])
         assert (await tab.write("chat-rename", A + "Child", to="New", base="*"))["type"] == "ack"
-        await told(tmp_path)
+        await links_told(tmp_path)
         opened = await tab.open(TALK)
     new = {"bookmark_link": "New", "branches": ["New", "x", 5, "New"], "Child": "Child"}
     assert opened["metadata"] == {"Child": "Child"}
@@ -148,7 +140,7 @@ async def test_links_follow_a_chat_that_comes_back_under_another_name(tmp_path: 
         assert await links(tab, A + "Twig") == ("Branch", ["CP"])
         back = await tab.ask("chat-restore", chat=f"id:{ids['CP']}", op=tab.ops[A + "CP"] + 1, to="Back")
         assert back["type"] == "ack", back
-        await told(tmp_path)
+        await links_told(tmp_path)
         for name, main_chat, found in (
             ("Talk", None, ["Back", ["Branch"]]), ("Branch", "Talk", ["Back", ["Twig"]]), ("Twig", "Branch", ["Back"]),
             ("Back", "Talk", []),
@@ -167,7 +159,7 @@ async def test_a_link_that_cannot_follow_keeps_its_name_for_the_chat(tmp_path: P
         tab = await TabClient.join(app.urls[0])
         talk = f"id:{(await tab.open(TALK))['chat_id']}"
         assert (await tab.write("chat-rename", talk, to="New", base="*"))["type"] == "ack"
-        await told(tmp_path)
+        await links_told(tmp_path)
         await names_are_kept(app.urls[0], "exists", "Talk", "talk", "TALK")
         assert (await tab.ask("open", chat=TALK, since=None, create=True))["to"] == A + "New"
         assert (await links(tab, A + "Child"))[0] == "Talk"
@@ -203,7 +195,7 @@ async def test_the_case_twin_of_a_linked_chat_in_the_trash_is_not_given_away(tmp
         await names_are_kept(app.urls[0], "deleted", "CP", "cp", "Cp")
         back = await tab.ask("chat-restore", chat=f"id:{ids['CP']}", op=tab.ops[A + "CP"] + 1, to="cp")
         assert back["type"] == "ack", back
-        await told(tmp_path)
+        await links_told(tmp_path)
         assert (await links(tab, A + "Twig"))[1] == ["cp"]
 
 
@@ -226,7 +218,7 @@ async def test_many_renames_of_a_family_at_once_leave_every_link_right(tmp_path:
 
         async with asyncio.timeout(60):
             await asyncio.gather(*(renames(number) for number in range(3)))
-        await told(tmp_path)
+        await links_told(tmp_path)
         names = {}
         for name, chat_id in ids.items():
             listed = await tab.ask("chat-list", character="Alice")
@@ -289,7 +281,7 @@ async def one_kill(server: ForkedServer, data: Path, kind: str, step: str) -> No
     await fresh(server, data)
     tab = await TabClient.join(server.url, tab.session)
     assert (await tab.ask(**request))["type"] == "ack"
-    await told(data)
+    await links_told(data)
     for chat, main_chat, found in (
         ("Talk", None, ["Point", ["Branch"]]), ("Branch", "Talk", ["Point", ["Twig"]]), ("Twig", "Branch", ["Point"]),
         ("Point", "Talk", []),

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jsonpatch
@@ -286,6 +287,12 @@ async def until(is_so: Callable[[], bool], timeout_s: float = 10) -> None:
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110  A file has no event.
             await asyncio.sleep(0.005)
+
+
+async def links_told(data: Path) -> None:
+    """Until no chat with another name waits for those that link to it."""
+    folder = data / ".tellback/names/default-user"
+    await until(lambda: not folder.exists() or all('"links":[]' in entry.read_text() for entry in folder.iterdir()))
 
 
 async def whole_history(tab: TabClient, chat: str) -> list[dict[str, Any]]:
