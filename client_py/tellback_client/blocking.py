@@ -261,7 +261,6 @@ class BlockingChat:
         """As `Chat.generations`."""
         return [BlockingGeneration(self._client, one) for one in self._client.look(lambda: self.chat.generations)]
 
-    @property
     def preview(self) -> list[Message]:
         """As `Chat.preview`."""
         return list(self._client.wait(self.chat.preview))

@@ -21,7 +21,7 @@ from weakref import WeakSet
 from anyio import to_thread
 from msgspec import UnsetType
 
-from tellback_protocol.frames import HistoryFrame, Limits, Opened, StateFrame
+from tellback_protocol.frames import HistoryFrame, Limits, ModelServer, Opened, StateFrame
 from tellback_protocol.ids import session_problem
 from tellback_protocol.requests import Open, OwnerName, owner_named, owner_text
 from tellback_protocol.values import loads
@@ -226,6 +226,12 @@ class Client(Catalog, Lives):
     def user(self) -> str:
         """Who the server takes this client for."""
         return self._started().user
+
+    @property
+    def upstreams(self) -> list[ModelServer]:
+        """The model servers that `Chat.generate_from` can ask here, each with its `name`; none before it is connected.
+        """
+        return list(self._started().upstreams)
 
     @property
     def limits(self) -> Limits:

@@ -38,6 +38,7 @@ from tellback_protocol.frames import (
     HistoryPart,
     IntegrityFrame,
     Limits,
+    ModelServer,
     Opened,
     Ping,
     Pong,
@@ -77,6 +78,7 @@ class Link:
         self.limits = Limits()
         self.user = ""
         """Set by welcome."""
+        self.upstreams: list[ModelServer] = []
         self.subscriptions: list[Subscription] = []
         self.error: TellbackError | None = None
         """Why the link is closed for ever."""
@@ -406,6 +408,7 @@ class Link:
     def _welcome(self, frame: Welcome) -> None:
         self.limits = frame.limits
         self.user = frame.user
+        self.upstreams = frame.upstreams if isinstance(frame.upstreams, list) else []
         if self.state == "greeting":
             self.state = "ready"
             self._heartbeat = Heartbeat(self._now_s, frame.heartbeat_ms / 1000)

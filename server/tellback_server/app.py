@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits
+from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits, ModelServer
 from tellback_server.auth import Authenticator, authenticator_for
 from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
@@ -175,7 +175,10 @@ class App:
         self._catalog = Catalog(self._hub, self._files, self._keeper)
         self._hub.desk = self._catalog
         self._keeper.needed_elsewhere = lambda: self._catalog.needed
-        self._reception = Reception(authenticator, f"tellback/{version()}", settings.heartbeat_ms)
+        self._reception = Reception(
+            authenticator, f"tellback/{version()}", settings.heartbeat_ms,
+            [ModelServer(name) for name in self._hub.producers.models],
+        )
         self._hub.tabs = self._reception.tabs
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()

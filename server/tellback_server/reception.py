@@ -9,10 +9,12 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from tellback_protocol.errors import Refused
-from tellback_protocol.frames import Auth, Hello
+from tellback_protocol.frames import Auth, Hello, ModelServer
 from tellback_server.auth import Authenticator
 from tellback_server.tab import Tab
 from tellback_server.websocket import text_frame
@@ -23,10 +25,14 @@ log = structlog.get_logger()
 class Reception:
     """The connections of this process, by user and session."""
 
-    def __init__(self, authenticator: Authenticator, server_name: str, heartbeat_ms: int) -> None:
+    def __init__(
+        self, authenticator: Authenticator, server_name: str, heartbeat_ms: int,
+        upstreams: Sequence[ModelServer] = (),
+    ) -> None:
         self._authenticator = authenticator
         self._server_name = server_name
         self._heartbeat_ms = heartbeat_ms
+        self._upstreams = upstreams
         self._sessions: dict[tuple[str, str], Tab] = {}
         self.tabs: set[Tab] = set()
 
@@ -54,7 +60,7 @@ class Reception:
         if older is not None:
             older.taken_over()
         self._sessions[key] = tab
-        tab.accept(identity, self._server_name, self._heartbeat_ms)
+        tab.accept(identity, self._server_name, self._heartbeat_ms, self._upstreams)
         log.info("tab-accepted", user=identity.user, session=frame.session[:8], address=tab.peer.address)
 
     def authenticate_again(self, tab: Tab, frame: Auth) -> None:
@@ -67,7 +73,9 @@ class Reception:
             tab.refuse_user(refusal, frame.id)
             return
         tab.identity = identity
-        tab.outbox.urgent(text_frame(tab.session.welcome_again(frame, self._server_name, self._heartbeat_ms)))
+        tab.outbox.urgent(text_frame(
+            tab.session.welcome_again(frame, self._server_name, self._heartbeat_ms, self._upstreams)
+        ))
         tab.outbox.flush()
 
     def sweep(self) -> None:

@@ -25,6 +25,7 @@ from tellback_protocol.frames import (
     Auth,
     Goaway,
     Hello,
+    ModelServer,
     Ping,
     Pong,
 )
@@ -49,7 +50,7 @@ from tellback_server.websocket import PeerInfo, WebSocketConnection, text_frame
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from tellback_server.actor import Actor
     from tellback_server.auth import Identity
@@ -287,7 +288,9 @@ class Tab:
 
     # -- hello -------------------------------------------------------------------------------------------------------
 
-    def accept(self, identity: Identity, server_name: str, heartbeat_ms: int) -> None:
+    def accept(
+        self, identity: Identity, server_name: str, heartbeat_ms: int, upstreams: Sequence[ModelServer] = ()
+    ) -> None:
         """The user is known: from here on all frames are understood."""
         if self._hello_timer is not None:
             self._hello_timer.cancel()
@@ -298,7 +301,7 @@ class Tab:
         self.identity = identity
         # A frame over the limit is answered, one over twice the limit ends the connection (BEHAVIOUR W5).
         self.connection.message_limit_bytes = 2 * self.session.limits.frame_bytes
-        welcome = self.session.accept(identity.user, server_name, heartbeat_ms)
+        welcome = self.session.accept(identity.user, server_name, heartbeat_ms, upstreams)
         self.outbox.urgent(text_frame(welcome))
         self.outbox.flush()
 

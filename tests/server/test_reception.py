@@ -60,3 +60,23 @@ async def test_connections_are_counted_out_as_they_were_counted_in(tmp_path: Pat
         await second.close()
         await until(lambda: not reception.tabs)
         assert reception._sessions == {}
+
+
+async def test_welcome_names_the_model_servers_and_nothing_else_of_them(tmp_path: Path) -> None:
+    """[U10] Also the answer to a fresh token does; without any the field is left out."""
+    secret = "http://127.0.0.1:9/hidden/v1"
+    async with running(tmp_path / "one", upstream=[f"local={secret}", f"big={secret}"]) as app:
+        raw = await RawClient.connect(app.urls[0])
+        await raw.send({"type": "hello", "protocol": 1, "session": new_session(), "token": None})
+        welcome = await raw.receive()
+        assert welcome["upstreams"] == [{"name": "local"}, {"name": "big"}]
+        assert "hidden" not in str(welcome)
+        await raw.send({"type": "auth", "id": 3, "token": ""})
+        again = await raw.receive()
+        assert (again["id"], again["upstreams"]) == (3, welcome["upstreams"])
+        await raw.close()
+    async with running(tmp_path / "none") as app:
+        raw = await RawClient.connect(app.urls[0])
+        await raw.send({"type": "hello", "protocol": 1, "session": new_session(), "token": None})
+        assert "upstreams" not in await raw.receive()
+        await raw.close()
