@@ -60,6 +60,19 @@ async def messages(tab: TabClient) -> list[Frame]:
     return kept
 
 
+def once_upon(go: asyncio.Event) -> Script:
+    """A model that writes "Once", and the rest when it may."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.start()
+        await exchange.chunk(piece("Once"))
+        await go.wait()
+        await exchange.chunk(piece(" upon", finish="stop"))
+        await exchange.end()
+
+    return script
+
+
 @contextlib.asynccontextmanager
 async def room(
     data: Path, *scripts: Script, **settings: Any
@@ -219,15 +232,7 @@ async def test_any_tab_stops_a_model(tmp_path: Path) -> None:
 async def test_the_server_goes_on_when_all_tabs_leave(tmp_path: Path) -> None:
     """[U3]"""
     go = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.start()
-        await exchange.chunk(piece("Once"))
-        await go.wait()
-        await exchange.chunk(piece(" upon", finish="stop"))
-        await exchange.end()
-
-    async with room(tmp_path / "data", script, idle_s=0.05) as (app, _, mine, _):
+    async with room(tmp_path / "data", once_upon(go), idle_s=0.05) as (app, _, mine, _):
         session = mine.session
         await generate(mine)
         await heard(mine, 4)
@@ -245,15 +250,7 @@ async def test_the_server_goes_on_when_all_tabs_leave(tmp_path: Path) -> None:
 async def test_a_late_tab_hears_the_text_so_far_and_then_the_rest(tmp_path: Path) -> None:
     """[U3]"""
     go = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.start()
-        await exchange.chunk(piece("Once"))
-        await go.wait()
-        await exchange.chunk(piece(" upon", finish="stop"))
-        await exchange.end()
-
-    async with room(tmp_path / "data", script) as (app, _, mine, _):
+    async with room(tmp_path / "data", once_upon(go)) as (app, _, mine, _):
         await generate(mine)
         await heard(mine, 4)
         late = await TabClient.join(app.urls[0])
@@ -357,15 +354,7 @@ async def test_a_chat_that_is_deleted_closes_the_connection_to_the_model(tmp_pat
 async def test_a_chat_that_is_renamed_in_the_middle_gets_the_whole_reply(tmp_path: Path) -> None:
     """[U3]"""
     go = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.start()
-        await exchange.chunk(piece("Once"))
-        await go.wait()
-        await exchange.chunk(piece(" upon", finish="stop"))
-        await exchange.end()
-
-    async with room(tmp_path / "data", script) as (_, _, mine, other):
+    async with room(tmp_path / "data", once_upon(go)) as (_, _, mine, other):
         await generate(mine)
         await heard(mine, 4)
         opened = await other.open(CHAT)

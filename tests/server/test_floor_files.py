@@ -14,9 +14,8 @@ from msgspec import Raw
 from tellback_protocol.decide import Committed, Stored
 from tellback_protocol.requests import FloorTarget, FloorUpdate, Swipe
 from tellback_protocol.values import dumps
-from tellback_server.checkpoint import OutsideEdit
 from tests.support.chat_desk import Desk
-from tests.support.injected_fs import InjectedFs, SimulatedCrash
+from tests.support.injected_fs import InjectedFs
 
 HEADER = '{"user_name":"unused","character_name":"unused","chat_metadata":{}}'
 LINES = [
@@ -177,13 +176,7 @@ async def test_a_crash_at_every_step_leaves_the_same_floor_state(tmp_path: Path,
         await busy(desk)
         before = {name: (document.version, document.data) for name, document in desk.stream.states.items()}
         head = desk.stream.head
-        fs.arm(at, fs.die)
-        try:
-            await desk.checkpoint()
-        except SimulatedCrash:
-            assert fs.is_dead
-        reached = fs.reached
-        desk.stop()
+        reached = await desk.killed_checkpoint(fs, at)
         for _again in range(2):
             desk.fs = InjectedFs()
             loaded = await desk.open()
@@ -216,17 +209,6 @@ async def test_a_restart_without_a_checkpoint_replays_the_log(tmp_path: Path) ->
     desk.stop()
 
 
-async def settled(desk: Desk) -> None:
-    for _turn in range(5):
-        try:
-            await desk.checkpoint()
-        except OutsideEdit:
-            await desk.adopt()
-        else:
-            return
-    raise AssertionError("the files never came to rest")
-
-
 async def test_another_programs_edit_of_the_log_is_adopted(tmp_path: Path) -> None:
     """[K3, G10] Luker appended a commit: its log is the log, the state follows, ours is kept as a backup."""
     desk = Desk(make_data(tmp_path))
@@ -242,11 +224,11 @@ async def test_another_programs_edit_of_the_log_is_adopted(tmp_path: Path) -> No
     assert loaded.adoption.backups
     assert state(desk) == {"a": 1, "b": 2, "c": 3, "luker": True}
     version = desk.stream.states["score"].version
-    await settled(desk)
+    await desk.settle()
     await desk.restart()
     assert desk.stream.states["score"].version == version
     await update(desk, add("/d", 4))
-    await settled(desk)
+    await desk.settle()
     assert read_as_luker(desk.path.parent) == state(desk) == {"a": 1, "b": 2, "c": 3, "luker": True, "d": 4}
     desk.stop()
 
@@ -260,10 +242,10 @@ async def test_another_programs_state_is_put_aside_when_the_floor_state_goes_on(
     sidecar(desk.path.parent, "score").write_text('{"theirs":1}', encoding="utf-8")
     await desk.adopt()
     assert state(desk) == {"a": 1, "b": 2, "c": 3}
-    await settled(desk)
+    await desk.settle()
     assert json.loads(sidecar(desk.path.parent, "score").read_bytes()) == {"theirs": 1}
     await update(desk, add("/d", 4))
-    await settled(desk)
+    await desk.settle()
     assert json.loads(sidecar(desk.path.parent, "score").read_bytes()) == {"a": 1, "b": 2, "c": 3, "d": 4}
     assert state(desk, "score__orphans") == {"tellback": [{"theirs": 1}]}
     await desk.restart()
@@ -283,9 +265,9 @@ async def test_another_program_deletes_a_message(tmp_path: Path) -> None:
     desk.path.write_text("\n".join([*lines[:1], *lines[2:]]), encoding="utf-8")
     await desk.adopt()
     assert state(desk) == {"b": 2, "c": 3}
-    await settled(desk)
+    await desk.settle()
     await update(desk, add("/d", 4))
-    await settled(desk)
+    await desk.settle()
     assert read_as_luker(desk.path.parent) == state(desk) == {"b": 2, "c": 3, "d": 4}
     desk.stop()
 
@@ -313,7 +295,7 @@ async def test_pending_commits_survive_an_edit_of_the_chat_and_a_restart(tmp_pat
     await desk.restart()
     assert state(desk) == read
     assert {name: document.version for name, document in desk.stream.states.items()} == versions
-    await settled(desk)
+    await desk.settle()
     assert read_as_luker(desk.path.parent) == read
     await desk.restart()
     assert state(desk) == read

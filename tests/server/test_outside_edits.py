@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tellback_server.checkpoint import CheckpointFailed, OutsideEdit
+from tellback_server.checkpoint import CheckpointFailed
 from tests.support.chat_desk import Desk
 from tests.support.injected_fs import InjectedFs, SimulatedCrash
 
@@ -113,19 +113,6 @@ def assert_kept(desk: Desk) -> None:
         assert text in kept, f"the acknowledged {text!r} is lost"
 
 
-async def settle(desk: Desk) -> None:
-    """What the keeper does: checkpoint, and adopt when somebody was there."""
-    for _turn in range(5):
-        try:
-            await desk.checkpoint()
-        except OutsideEdit:
-            await desk.adopt()
-        else:
-            if not desk.held.pending:
-                return
-    raise AssertionError("the files never came to rest")
-
-
 @pytest.mark.parametrize("end", ["", "\n"], ids=["no-end", "end"])
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
@@ -140,14 +127,14 @@ async def test_another_program_saves_at_every_step_of_a_live_checkpoint(
         await scenario(desk)
         path = desk.path
         fs.arm(at, lambda path=path: other(path))  # type: ignore[misc]
-        await settle(desk)
+        await desk.settle()
         reached = fs.reached
         fs.arm(0)
         if not reached:
             # It comes after everything: noticed when somebody looks.
             other(path)
         await desk.adopt()
-        await settle(desk)
+        await desk.settle()
         where = f"at call {at}"
         assert desk.texts().count("from outside") == 1, where
         assert desk.stream.damage == [], where
@@ -177,16 +164,7 @@ async def test_a_crash_at_every_step_is_no_outside_edit(
         await scenario(desk)
         texts, head, metadata = desk.texts(), desk.stream.head, desk.stream.chat.metadata
         states = {name: document.data for name, document in desk.stream.states.items()}
-        if torn is None:
-            fs.arm(at, fs.die)
-        else:
-            fs.arm(at, torn=lambda size, torn=torn: int(size * torn))  # type: ignore[misc]
-        try:
-            await desk.checkpoint()
-        except SimulatedCrash:
-            assert fs.is_dead
-        reached = fs.reached
-        desk.stop()
+        reached = await desk.killed_checkpoint(fs, at, torn)
         for _again in range(2):
             desk.fs = InjectedFs()
             loaded = await desk.open()
@@ -221,16 +199,7 @@ async def test_another_program_saves_after_a_crash_at_every_step(
         await desk.open()
         await scenario(desk)
         path = desk.path
-        if torn is None:
-            fs.arm(at, fs.die)
-        else:
-            fs.arm(at, torn=lambda size, torn=torn: int(size * torn))  # type: ignore[misc]
-        try:
-            await desk.checkpoint()
-        except SimulatedCrash:
-            assert fs.is_dead
-        reached = fs.reached
-        desk.stop()
+        reached = await desk.killed_checkpoint(fs, at, torn)
         other(path)
         desk.fs = InjectedFs()
         loaded = await desk.open()
@@ -240,7 +209,7 @@ async def test_another_program_saves_after_a_crash_at_every_step(
         loaded = await desk.restart()
         assert loaded.adoption is None, "the adoption is durable before the files are written"
         assert desk.texts() == adopted, where
-        await settle(desk)
+        await desk.settle()
         assert desk.texts().count("from outside") == 1, where
         assert desk.stream.damage == [], where
         assert_kept(desk)
@@ -269,14 +238,14 @@ async def test_a_crash_in_every_step_of_the_adoption_itself(
         fs.arm(at, fs.die)
         try:
             await desk.adopt()
-            await settle(desk)
+            await desk.settle()
         except SimulatedCrash:
             assert fs.is_dead
         reached = fs.reached
         desk.stop()
         desk.fs = InjectedFs()
         await desk.open()
-        await settle(desk)
+        await desk.settle()
         where = f"at call {at}"
         assert desk.texts().count("from outside") == 1, where
         assert_kept(desk)
@@ -314,7 +283,7 @@ async def test_a_disk_that_refuses_at_every_step_loses_nothing(
         where = f"at call {at}, {fs.calls}"
         if failed:
             assert desk.held.pending, where
-        await settle(desk)
+        await desk.settle()
         assert desk.held.head.epoch == 1, where
         loaded = await desk.restart()
         assert loaded.adoption is None, where
@@ -362,7 +331,7 @@ async def test_a_save_that_we_swapped_out_and_could_not_look_at(
     desk.fs = InjectedFs()
 
     loaded = await desk.open()
-    await settle(desk)
+    await desk.settle()
 
     assert loaded.adoption is not None
     assert desk.texts().count("saved again" if edited_again else "from outside") == 1
@@ -385,11 +354,11 @@ async def test_a_sidecar_is_saved_by_somebody_at_every_step(tmp_path: Path, valu
         await desk.state("memory", value)
         sidecar = desk.path.with_name("talk.luker-state.memory.json")
         fs.arm(at, lambda sidecar=sidecar: replace(sidecar, '{"theirs":1}'))  # type: ignore[misc]
-        await settle(desk)
+        await desk.settle()
         reached = fs.reached
         fs.arm(0)
         await desk.adopt()
-        await settle(desk)
+        await desk.settle()
         where = f"at call {at}"
         standing = sidecar.read_bytes() if sidecar.exists() else None
         assert desk.stream.states["memory"].data == standing, where

@@ -14,7 +14,7 @@ from tellback_server.loading import ChatMissing
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import DEFAULT_USER
 from tests.support.chat_desk import Desk
-from tests.support.injected_fs import InjectedFs, SimulatedCrash
+from tests.support.injected_fs import InjectedFs
 from tests.support.server import Process, TabClient
 
 PLACES = [
@@ -53,18 +53,6 @@ async def scenario(desk: Desk) -> None:
     await desk.state("gone", None)
     await desk.state("made", "text")
     await desk.state("found", {"ours": 2})
-
-
-async def settle(desk: Desk) -> None:
-    for _turn in range(5):
-        try:
-            await desk.checkpoint()
-        except OutsideEdit:
-            await desk.adopt()
-        else:
-            if not desk.held.pending:
-                return
-    raise AssertionError("the files never came to rest")
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -124,16 +112,7 @@ async def test_a_crash_at_every_step_loses_nothing_and_is_no_outside_edit(
         await desk.open()
         await scenario(desk)
         expected, head = documents(desk), desk.stream.head
-        if torn is None:
-            fs.arm(at, fs.die)
-        else:
-            fs.arm(at, torn=lambda size, torn=torn: int(size * torn))  # type: ignore[misc]
-        try:
-            await desk.checkpoint()
-        except SimulatedCrash:
-            assert fs.is_dead
-        reached = fs.reached
-        desk.stop()
+        reached = await desk.killed_checkpoint(fs, at, torn)
         where = f"at call {at}: {fs.calls[-3:]}"
         for _again in range(2):
             desk.fs = InjectedFs()
@@ -173,11 +152,11 @@ async def test_another_program_saves_at_every_step(tmp_path: Path, place: StateO
             os.replace(temporary, memory)
 
         fs.arm(at, save)
-        await settle(desk)
+        await desk.settle()
         reached = fs.reached
         fs.arm(0)
         await desk.adopt()
-        await settle(desk)
+        await desk.settle()
         where = f"at call {at}"
         expected = b'{"theirs":1}' if reached else b'{"a":2}'
         assert memory.read_bytes() == desk.stream.states["memory"].data == expected, where
@@ -216,7 +195,7 @@ async def test_a_disk_that_refuses_at_every_step_loses_nothing(
             assert desk.held.pending
         reached = fs.reached
         fs.arm(0)
-        await settle(desk)
+        await desk.settle()
         loaded = await desk.restart()
         assert loaded.adoption is None, f"at call {at}, {fs.calls}"
         assert documents(desk) == expected

@@ -15,7 +15,7 @@ from tellback_protocol.frames import Limits
 from tellback_protocol.ids import CharacterChat, Place, StateOwner, Version
 from tellback_protocol.requests import Append, Delete, MetadataUpdate, Patch, StateDelete, StateUpdate, Write
 from tellback_protocol.stream import Stream
-from tellback_server.checkpoint import CheckpointDone, CheckpointJob, checkpoint
+from tellback_server.checkpoint import CheckpointDone, CheckpointJob, OutsideEdit, checkpoint
 from tellback_server.clock import Clock
 from tellback_server.fs import Fs
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, create_chat, load_chat
@@ -23,6 +23,7 @@ from tellback_server.log import Log
 from tellback_server.records import ANCHOR, COMMIT, STORED, owner_key
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.held import FileState
+from tests.support.injected_fs import InjectedFs, SimulatedCrash
 
 SESSION = "a-session-of-sixteen"
 PLACE = CharacterChat("Pip", "talk")
@@ -190,6 +191,32 @@ class Desk:
         done.install(self.stream, self.held)
         await self.log.flush()
         return done
+
+    async def killed_checkpoint(self, fs: InjectedFs, at: int, torn: float | None = None) -> bool:
+        """A checkpoint that dies before call `at` of `fs`, or inside the write there with that share of it written;
+        then a stop. False: it had ended before that call."""
+        if torn is None:
+            fs.arm(at, fs.die)
+        else:
+            fs.arm(at, torn=lambda size: int(size * torn))
+        try:
+            await self.checkpoint()
+        except SimulatedCrash:
+            assert fs.is_dead
+        self.stop()
+        return fs.reached
+
+    async def settle(self) -> None:
+        """What the keeper does: checkpoint, and adopt when somebody was there."""
+        for _turn in range(5):
+            try:
+                await self.checkpoint()
+            except OutsideEdit:
+                await self.adopt()
+            else:
+                if not self.held.pending:
+                    return
+        raise AssertionError("the files never came to rest")
 
     def texts(self) -> list[str]:
         return [value["mes"] for value in self.stream.chat.values()]
