@@ -1,0 +1,522 @@
+"""Store contract: what every store promises, as tests; for ours and for plug-ins. Needs pytest.
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def url(self, tmp_path):
+            return f"mystore:///{tmp_path}/store"
+
+Rules of this module:
+- It knows a store by its URL and by the port, and nothing of what is behind it.
+- Values are what `Chat.apply` makes of effects: the same that the server's chats hold.
+- Rules V1 to V10 of STORAGE are named by the tests that show them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.effects import (
+    AppendEffect,
+    DeleteEffect,
+    Effect,
+    InsertEffect,
+    MetadataEffect,
+    PatchEffect,
+    RenamedEffect,
+    StateEffect,
+)
+from tellback_protocol.ids import Version
+from tellback_protocol.stream import StateDocument
+from tellback_server.store.base import ListedOwner, Store, StoreBehind, StoredChat, StoreError, StoreForeign
+from tellback_server.store.schemes import open_store
+
+__all__ = ["Saved", "StoreContract", "same"]
+
+ODD_TEXTS = (
+    "plain", "with space", "Ünïcödé", "日本語", "e\u0301 is not é", "😀 emoji", "a\u202eb", "100%_of'em",
+    '"; DROP TABLE x; --', "*?[a-z]{}", "\\back\\slash", "a:b", "tab\there", "line\nfeed", "nul\0byte",
+    "half \ud800 pair", "#hash#", "x" * 120,
+)
+ODD_LINES = (
+    b'{"id":"%s","z":1,"a":9223372036854775807,"A":-9223372036854775808,"mes":"key order"}',
+    b'{"id":"%s","mes":"\xe2\x80\xa8 and \xe2\x80\xa9 end no line"}',
+    b'{"id":"%s","mes":"half \\ud800 a pair, \\u0000 and \\/"}',
+    b'{ "id" : "%s" , "mes":"1.0e5 spaced", "n": 1.0e5, "n":0.10 }',
+    b'{"id":"%s","mes":"\xf0\x9f\x98\x80","nested":{"b":[],"a":null}}',
+)
+
+
+class Saved:
+    """A chat as the server holds it, with a store behind: every change is effects and a value."""
+
+    def __init__(self, name: str = "character:Alice/One", chat_id: str | None = None) -> None:
+        self.chat = Chat(Version(1, 0, str(uuid.uuid4())))
+        self.chat_id = chat_id or str(uuid.uuid4())
+        self.name = name
+        self.head = self.chat.version
+        self.states: dict[str, StateDocument] = {}
+        self.effects: list[Effect] = []
+        self.base: Version | None = None
+        """Where the store stands."""
+        self.made = 0
+
+    def commit(self, *effects: Effect) -> None:
+        """One commit; `save` brings the store everything since it was last saved."""
+        self.head = Version(self.head.epoch, self.head.seq + 1, str(uuid.uuid4()))
+        for effect in effects:
+            if isinstance(effect, StateEffect):
+                effect.version = self.head
+                data = effect.data
+                self.states[effect.namespace] = StateDocument(
+                    self.head, bytes(data) if isinstance(data, Raw) else None
+                )
+            elif isinstance(effect, RenamedEffect):
+                self.name = effect.to
+            else:
+                self.chat.apply(effect)
+                self.chat.version = self.head
+            self.effects.append(effect)
+
+    def lines(self, count: int, template: bytes | None = None) -> list[Raw]:
+        """New messages."""
+        made = []
+        for _ in range(count):
+            self.made += 1
+            message_id = b"m%d" % self.made
+            made.append(Raw(template % message_id if template else b'{"id":"%b","mes":"text"}' % message_id))
+        return made
+
+    def append(self, count: int = 1, template: bytes | None = None) -> None:
+        self.commit(AppendEffect(self.lines(count, template)))
+
+    def value(self) -> StoredChat:
+        """What a save is given; a copy that nobody changes."""
+        return StoredChat(
+            chat_id=self.chat_id, name=self.name, head=self.head, version=self.chat.version,
+            metadata=self.chat.metadata, messages=dict(self.chat.messages), states=dict(self.states),
+            summary=b'{"count":%d}' % len(self.chat.messages),
+        )
+
+    def save(self, store: Store, user: str = "default-user", *, whole: bool = False) -> StoredChat:
+        """Save what is new."""
+        value = self.value()
+        store.save(user, self.base, None if whole else self.effects, value)
+        self.base, self.effects = self.head, []
+        return value
+
+    def change(self, chance: random.Random) -> None:
+        """One commit of any kind."""
+        ids = list(self.chat.messages)
+        match chance.randrange(9) if ids else 0:
+            case 0 | 1:
+                self.append(chance.randint(1, 3), chance.choice([None, *ODD_LINES]))
+            case 2:
+                after = chance.choice([None, ids[-1], *ids])
+                self.commit(InsertEffect(after, self.lines(chance.randint(1, 3))))
+            case 3:
+                gone = chance.sample(ids, min(len(ids), chance.randint(1, 3)))
+                self.commit(DeleteEffect(gone))
+            case 4:
+                # The same id again, elsewhere: a deletion that was taken back.
+                one = chance.choice(ids)
+                again = Raw(self.chat.messages[one])
+                back: Effect = InsertEffect(chance.choice([None, *(other for other in ids if other != one)]), [again])
+                self.commit(DeleteEffect([one]), chance.choice([back, AppendEffect([again])]))
+            case 5:
+                new = self.lines(2)
+                self.commit(
+                    AppendEffect(new[:1]), InsertEffect(f"m{self.made - 1}", new[1:]),
+                    DeleteEffect([f"m{self.made - 1}", chance.choice(ids)]),
+                )
+            case 6:
+                self.commit(PatchEffect(chance.choice(ids), _patch(b"mes", b'"changed"')))
+            case 7:
+                self.commit(MetadataEffect(_patch(b"note", b"%d" % self.made)))
+            case _:
+                data = chance.choice([None, b'{"n":%d}' % self.made])
+                effect = StateEffect(chance.choice(["memory", "notes.1"]), self.head, None)
+                if data is None:
+                    effect.deleted = True
+                else:
+                    effect.data = Raw(data)
+                self.commit(effect)
+
+
+def _patch(key: bytes, value: bytes) -> Raw:
+    return Raw(b'[{"op":"add","path":"/%b","value":%b}]' % (key, value))
+
+
+def same(found: StoredChat | None, expected: StoredChat) -> None:
+    """Asserts that a store gave back exactly what it was given."""
+    assert found is not None, f"{expected.chat_id} is missing"
+    assert list(found.messages.items()) == list(expected.messages.items())
+    assert {name: _fields(one) for name, one in found.states.items()} == {
+        name: _fields(one) for name, one in expected.states.items()
+    }
+    assert msgspec.structs.replace(found, messages={}, states={}) == msgspec.structs.replace(
+        expected, messages={}, states={}
+    )
+
+
+def _fields(document: StateDocument) -> tuple[Version | None, bytes | None, bool]:
+    return document.version, document.data, document.corrupt
+
+
+class StoreContract:
+    """Inherit, and give the fixture `url`: a store of its own for every test, the same one whenever it is opened."""
+
+    outlives_process = True
+    """False for a store that is gone with the process that opened it."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        """The store of this test."""
+        raise NotImplementedError("a store contract needs the fixture url")
+
+    @pytest.fixture
+    def store(self, url: str) -> Iterator[Store]:
+        """The store, checked."""
+        with contextlib.closing(open_store(url)) as store:
+            store.check()
+            yield store
+
+    @pytest.fixture
+    def again(self, url: str, store: Store) -> Iterator[Callable[[], Store]]:
+        """Opens the store anew, as a server does that was started again."""
+        with contextlib.ExitStack() as stack:
+
+            def reopen() -> Store:
+                store.close()
+                other = stack.enter_context(contextlib.closing(open_store(url)))
+                other.check()
+                return other
+
+            yield reopen
+
+    def test_v1_nothing_is_there_at_first(self, store: Store) -> None:
+        assert store.load("default-user", str(uuid.uuid4())) is None
+        assert list(store.list("default-user")) == []
+        assert list(store.users()) == []
+        health = store.check()
+        assert health.durability in ("store", "log")
+        assert health.backend
+
+    def test_v1_what_was_saved_is_loaded_byte_for_byte(self, store: Store, again: Callable[[], Store]) -> None:
+        saved = Saved()
+        for template in ODD_LINES:
+            saved.append(2, template)
+        saved.commit(MetadataEffect(_patch(b"big", b"9223372036854775807")))
+        saved.commit(StateEffect("memory", saved.head, None, data=Raw(b'{"b":1, "a" : 2}')))
+        saved.commit(StateEffect("gone", saved.head, None, deleted=True))
+        saved.states["broken"] = StateDocument(None, b"no JSON \xff\x00", corrupt=True)
+        value = saved.save(store)
+        same(store.load("default-user", saved.chat_id), value)
+        same(again().load("default-user", saved.chat_id), value)
+
+    def test_v1_an_owner_without_messages_and_an_empty_one(self, store: Store) -> None:
+        preset = Saved("preset:OpenAI Settings/Default")
+        preset.commit(StateEffect("memory", preset.head, None, data=Raw(b"{}")))
+        values = [(preset, preset.save(store)), (empty := Saved(), empty.save(store))]
+        for saved, value in values:
+            same(store.load("default-user", saved.chat_id), value)
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_v2_any_changes_in_any_batches_make_the_value(
+        self, store: Store, again: Callable[[], Store], seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        saved = Saved()
+        saved.append(4)
+        value = saved.save(store)
+        for _ in range(25):
+            for _ in range(chance.choice([1, 1, 2, 5])):
+                saved.change(chance)
+            value = saved.save(store, whole=chance.random() < 0.1)
+            same(store.load("default-user", saved.chat_id), value)
+        same(again().load("default-user", saved.chat_id), value)
+
+    def test_v2_many_insertions_at_one_place_keep_their_order(self, store: Store) -> None:
+        saved = Saved()
+        saved.append(2)
+        saved.save(store)
+        for index in range(60):
+            saved.commit(InsertEffect("m1" if index % 2 else None, saved.lines(1)))
+            value = saved.save(store)
+        same(store.load("default-user", saved.chat_id), value)
+
+    def test_v3_saving_again_changes_nothing(self, store: Store) -> None:
+        saved = Saved()
+        saved.append(3)
+        first = saved.save(store)
+        effects: list[Effect] = [AppendEffect(saved.lines(1))]
+        saved.commit(*effects)
+        value = saved.save(store)
+        store.save("default-user", first.head, effects, value)
+        store.save("default-user", None, None, value)
+        same(store.load("default-user", saved.chat_id), value)
+
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_v3_an_older_value_is_left_alone(self, store: Store, whole: bool) -> None:
+        saved = Saved()
+        saved.append()
+        older = saved.save(store)
+        saved.append()
+        newer = saved.save(store)
+        store.save("default-user", None, None if whole else [], older)
+        same(store.load("default-user", saved.chat_id), newer)
+        restored = msgspec.structs.replace(older, head=Version(2, 1, str(uuid.uuid4())))
+        store.save("default-user", None, None, restored)
+        same(store.load("default-user", saved.chat_id), restored)
+
+    def test_v4_a_gap_is_refused_and_a_whole_value_closes_it(self, store: Store) -> None:
+        saved = Saved()
+        saved.append()
+        first = saved.save(store)
+        saved.append()
+        missed, saved.effects = saved.head, []
+        saved.append()
+        value = saved.value()
+        with pytest.raises(StoreBehind) as behind:
+            store.save("default-user", missed, saved.effects, value)
+        assert (behind.value.found, behind.value.base) == (first.head, missed)
+        same(store.load("default-user", saved.chat_id), first)
+        store.save("default-user", missed, None, value)
+        same(store.load("default-user", saved.chat_id), value)
+
+    def test_v4_effects_for_an_owner_that_is_not_there_are_refused(self, store: Store) -> None:
+        saved = Saved()
+        saved.append()
+        with pytest.raises(StoreBehind) as behind:
+            store.save("default-user", Version(1, 0, str(uuid.uuid4())), saved.effects, saved.value())
+        assert behind.value.found is None
+        assert store.load("default-user", saved.chat_id) is None
+
+    def test_v4_the_same_number_with_another_integrity_is_another_history(self, store: Store) -> None:
+        saved = Saved()
+        saved.append()
+        value = saved.save(store)
+        other = msgspec.structs.replace(value, head=Version(1, value.head.seq, str(uuid.uuid4())))
+        with pytest.raises(StoreBehind):
+            store.save("default-user", other.head, [], msgspec.structs.replace(
+                value, head=Version(1, value.head.seq + 1, str(uuid.uuid4()))
+            ))
+        store.save("default-user", None, None, other)
+        same(store.load("default-user", saved.chat_id), other)
+
+    def test_v6_users_names_and_ids_are_taken_as_they_are(self, store: Store, again: Callable[[], Store]) -> None:
+        expected: dict[str, dict[str, StoredChat]] = {}
+        for text in self.odd_texts():
+            for user in ("default-user", text):
+                saved = Saved(f"character:{text}/{text}")
+                saved.append()
+                expected.setdefault(user, {})[saved.chat_id] = saved.save(store, user)
+        opened = again()
+        assert sorted(opened.users()) == sorted(expected)
+        for user, owners in expected.items():
+            assert sorted(opened.list(user), key=_chat_id) == sorted(map(_listed, owners.values()), key=_chat_id)
+            for chat_id, value in owners.items():
+                same(opened.load(user, chat_id), value)
+
+    def odd_texts(self) -> Sequence[str]:
+        """Names of users, characters and chats; fewer where the place cannot hold them."""
+        return ODD_TEXTS
+
+    def test_v6_message_ids_are_taken_as_they_are(self, store: Store) -> None:
+        saved = Saved()
+        ids = [text for text in ODD_TEXTS if "\ud800" not in text]
+        saved.commit(AppendEffect([Raw(msgspec.json.encode({"id": text, "mes": "x"})) for text in ids]))
+        saved.save(store)
+        saved.commit(*(PatchEffect(text, _patch(b"mes", b'"y"')) for text in ids))
+        saved.commit(DeleteEffect(ids[1:3]))
+        value = saved.save(store)
+        same(store.load("default-user", saved.chat_id), value)
+
+    def test_v6_users_are_apart(self, store: Store) -> None:
+        mine, theirs = Saved(chat_id=(chat_id := str(uuid.uuid4()))), Saved(chat_id=chat_id)
+        mine.append(1)
+        theirs.append(2)
+        my_value, their_value = mine.save(store, "me"), theirs.save(store, "you")
+        store.rename("me", chat_id, "character:Mine/Now")
+        store.delete("you", str(uuid.uuid4()), theirs.head)
+        same(store.load("me", chat_id), msgspec.structs.replace(my_value, name="character:Mine/Now"))
+        same(store.load("you", chat_id), their_value)
+        store.delete("me", chat_id, mine.head)
+        assert store.load("me", chat_id) is None
+        same(store.load("you", chat_id), their_value)
+        assert list(store.users()) == ["you"]
+
+    def test_v8_rename_delete_and_list(self, store: Store, again: Callable[[], Store]) -> None:
+        saved, other = Saved(), Saved("group:Other")
+        for one in (saved, other):
+            one.append(2)
+            one.save(store)
+        store.rename("default-user", saved.chat_id, "character:Bob/Two")
+        store.rename("default-user", saved.chat_id, "character:Bob/Two")
+        store.rename("default-user", str(uuid.uuid4()), "character:Nobody/None")
+        renamed = msgspec.structs.replace(saved.value(), name="character:Bob/Two")
+        same(store.load("default-user", saved.chat_id), renamed)
+        assert sorted(store.list("default-user"), key=_chat_id) == sorted(
+            [_listed(renamed), _listed(other.value())], key=_chat_id
+        )
+        saved.commit(RenamedEffect("character:Bob/Three"))
+        value = saved.save(store)
+        same(store.load("default-user", saved.chat_id), value)
+        store.delete("default-user", saved.chat_id, Version(1, saved.head.seq - 1, str(uuid.uuid4())))
+        same(store.load("default-user", saved.chat_id), value)
+        for _ in range(2):
+            store.delete("default-user", saved.chat_id, saved.head)
+        opened = again()
+        assert opened.load("default-user", saved.chat_id) is None
+        assert list(opened.list("default-user")) == [_listed(other.value())]
+        saved.base = None
+        same_again = saved.save(opened)
+        same(opened.load("default-user", saved.chat_id), same_again)
+
+    def test_v8_names_go_round(self, store: Store) -> None:
+        first, second = Saved("character:Alice/One"), Saved("character:Alice/Two")
+        for one in (first, second):
+            one.append(1 if one is first else 2)
+            one.save(store)
+        store.rename("default-user", first.chat_id, "character:Alice/Two")
+        store.rename("default-user", second.chat_id, "character:Alice/One")
+        same(store.load("default-user", first.chat_id), msgspec.structs.replace(first.value(), name=second.name))
+        same(store.load("default-user", second.chat_id), msgspec.structs.replace(second.value(), name=first.name))
+
+    def test_v10_a_store_belongs_to_one_data_folder(self, store: Store, again: Callable[[], Store]) -> None:
+        store.claim("first")
+        store.claim("first")
+        opened = again()
+        with pytest.raises(StoreForeign):
+            opened.claim("second")
+        opened.claim("first")
+
+    def test_v8_closing_twice_is_harmless(self, store: Store) -> None:
+        store.close()
+        store.close()
+
+    def test_v7_ten_thousand_messages(self, store: Store, again: Callable[[], Store]) -> None:
+        saved = Saved()
+        saved.append(10_000)
+        saved.save(store)
+        saved.append(1)
+        saved.commit(PatchEffect("m5000", _patch(b"mes", b'"changed"')))
+        saved.commit(InsertEffect("m5000", saved.lines(2)))
+        saved.save(store)
+        saved.commit(DeleteEffect([f"m{number}" for number in range(100, 1600)]))
+        value = saved.save(store)
+        same(again().load("default-user", saved.chat_id), value)
+
+    def test_v2_different_owners_at_once(self, store: Store) -> None:
+        failures: list[BaseException] = []
+        owners = [Saved(f"character:A/{number}") for number in range(8)]
+
+        def write(saved: Saved) -> None:
+            try:
+                for _ in range(10):
+                    saved.append()
+                    saved.save(store)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=write, args=(saved,)) for saved in owners]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        for saved in owners:
+            same(store.load("default-user", saved.chat_id), saved.value())
+
+    @pytest.mark.parametrize("after", [3, 17])
+    def test_v1_a_killed_process_leaves_what_it_was_told_is_saved(self, url: str, store: Store, after: int) -> None:
+        if not self.outlives_process:
+            assert store.check().durability == "log"
+            return
+        chat_id = str(uuid.uuid4())
+        told = 0
+        with subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "tellback_server.store_contract", url, chat_id], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            for line in writer.stdout:
+                told = int(line)
+                if told == after:
+                    writer.kill()
+        assert told >= after
+        self.check_written(store, chat_id, told)
+
+    def check_written(self, store: Store, chat_id: str, told: int) -> None:
+        """What `write_until_killed` left is one of its values, not older than what it told."""
+        found = store.load("default-user", chat_id)
+        assert found is not None
+        assert found.head.seq >= told
+        same(found, written_value(chat_id, found.head.seq))
+
+    def test_a_call_after_close_is_an_error_or_an_answer(self, store: Store) -> None:
+        saved = Saved()
+        saved.append()
+        value = saved.save(store)
+        store.close()
+        try:
+            found = store.load("default-user", saved.chat_id)
+        except StoreError:
+            return
+        same(found, value)
+
+
+def _listed(value: StoredChat) -> ListedOwner:
+    return ListedOwner(value.chat_id, value.name, value.head, value.summary)
+
+
+def _chat_id(one: ListedOwner) -> str:
+    return one.chat_id
+
+
+def _written(chat_id: str) -> Iterator[tuple[Saved, list[Any]]]:
+    """The same commits every time: an append and a state, and now and then a deletion at the front."""
+    saved = Saved(chat_id=chat_id)
+    saved.head = saved.chat.version = Version(1, 0, str(uuid.UUID(int=0)))
+    while True:
+        effects: list[Any] = [AppendEffect(saved.lines(1)), StateEffect("memory", saved.head, None)]
+        effects[1].data = Raw(b'{"n":%d}' % saved.made)
+        if saved.made % 5 == 0:
+            effects.append(DeleteEffect([next(iter(saved.chat.messages))]))
+        saved.commit(*effects)
+        # The integrity is the number, so that whoever reads can work the value out again.
+        version = Version(1, saved.head.seq, str(uuid.UUID(int=saved.head.seq)))
+        saved.head = saved.chat.version = saved.states["memory"].version = version
+        yield saved, effects
+
+
+def written_value(chat_id: str, seq: int) -> StoredChat:
+    """What `write_until_killed` had at a commit."""
+    for saved, _ in _written(chat_id):
+        if saved.head.seq == seq:
+            return saved.value()
+    raise AssertionError("unreachable: it goes on for ever")
+
+
+def write_until_killed(url: str, chat_id: str) -> None:
+    """Save one commit after the other, and tell each on a line of its own when it is saved."""
+    store = open_store(url)
+    store.check()
+    for saved, _ in _written(chat_id):
+        saved.save(store)
+        sys.stdout.write(f"{saved.head.seq}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    write_until_killed(sys.argv[1], sys.argv[2])
