@@ -18,7 +18,7 @@ from tellback_protocol.ids import Version
 from tellback_protocol.values import loads
 
 from .conflict import Conflict
-from .errors import ConflictError, TellbackError, refused
+from .errors import ConflictError, RefusedError, TellbackError, refused
 from .events import Conflicted, Event, EventQueue, Status, StatusChanged
 from .intents import Intent, StateIntent, Updater
 from .outbox import PendingWrite, WriteResult
@@ -201,10 +201,23 @@ class Handle:
         return await self.state(namespace).get()
 
     async def state_get_many(self, namespaces: Sequence[str] | None = None) -> dict[str, Any]:
-        """State documents by namespace, None for one that there is not; all that there are when none is named."""
-        names = await self._client.namespaces(self) if namespaces is None else list(dict.fromkeys(namespaces))
+        """State documents by namespace, None for one that there is not. Raises for one that is corrupt.
+
+        All that there are when none is named; then the error stands in the place of one that is corrupt.
+        """
+        if namespaces is None:
+            return {namespace: await self._get_or_error(namespace) for namespace in await self._client.namespaces(self)}
+        names = list(dict.fromkeys(namespaces))
         documents = await asyncio.gather(*(self.state_get(namespace) for namespace in names))
         return dict(zip(names, documents, strict=True))
+
+    async def _get_or_error(self, namespace: str) -> Any:
+        try:
+            return await self.state_get(namespace)
+        except RefusedError as error:
+            if error.code != "state-corrupt":
+                raise
+            return error
 
     async def set_state(self, namespace: str, data: Any) -> WriteResult:
         """Replace a document."""

@@ -153,10 +153,10 @@ class Replica:
             states.pop(effect.namespace, None)
 
     def install_state(self, namespace: str, value: StateValue | None) -> None:
-        """A document as the server sent it; None means that there is none."""
+        """A document as the server sent it; None means that there is none. One that is corrupt stays unknown."""
         if value is None:
             self.stream.states[namespace] = StateDocument(None, None)
-        else:
+        elif isinstance(value.version, Version) and isinstance(value.data, Raw):
             document = self.stream.states[namespace] = StateDocument(value.version, bytes(value.data))
             document.skipped = value.skipped if isinstance(value.skipped, list) else []
 

@@ -317,6 +317,9 @@ class Writes(ABC):
     def states_received(self, frame: StateFrame) -> None:
         """The answer to `state-get`."""
         for namespace, value in frame.states.items():
+            if value is not None and isinstance(value.error, str):
+                # All were asked for; whoever waits for this one asked for it by its name, and gets an error of its own.
+                continue
             self.asked_states.discard(namespace)
             self.lone_states.discard(namespace)
             if self.replica is not None and namespace not in self.replica.stream.states:

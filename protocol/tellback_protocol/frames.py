@@ -282,8 +282,13 @@ class Error(msgspec.Struct, tag="error", tag_field="type"):
 
 
 class StateValue(msgspec.Struct):
-    version: Version
-    data: AnyJson
+    """A document, or why it cannot be told: exactly one of `data` and `error`."""
+
+    version: Version | UnsetType = UNSET
+    """With `data` always."""
+    data: AnyJson | UnsetType = UNSET
+    error: Literal["state-corrupt"] | UnsetType = UNSET
+    """Only where all documents were asked for; one that was asked for by its name is an `error` frame."""
     skipped: list[SkippedCommit] | UnsetType = UNSET
     """Of a floor state: commits that are shown and do not fit, when there are any."""
 

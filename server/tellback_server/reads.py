@@ -171,17 +171,25 @@ class Reads:
         for index, namespace in enumerate(wanted):
             problem = namespace_problem(namespace)
             document = stream.states.get(namespace)
-            if problem or (document is not None and document.corrupt):
+            is_corrupt = document is not None and document.corrupt
+            if (problem or is_corrupt) and not is_all:
                 refusal = (
                     Refused("namespace-illegal", f"{problem}.", pointer=f"/namespaces/{index}") if problem
-                    else Refused("state-corrupt", f"The file of {namespace!r} is no JSON; it is kept as it is.")
+                    else Refused(
+                        "state-corrupt", f"The file of {namespace!r} is no JSON; it is kept as it is.",
+                        pointer=f"/namespaces/{index}",
+                    )
                 )
                 actor.refuse(tab, request, owner_json, size_bytes, refusal)
                 return
+            if document is not None and is_corrupt:
+                # The others were asked for as well, and are not to suffer.
+                states[namespace] = StateValue(document.version or UNSET, error="state-corrupt")
+                continue
             data = None if document is None else document.data
             if document is None or data is None or document.version is None:
-                if request.namespaces is not UNSET:
+                if not is_all:
                     states[namespace] = None
             else:
-                states[namespace] = StateValue(document.version, Raw(data), document.skipped or UNSET)
+                states[namespace] = StateValue(document.version, Raw(data), skipped=document.skipped or UNSET)
         actor.answer(tab, codec.encode(StateFrame(request.owner, states, request.id)), size_bytes)

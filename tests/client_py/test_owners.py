@@ -53,6 +53,32 @@ def cut(client: Client) -> None:
     client.reconnect()
 
 
+async def test_a_corrupt_state_takes_no_other_with_it(tellback_server: ServerProcess) -> None:
+    """[Q6] Asked for all, its error stands in its place; asked for by name, it is raised."""
+    user = folder(tellback_server)
+    (user / "chats/Alice").mkdir(parents=True)
+    (user / "chats/Alice/First meeting.jsonl").write_text('{"mes":"one"}')
+    sidecars = {
+        "chats/Alice/First meeting.luker-state.": CHAT, "characters/Alice.state.": "character",
+    }
+    for start in sidecars:
+        for namespace, text in (("memory", '{"n":1}'), ("broken", '{"torn'), ("other", "[2]")):
+            (user / f"{start}{namespace}.json").write_text(text)
+    async with connect(tellback_server.url) as client:
+        for owner in (await client.open(CHAT), await client.character("Alice")):
+            states = await owner.state_get_many()
+            error = states.pop("broken")
+            assert isinstance(error, RefusedError)
+            assert (error.code, states) == ("state-corrupt", {"memory": {"n": 1}, "other": [2]})
+            assert await owner.state_get_many(["memory", "other"]) == states
+            for read in (owner.state_get_many(["memory", "broken"]), owner.state_get("broken")):
+                with pytest.raises(RefusedError, match="no JSON"):
+                    await read
+            with pytest.raises(RefusedError) as refused:
+                await owner.set_state("broken", {})
+            assert refused.value.code == "state-corrupt"
+
+
 @pytest.mark.parametrize("kind", ["character", "preset"])
 async def test_states_are_set_updated_read_and_deleted(tellback_server: ServerProcess, kind: str) -> None:
     """[Q1] [Q2] And the other tab hears of each."""

@@ -276,6 +276,12 @@ async def test_what_other_programs_wrote_is_served_as_it_is(tmp_path: Path, owne
         assert got["states"]["memory"] == {"version": opened["states"]["memory"], "data": {"pretty": True}}
         corrupt = await tab.ask("state-get", owner=owner, namespaces=["broken"])
         assert (corrupt["code"], corrupt["owner"]) == ("state-corrupt", owner)
+        among = await tab.ask("state-get", owner=owner, namespaces=["memory", "broken"])
+        assert (among["code"], among["pointer"]) == ("state-corrupt", "/namespaces/1")
+        every = await tab.ask("state-get", owner=owner)
+        assert every["states"]["broken"] == {"version": opened["states"]["broken"], "error": "state-corrupt"}
+        assert {name: value["data"] for name, value in every["states"].items() if name != "broken"} == {
+            "memory": {"pretty": True}, "a..b": [1], "x__floor_log": {"version": 1}, "null": None}
         writer = Writer(tab, owner)
         for base in (None, opened["states"]["broken"]["integrity"]):
             refused = await tab.ask(
