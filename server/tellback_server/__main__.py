@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tellback_server.commands import chats, check, demo, doctor, log, serve, tail, token
+from tellback_server.commands import chats, check, demo, doctor, log, repair, serve, tail, token
 from tellback_server.metrics import version
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command("demo")(demo.demo)
 app.command("tail")(tail.tail)
 app.command("doctor")(doctor.doctor)
 app.command("check")(check.check)
+app.command("repair")(repair.repair)
 app.add_typer(chats.app, name="chats")
 app.add_typer(log.app, name="log")
 app.add_typer(token.app, name="token")

@@ -53,12 +53,14 @@ class _File(msgspec.Struct, frozen=True, gc=False):
 class Inspection:
     """One check. See the module."""
 
-    def __init__(self, fs: Fs, scope: Scope, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, fs: Fs, scope: Scope, pause: Callable[[float], None], *, is_locked_by_us: bool = False
+    ) -> None:
         """`pause` waits so many seconds."""
         self._fs = fs
         self._scope = scope
         self._pause = pause
-        self.is_served = is_served(fs, scope.data_root)
+        self.is_served = not is_locked_by_us and is_served(fs, scope.data_root)
         self.image = LogImage(fs, log_folder(scope.data_root))
         self.facts: dict[str, OwnerFacts] = {}
         self._users: dict[str, list[_File]] = {}
@@ -108,7 +110,7 @@ class Inspection:
         self._look_at_log()
         yield from self._own.run(self.is_served)
         for user, files in self._users.items():
-            check = self._owner_check(user, files)
+            check = self.owner_check(user)
             self._cross = self._crossed(user, files)
             suspects: dict[_File, list[Finding]] = {}
             for file in files:
@@ -126,9 +128,10 @@ class Inspection:
     def _look_at_log(self) -> None:
         self.facts = self.image.facts()
 
-    def _owner_check(self, user: str, files: list[_File]) -> OwnerCheck:
+    def owner_check(self, user: str) -> OwnerCheck:
+        """What holds a user's files against each other; after `plan`."""
         by_folder: dict[tuple[str, ...], set[str]] = {}
-        for file in files:
+        for file in self._users[user]:
             by_folder.setdefault(file.parts[:-1], set()).add(file.parts[-1])
         return OwnerCheck(self._fs, self._scope, user, by_folder, self.facts, is_log_whole=self.image.error is None)
 

@@ -2,7 +2,7 @@
 
     image = LogImage(fs, directory)
     image.facts()                  what it tells of every owner, in one pass
-    image.records(owner, after)    as `Log.records` (a LogReader), in one pass
+    image.records(owner, after)    as `Log.records` (a LogReader)
     image.error                    set by a pass: why it ended early; what came before it is right
 
 Rules of this module:
@@ -21,8 +21,9 @@ import msgspec
 from tellback_server.fs import FileMissing, Fs, FsError
 from tellback_server.log.errors import LogCorrupt
 from tellback_server.log.format import Position, Record, decode_record, iterate_records
+from tellback_server.log.index import Index, IndexedSegment
 from tellback_server.log.inspect import open_walk
-from tellback_server.log.recovery import Walk
+from tellback_server.log.recovery import Walk, index_batch
 from tellback_server.records import (
     ADOPT,
     ANCHOR,
@@ -93,6 +94,7 @@ class LogImage:
         self._fs = fs
         self.directory = directory
         self.error: LogCorrupt | FsError | None = None
+        self._index: Index | None = None
 
     @property
     def is_there(self) -> bool:
@@ -114,10 +116,32 @@ class LogImage:
             self.error = LogCorrupt(self.directory, 0, str(error))
 
     def records(self, owner: str, after_seq: int = 0) -> Iterator[tuple[Position, Record]]:
-        """One owner's, as far as they can be read."""
-        for position, record in self.scan():
-            if record.owner == owner and record.seq > after_seq:
-                yield position, record
+        """One owner's, as far as they can be read. The first call reads the log and keeps where each record lies."""
+        if self._index is None:
+            self._index = self._indexed()
+        for number in self._index.positions_of(owner, after_seq, 1 << 63):
+            position = Position(number)
+            yield position, self._index.read(position)
+
+    def _indexed(self) -> Index:
+        index = Index()
+        if not self.is_there:
+            return index
+        try:
+            walk, _term, _torn = open_walk(self._fs, self.directory)
+            segment: IndexedSegment | None = None
+            for header, batch in walk.batches():
+                if batch is None:
+                    path = walk.path(header.number)
+                    segment = IndexedSegment(
+                        self._fs, path, header.number, header.first_position, header.created_ms, header.size_bytes
+                    )
+                    index.add_segment(segment)
+                elif segment is not None:
+                    index_batch(index, segment, batch, batch.offset)
+        except (LogCorrupt, FsError) as error:
+            self.error = error
+        return index
 
     def facts(self) -> dict[str, OwnerFacts]:
         """By owner key. Cost: one pass."""

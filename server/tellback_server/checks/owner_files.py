@@ -46,6 +46,8 @@ class Known(msgspec.Struct, frozen=True):
     """What is known of an owner's files."""
 
     chat_id: str
+    base: BaseRecord | None
+    """What the files held when they were written last."""
     files: list[FileIdentity]
     """The bytes that the chat's file may hold, the base first."""
     states: dict[str, list[tuple[int, int]]]
@@ -139,7 +141,7 @@ class OwnerCheck:
                     states.setdefault(namespace, []).append((pair[0], pair[1]))
         grows_to = max((intent.size_bytes for intent in intents if intent.kind == "append"), default=0)
         return Known(
-            chat_id, files, states, mark.watermark.lines if mark is not None else 0, grows_to, mark, facts
+            chat_id, base, files, states, mark.watermark.lines if mark is not None else 0, grows_to, mark, facts
         )
 
     def _owns(self, place: Place, mark: SyncMark) -> bool:

@@ -17,13 +17,13 @@ from rich.text import Text
 
 from tellback_server.checks.findings import Finding, Severity
 from tellback_server.checks.inspection import Inspection
-from tellback_server.checks.scope import find_scope
+from tellback_server.checks.scope import Scope, find_scope
 from tellback_server.checks.step import Step
 from tellback_server.commands.exits import FOUND_WRONG, explained
 from tellback_server.fs import Fs
 from tellback_server.logging_setup import escaped
 
-__all__ = ["Report", "check", "inspected", "show_findings"]
+__all__ = ["Report", "check", "inspect", "show_findings"]
 
 _STYLES: Final[dict[Severity, str]] = {"info": "dim", "warning": "yellow", "damage": "bold red"}
 _RANKS: Final[dict[Severity, int]] = {"damage": 0, "warning": 1, "info": 2}
@@ -68,7 +68,8 @@ def check(
     Exit code 0 when there is neither damage nor a warning, 1 when there is.
     """
     with explained():
-        report = inspected(Fs(), path)
+        fs = Fs()
+        _inspection, report = inspect(fs, find_scope(fs, os.path.abspath(os.path.expanduser(path))))
     if as_json:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     else:
@@ -81,16 +82,15 @@ def check(
         raise typer.Exit(FOUND_WRONG)
 
 
-def inspected(fs: Fs, path: str) -> Report:
+def inspect(fs: Fs, scope: Scope, *, is_locked_by_us: bool = False) -> tuple[Inspection, Report]:
     """All of it, with a progress bar when people look. Raises FsError, LayoutConflict."""
-    scope = find_scope(fs, os.path.abspath(os.path.expanduser(path)))
-    inspection = Inspection(fs, scope, time.sleep)
+    inspection = Inspection(fs, scope, time.sleep, is_locked_by_us=is_locked_by_us)
     report = Report(scope.only or scope.data_root, inspection.is_served)
     report.files, size_bytes = inspection.plan()
     for step in _watched(inspection.run(), report.files, size_bytes):
         report.add(step)
     report.findings.sort(key=lambda one: (_RANKS[one.severity], one.path, one.line, one.offset))
-    return report
+    return inspection, report
 
 
 def _watched(steps: Iterable[Step], files: int, size_bytes: int) -> Iterable[Step]:

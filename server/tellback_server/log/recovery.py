@@ -46,7 +46,7 @@ from tellback_server.log.segment import (
 )
 from tellback_server.log.term import TermFile, TermLine
 
-__all__ = ["Ending", "Logger", "Recovered", "Walk", "missing_segment", "recover"]
+__all__ = ["Ending", "Logger", "Recovered", "Walk", "index_batch", "missing_segment", "recover"]
 
 
 class Logger(Protocol):
@@ -234,7 +234,7 @@ def recover(
         while unchecked and unchecked[0][1].header.number <= walk.durable_batch:
             holder, checked = unchecked.pop(0)
             repairs.setdefault(holder.number, []).extend(checked.repairs)
-            _index_batch(index, holder, checked, checked.offset)
+            index_batch(index, holder, checked, checked.offset)
 
     _clean(fs, directory, names, line, logger)
     ending = walk.ending
@@ -268,7 +268,7 @@ def recover(
     index.add_segment(fresh)
     offset = SEGMENT_HEADER_BYTES
     for _holder, batch in unchecked:
-        _index_batch(index, fresh, batch, offset)
+        index_batch(index, fresh, batch, offset)
         offset += BATCH_HEADER_BYTES + len(batch.body)
         for repair in batch.repairs:
             _tell_repair(logger, ending.path if ending is not None else path, repair)
@@ -310,7 +310,7 @@ def missing_segment(numbers: list[int], line: TermLine) -> int:
     return next((number for number in range(first, last + 1) if number not in there), 0)
 
 
-def _index_batch(index: Index, segment: IndexedSegment, batch: Batch, offset: int) -> None:
+def index_batch(index: Index, segment: IndexedSegment, batch: Batch, offset: int) -> None:
     """Notes every record of a batch that lies at `offset` of `segment`."""
     position = batch.header.first_position
     start = offset + BATCH_HEADER_BYTES

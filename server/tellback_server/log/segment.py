@@ -218,6 +218,42 @@ class SegmentReader:
             position += _WINDOW_BYTES
         return None
 
+    def next_whole(self, offset: int, term: int) -> Batch | None:
+        """The first batch at or behind `offset` that is whole by its own checksums, whatever went before; None when
+        there is none. For repairs: recovery never looks behind damage for anything but evidence.
+        """
+        position = offset
+        while position < self.size_bytes:
+            data = self._file.pread(_WINDOW_BYTES + BATCH_HEADER_BYTES, position)
+            # A flipped bit in the magic is looked for only where a batch is expected.
+            found = 0 if position == offset else data.find(BATCH_MAGIC)
+            while found >= 0:
+                batch = self._whole_at(position + found, data[found : found + BATCH_HEADER_BYTES], term)
+                if batch is not None:
+                    return batch
+                found = data.find(BATCH_MAGIC, found + 1)
+            position += _WINDOW_BYTES
+        return None
+
+    def _whole_at(self, offset: int, head: bytes, term: int) -> Batch | None:
+        assert self.header is not None
+        if len(head) < BATCH_HEADER_BYTES or not head.strip(b"\0"):
+            return None
+        header = decode_batch_header(head, self.header.salt)
+        if header is None:
+            repaired = repair_batch_header(head, self.header.salt)
+            header = repaired[0] if repaired is not None else None
+        start = offset + BATCH_HEADER_BYTES
+        if header is None or header.term != term or header.body_length > self.size_bytes - start:
+            return None
+        body = self.read(start, header.body_length)
+        if not body_is_whole(header, body):
+            mended = repair_body(header, body)
+            if mended is None:
+                return None
+            body = mended[0]
+        return Batch(offset, header, body, ())
+
     def chunks(self, start: int, end: int) -> Iterator[bytes]:
         """The raw bytes from `start` up to `end`, a window at a time."""
         while start < end:
