@@ -97,6 +97,9 @@ class Generations:
             elif one.result is None:
                 one.offered = True
                 self._missing.add(one_id)
+            elif isinstance(listing.integrity, str):
+                # What was acknowledged did not arrive.
+                self._to_ack[one_id] = listing.integrity
         self._missing.update(one.id for one in self.running if one.id not in listed)
         for one_id in self._missing:
             sending = self.known[one_id].sending
@@ -147,17 +150,18 @@ class Generations:
         one.is_attaching = False
         sending = one.sending
         if frame.code in ("generation-ended", "generation-unknown"):
-            # The commit that ended it is on its way, or was missed.
-            self._missing.add(one.id)
+            # The commit that ended it is on its way.
             if sending is not None:
                 sending.is_over = True
+            if frame.code == "generation-unknown":
+                self._missing.add(one.id)
         elif sending is None:
             if one.salvaged is not None:
                 one.salvaged = None
                 self._to_attach.add(one.id)
         elif frame.code in ("generation-gap", "overloaded") or frame.retry in ("backoff", "now"):
             after_ms = frame.after_ms if isinstance(frame.after_ms, int) else 0
-            sending.paused_until_s = now_s + after_ms / 1000
+            sending.paused_until_s = max(sending.paused_until_s, now_s + after_ms / 1000)
             self.realign(one)
         else:
             sending.refusal = error_of(frame)
@@ -205,6 +209,10 @@ class Generations:
 
     def look_up(self, replica: Replica) -> None:
         """The document is there: what became of those that are missing."""
+        version = replica.stream.states[NAMESPACE].version
+        if version is not None and not replica.knows(version):
+            # It was asked for and is newer than the replica: the commits that come tell.
+            return
         missing, self._missing = self._missing, set()
         entries = replica.stream.generations
         for one in [self.known[one_id] for one_id in missing]:
@@ -291,8 +299,8 @@ class Generations:
         frames: list[bytes] = []
         while sending.sent != one.place:
             units, reasoning_units = sending.sent
-            text = one.running.text.since(units, CHUNK_CHARS) or ""
-            reasoning = one.running.reasoning.since(reasoning_units, CHUNK_CHARS) or ""
+            text = (one.running.text.since(units, CHUNK_CHARS) or "")[:CHUNK_CHARS]
+            reasoning = (one.running.reasoning.since(reasoning_units, CHUNK_CHARS) or "")[:CHUNK_CHARS]
             frames.append(encode(GenerationDelta(address, one.id, units, text, reasoning_units, reasoning)))
             sending.sent = (units + units_of(text), reasoning_units + units_of(reasoning))
             sending.sent_at_s = now_s
