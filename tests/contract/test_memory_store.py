@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
+from tellback_server.contract import Saved, StoreContract, same
 from tellback_server.store.memory import MemoryStore
-from tellback_server.store_contract import Saved, StoreContract, same
 
 
 class TestMemoryStore(StoreContract):

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tellback_server.contract import Saved, StoreContract, same
 from tellback_server.store import postgres as postgres_store
 from tellback_server.store.base import (
     Store,
@@ -22,7 +23,6 @@ from tellback_server.store.base import (
     StoreUnsafe,
 )
 from tellback_server.store.schemes import open_store
-from tellback_server.store_contract import Saved, StoreContract, same
 from tests.support.database_servers import PostgresProcess, free_port
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tellback_server.contract import Saved, StoreContract, same
 from tellback_server.store.base import (
     Store,
     StoreBehind,
@@ -20,7 +21,6 @@ from tellback_server.store.base import (
 )
 from tellback_server.store.schemes import open_store
 from tellback_server.store.sqlite import SqliteStore
-from tellback_server.store_contract import Saved, StoreContract, same
 
 
 class TestSqliteStore(StoreContract):
