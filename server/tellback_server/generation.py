@@ -31,6 +31,7 @@ from tellback_protocol.generation_requests import (
 )
 from tellback_protocol.generations import Generation
 from tellback_server import records
+from tellback_server.failpoint import failpoint
 from tellback_server.live_generation import JOURNAL_BYTES, LiveGeneration, Place, ended_frame
 from tellback_server.log import LogError
 from tellback_server.producers import ProducerKey
@@ -129,6 +130,8 @@ class ChatGenerations:
         over = [one for one in self.live if one not in stream.running]
         if not begun and not over:
             return None
+        if begun:
+            failpoint("generation.after_start")
         now_s = self._desk.now_s()
         started: list[LiveGeneration] = []
         for generation_id in begun:
@@ -146,6 +149,7 @@ class ChatGenerations:
             log.info("generation-started", chat=self._actor.name, generation=generation_id,
                      target=entry.target.kind, session=entry.by[:8])
         if over:
+            failpoint("generation.after_end")
             # What the same turn of the loop brought is heard before the end of it.
             self._desk.send_now(self)
         ended: list[tuple[LiveGeneration, Generation]] = []
@@ -255,6 +259,7 @@ class ChatGenerations:
         added = one.running.add(offset, text, reasoning_offset, reasoning, room_bytes)
         one.active_s = desk.now_s()
         if added:
+            failpoint("generation.after_text")
             one.thought(added.text, desk.now_s())
             grown = one.running.size_bytes - before
             one.unjournaled_bytes += grown
@@ -361,6 +366,8 @@ class ChatGenerations:
                 if tab is not one.producer and entry is not None:
                     actor.audience.tell(tab, one.started(entry, subscription.owner_json, is_new=True), touched)
             self._desk.mark(self)
+        if ended:
+            failpoint("generation.before_tell")
         for one, entry in ended:
             for tab, subscription in list(actor.audience.subscriptions.items()):
                 subscription.heard.pop(one.id, None)
@@ -388,6 +395,7 @@ class ChatGenerations:
             except LogError as error:
                 log.error("generation-not-journaled", chat=actor.name, generation=one.id, error=str(error))
                 return
+            failpoint("generation.after_journal")
             one.journaled = place
             one.unjournaled_bytes = 0
             actor.audience.release_later(Release(position, actor, then=self._durable(one, place)))
