@@ -22,10 +22,11 @@ import structlog
 
 from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits, ModelServer
 from tellback_server.auth import Authenticator, authenticator_for
+from tellback_server.backup_desk import BackupDesk
+from tellback_server.backups import Backups, BackupSettings
 from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
 from tellback_server.config import ConfigurationError, Problem, Settings, flag_of, upstream_keys
-from tellback_server.file_room import FileRoom
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.generation_desk import GenerationLimits
@@ -38,6 +39,7 @@ from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
 from tellback_server.names import Names
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
+from tellback_server.storage import choose
 from tellback_server.store.files import FileStore
 from tellback_server.tab import Tab
 from tellback_server.websocket import PeerInfo, TransportLimits
@@ -84,6 +86,7 @@ class App:
         # What can be found wrong without touching the folder comes first: nothing is made there in vain.
         self._look_at_folder(data)
         authenticator = authenticator_for(self.settings, self.fs, self.clock)
+        self._storage = choose(self.settings)
         self._upstreams = self._make_upstreams()
         self._gateway = self._make_gateway(authenticator)
         async with contextlib.AsyncExitStack() as undo:
@@ -166,13 +169,26 @@ class App:
                 running_max=settings.generations_max, running_bytes_max=settings.generation_bytes_max,
             ),
         )
+        names = Names()
+        await loop.run_in_executor(self._executor, lambda: self._storage.prepare(
+            self.fs, data, self._files, self._log, self.clock
+        ))
+        room = await loop.run_in_executor(self._executor, lambda: self._storage.room(self._hub, self._files, names))
+        undo.push_async_callback(self._close_storage)
         self._keeper = Keeper(
-            self._hub, self._files, FileRoom(self._hub, self._files), Names(),
-            strategy=settings.save_strategy, idle_s=settings.idle_s,
+            self._hub, self._files, room, names,
+            strategy=settings.save_strategy, backups=Backups(self._hub, self._files, BackupSettings(
+                interval_s=settings.backup_interval_s, deletions_min=settings.backup_deletions_min,
+                bytes_max=settings.backup_bytes_max, policy=settings.backup_policy,
+            )),
+            idle_s=settings.idle_s,
         )
         self._hub.producers = Producers(self._upstreams)
         self._hub.shelf = self._keeper
-        self._catalog = Catalog(self._hub, self._files, self._keeper)
+        self._catalog = Catalog(
+            self._hub, self._files, self._storage.library(self._files, self.clock), self._keeper
+        )
+        self._catalog.backups = BackupDesk(self._hub, self._keeper.backups)
         self._hub.desk = self._catalog
         self._keeper.needed_elsewhere = lambda: self._catalog.needed
         self._reception = Reception(
@@ -227,6 +243,7 @@ class App:
             await self._hub.finish_tasks()
             await self._close_upstreams()
             self._end_timers()
+            await self._close_storage()
             await self._close_log()
         except LogPoisoned:
             return await self._stop_poisoned()
@@ -234,6 +251,9 @@ class App:
         self._lock.release()
         log.info("stopped")
         return EXIT_STOPPED
+
+    async def _close_storage(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._storage.close)
 
     async def _close_log(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._log.close)
@@ -275,8 +295,9 @@ class App:
         return HttpResponse(200, b"ok\n")
 
     def _readyz(self) -> HttpResponse:
-        if self._hub.is_admitting and self._log.storage_error is None:
-            return HttpResponse(200, b"ready\n")
+        if self._hub.is_admitting and self._hub.held_up is None and self._log.storage_error is None:
+            state = self._storage.state
+            return HttpResponse(200, f"degraded: {state}\n".encode() if state else b"ready\n")
         return HttpResponse(503, b"not ready\n")
 
     def _metrics(self) -> HttpResponse:
@@ -289,7 +310,9 @@ class App:
             "tellback_log_segments": lambda: float(self._log.segment_count),
             "tellback_log_segments_held": lambda: float(self._keeper.retention.segments_held),
             "tellback_log_uncommitted_bytes": lambda: float(self._log.uncommitted_bytes),
+            "tellback_backups_over_bound": lambda: float(self._keeper.backups.users_over),
             "tellback_loop_lag_seconds": self._take_lag,
+            **self._storage.gauges,
         })
         return HttpResponse(200, body, CONTENT_TYPE)
 

@@ -24,6 +24,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
+from tellback_protocol.backups import BackupCreate, BackupGet, BackupList
 from tellback_protocol.catalog_frames import (
     ActiveChatFrame,
     Character,
@@ -38,16 +39,18 @@ from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, Chat
 from tellback_server.active_chats import ActiveChats
 from tellback_server.activity import Activity, LiveChat
 from tellback_server.actor import Actor
+from tellback_server.backup_desk import BackupDesk
 from tellback_server.hub import Hub
+from tellback_server.library import FolderIndex, Library
 from tellback_server.listed import Filter, listed_live, listed_stored, live_chats, live_key
 from tellback_server.log import LogClosed, LogPoisoned, Position
 from tellback_server.paging import Key, Rows, page_of_names, read_cursor
+from tellback_server.rooms import store_away
 from tellback_server.search import Query
 from tellback_server.search_page import SearchPage
-from tellback_server.store.chat_index import ChatIndex, Folder
+from tellback_server.store.base import StoreError, StoreUnavailable
+from tellback_server.store.chat_index import Folder
 from tellback_server.store.files import FileStore
-from tellback_server.store.groups import GroupEdit, edit_group
-from tellback_server.store.held import OutsideEdit
 from tellback_server.tab import Tab
 from tellback_server.trash import Trash, chats_of
 from tellback_server.websocket import text_frame
@@ -81,7 +84,7 @@ class Shelves(Protocol):
 class _User:
     """One user's index, and who waits for it."""
 
-    def __init__(self, index: ChatIndex) -> None:
+    def __init__(self, index: FolderIndex) -> None:
         self.index = index
         self.lock = asyncio.Lock()
         self.begun = 0
@@ -103,9 +106,10 @@ class Found(msgspec.Struct, frozen=True):
 class Catalog:
     """The hub's desk for what concerns no single owner."""
 
-    def __init__(self, hub: Hub, files: FileStore, shelves: Shelves) -> None:
+    def __init__(self, hub: Hub, files: FileStore, library: Library, shelves: Shelves) -> None:
         self._hub = hub
         self._files = files
+        self._library = library
         self._shelves = shelves
         self._trash = Trash(files)
         self._active = ActiveChats(hub.log, files)
@@ -115,6 +119,8 @@ class Catalog:
         self._queues: dict[Tab, deque[tuple[UserRequest, int]]] = {}
         self._workers: dict[Tab, asyncio.Task[None]] = {}
         self._saving: asyncio.TimerHandle | None = None
+        self.backups: BackupDesk | None = None
+        """Who answers for backups; set once, before the first request."""
         self._stopping = False
 
     async def start(self) -> None:
@@ -192,14 +198,19 @@ class Catalog:
                     frame = await self._characters(tab.user, request)
                 case GroupList():
                     frame = await self._groups(tab.user, request)
+                case BackupList() | BackupCreate() | BackupGet():
+                    assert self.backups is not None, "set before the first request"
+                    frame = await self.backups.answer(tab, request)
             return codec.encode(frame)
         except (Refused, asyncio.CancelledError):
             raise
         except (LogPoisoned, LogClosed):
             raise Refused("storage-failed", "The disk failed.") from None
-        except OSError as error:
+        except StoreUnavailable:
+            raise store_away() from None
+        except (OSError, StoreError) as error:
             log.warning("catalog-failed", user=tab.user, error=str(error))
-            raise Refused("unreadable", "The folder exists and cannot be read now.") from None
+            raise Refused("unreadable", "What is there cannot be read now.") from None
         except Exception as error:
             log.error("catalog-failed", user=tab.user, exc_info=error)
             raise Refused("internal", "That could not be answered; the server's log says why.") from None
@@ -216,7 +227,7 @@ class Catalog:
                 if idle is None:
                     break
                 del self._users[idle]
-            known = self._users[user] = _User(ChatIndex(self._files, user, self._hub.clock))
+            known = self._users[user] = _User(self._library.index(user))
         else:
             # The one asked last is the last to go.
             self._users[user] = self._users.pop(user)
@@ -342,7 +353,7 @@ class Catalog:
         async with self._user(tab.user).searches, self._searches:
             found = await self._rows(tab.user, Filter.of(request))
             clock = self._hub.clock
-            page = SearchPage(query, request.limit, self._files, tab.user, clock.monotonic_s, lambda: tab.is_open)
+            page = SearchPage(query, request.limit, self._library, tab.user, clock.monotonic_s, lambda: tab.is_open)
             await page.fill(found.rows, found.live, at or found.rows.start(asked), self._run)
             await self._durable()
         following = None if page.following is None else page.following.encoded()
@@ -410,16 +421,9 @@ class Catalog:
             self._save_soon()
         await self._durable()
         if name is not None and wanted is not UNSET and isinstance(request.group, str):
-            await self._run(partial(self._select, user, folder.groups[request.group].file, name.removeprefix("group:")))
+            file = folder.groups[request.group].file
+            await self._run(partial(self._library.select, user, file, name.removeprefix("group:")))
         return ActiveChatFrame(name, chat_id, request.character, request.group, request.id)
-
-    def _select(self, user: str, file: str, chat: str) -> None:
-        """SillyTavern shows what its group's file says. When that cannot be written, what was set counts all the same.
-        """
-        try:
-            edit_group(self._files, user, GroupEdit(path=f"groups/{file}", action="select", chat=chat))
-        except (OSError, OutsideEdit) as error:
-            log.warning("group-not-in-step", user=user, file=file, error=str(error))
 
     # -- saving ------------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ from tellback_server.store.held import FileState, OutsideEdit, Pending, check_fi
 from tellback_server.store.jsonl import Image, render, render_append
 from tellback_server.store.touch import Plan, SyncFailed, append, create, remove_state, replace_state, rewrite
 
-__all__ = ["CheckpointDone", "CheckpointFailed", "CheckpointJob", "OutsideEdit", "checkpoint"]
+__all__ = ["CheckpointDone", "CheckpointFailed", "CheckpointJob", "OutsideEdit", "checkpoint", "in_thread"]
 
 _Result = TypeVar("_Result")
 
@@ -196,11 +196,11 @@ async def checkpoint(
     """
     owner = owner_key(job.user, job.chat_id)
     try:
-        plan = await _run(executor, lambda: _prepare(job, files))
+        plan = await in_thread(executor, lambda: _prepare(job, files))
         log.append(INTENT, owner, record_seq(), encode(_intent(job, plan)))
         await log.flush()
         failpoint("checkpoint.after_intent")
-        done = await _run(executor, lambda: _carry_out(job, plan, files))
+        done = await in_thread(executor, lambda: _carry_out(job, plan, files))
     except SyncFailed as error:
         # What the page cache holds cannot be believed any more: next time a new file is written (RELIABILITY fact 1).
         job.give_back(rewrite=True)
@@ -218,7 +218,7 @@ async def checkpoint(
     return done
 
 
-async def _run(executor: Executor, step: Callable[[], _Result]) -> _Result:
+async def in_thread(executor: Executor, step: Callable[[], _Result]) -> _Result:
     """A step in its thread. A cancelled caller waits for its end: files are not left alone half-way."""
     future = asyncio.get_running_loop().run_in_executor(executor, step)
     try:

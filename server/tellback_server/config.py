@@ -93,6 +93,13 @@ class Settings(BaseSettings):
         min_length=1,
     )
     create: bool = Field(default=False, description="Make the missing folders around `data`, too")
+    store: str = Field(
+        default="files", min_length=1,
+        description="Where chats are kept: `files` in the users' folders of `data`, or the URL of a store",
+    )
+    store_behind_bytes_max: int = Field(
+        default=1 << 30, ge=_KIB, le=1 << 40, description="Log that may wait for a store that cannot be reached"
+    )
     host: str = Field(
         default="127.0.0.1", description="Address to bind; anything but loopback needs users", min_length=1
     )

@@ -163,4 +163,4 @@ class Creation:
             await asyncio.sleep(POLL_S)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
+        return await self._hub.loop.run_in_executor(self._room.executor, work)

@@ -31,10 +31,12 @@ class FileRoom:
     """See rooms.Room."""
 
     must_settle = True
+    keeps_log = False
 
     def __init__(self, hub: Hub, files: FileStore) -> None:
         self._hub = hub
         self._files = files
+        self.executor = hub.executor
         self._orphans = Orphans(files, hub.clock, hub.executor, hub.is_live)
 
     def lookout(self, adopt: Callable[[Actor], Awaitable[None]], became_dirty: Callable[[Actor], None]) -> Lookout:

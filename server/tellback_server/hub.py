@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from tellback_protocol.decide import Committed
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, StateOwner, new_name_problem, parse_chat, parse_place
@@ -56,6 +57,10 @@ class Shelf(Protocol):
 
         With `namespaces` only those are looked for, of which no state is known; `around` looks for state files that
         were not there, too.
+        """
+
+    def keep_first(self, actor: Actor, letter: Envelope, decision: Committed) -> bool:
+        """True when a commit would overwrite or delete much: the actor is busy with a backup, and `letter` comes again.
         """
 
     async def find(self, user: str, chat_id: str) -> str | None:
@@ -144,6 +149,8 @@ class Hub:
         self._tasks: set[asyncio.Task[object]] = set()
         self._refusal: tuple[str, str] | None = None
         """Why nothing is admitted any more: code and sentence."""
+        self.held_up: tuple[str, str] | None = None
+        """Why nothing is admitted for now."""
         self.is_open = True
         """True when `admit` had no reason to refuse at the last batch; kept for the hot path."""
 
@@ -302,6 +309,8 @@ class Hub:
         """Raises Refused when a write could not be stored now."""
         if self._refusal is not None:
             raise Refused(*self._refusal)
+        if self.held_up is not None:
+            raise Refused(*self.held_up, details={"after_ms": 5000})
         if self.log.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             raise Refused("overloaded", "The disk is behind; send this again.", details={"after_ms": 500})
         if self.log.storage_error is not None:
@@ -311,6 +320,16 @@ class Hub:
         """Admit nothing from here on."""
         self._refusal = (code, sentence)
         self.is_open = False
+
+    def hold_up(self, code: str, sentence: str) -> None:
+        """Admit nothing until `go_on`."""
+        self.held_up = (code, sentence)
+        self.is_open = False
+
+    def go_on(self) -> None:
+        """What held everything up is over."""
+        self.held_up = None
+        self.is_open = self._refusal is None and self.log.storage_error is None
 
     @property
     def is_admitting(self) -> bool:
@@ -330,7 +349,7 @@ class Hub:
 
     def on_durable(self, position: Position) -> None:
         """A batch is on the disk: everything up to `position` may leave."""
-        self.is_open = self._refusal is None and self.log.storage_error is None
+        self.is_open = self._refusal is None and self.held_up is None and self.log.storage_error is None
         releases = self.releases
         touched: set[Tab] = set()
         telling: dict[Actor, None] = {}

@@ -19,10 +19,12 @@ from typing import TypeVar
 
 import structlog
 
+from tellback_protocol.decide import Committed
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Place, StateOwner, parse_place
 from tellback_protocol.requests import History, Open
 from tellback_server.actor import Actor
+from tellback_server.backups import Backups
 from tellback_server.checkpoint import CheckpointFailed
 from tellback_server.fold_timers import FoldTimers
 from tellback_server.fs import FileUnreadable, FileUnsafe
@@ -63,7 +65,8 @@ class Keeper:
     """The hub's shelf of chats, in a room. `files` are the data folder, which holds outcomes and names in any case."""
 
     def __init__(
-        self, hub: Hub, files: FileStore, room: Room, names: Names, *, strategy: Strategy, idle_s: float
+        self, hub: Hub, files: FileStore, room: Room, names: Names, *, strategy: Strategy, backups: Backups,
+        idle_s: float,
     ) -> None:
         self._hub = hub
         self._files = files
@@ -73,9 +76,12 @@ class Keeper:
             hub.loop, hub.clock, strategy, lambda actor, reason: hub.spawn(self._fold(actor, reason))
         )
         self._names = names
+        self.backups = backups
+        backups.attend(settle=self._settle, fold=self._fold, became_dirty=self.became_dirty)
         self._lookback = Lookback(hub)
         self.lifecycle = Lifecycle(
-            hub, files, room, Registrar(files), settle=self._settle, names=names, identified=self._identified,
+            hub, files, room, Registrar(files), settle=self._settle, keep=backups.keep_restore, names=names,
+            identified=self._identified,
         )
         hub.lives = self.lifecycle
         self._lookout = room.lookout(self._adopt, self.became_dirty)
@@ -99,8 +105,12 @@ class Keeper:
         self.lifecycle.know_names()
         await self._run(lambda: self._room.begin(self.lifecycle.cut_off))
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
-        self._left_over.update(leftovers.unfolded)
-        self._hub.spawn(self._fold_leftovers(leftovers.unfolded))
+        unfolded = leftovers.unfolded
+        if self._room.keeps_log:
+            # What the log says of the place was true before this start.
+            unfolded = [(user, name) for (user, _owner_id), name in leftovers.names.items()]
+        self._left_over.update(unfolded)
+        self._hub.spawn(self._fold_leftovers(unfolded))
         self._hub.spawn(self.lifecycle.finish_cut_off())
         self.lifecycle.links.resume()
 
@@ -177,6 +187,10 @@ class Keeper:
     def look(self, actor: Actor, namespaces: Iterable[str] = (), *, around: bool = False) -> bool:
         """See Shelf."""
         return self._lookout.look(actor, namespaces, around=around)
+
+    def keep_first(self, actor: Actor, letter: Envelope, decision: Committed) -> bool:
+        """See Shelf."""
+        return self.backups.keep_first(actor, letter, decision)
 
     def lag_s(self) -> float:
         """Age of the oldest commit that is not in its files."""
@@ -277,6 +291,7 @@ class Keeper:
             held = actor.file
             assert held is not None, "a live chat has files"
             if not self._room.must_settle:
+                await self._hub.log.flush()
                 return True
             if await self._run(lambda: self._room.is_changed(actor.user, held)):  # noqa: B023
                 if letter is not None:
@@ -386,6 +401,8 @@ class Keeper:
         if not await self._fold(actor, reason) and actor.file is not None and actor.file.pending:
             # More came while it was folded, or an outside edit was adopted: once more, then the log has it.
             await self._fold(actor, reason)
+        if reason == "idle":
+            await self.backups.leaves(actor)
         await self.retention.save(actor)
         if actor.quiet and actor.state == "ready" and not (actor.file and actor.file.pending):
             self._timers.forget(actor)
@@ -398,7 +415,7 @@ class Keeper:
             await asyncio.sleep(min(SWEEP_S, self._idle_s))
             now_s = clock.monotonic_s()
             for actor in self._hub.actors:
-                if actor.state != "ready" or not actor.quiet or actor.folding:
+                if actor.state != "ready" or actor.folding or self.backups.is_begun(actor) or not actor.quiet:
                     continue
                 if self._timers.closed(actor):
                     self._hub.spawn(self._fold(actor, "event"))
@@ -423,7 +440,7 @@ class Keeper:
 
     async def _collect(self) -> None:
         """Let go of log segments in which everything is in files and session files."""
-        if not self._leftovers_folded:
+        if not self._leftovers_folded or self._room.keeps_log:
             return
         try:
             await self.retention.collect(self.needed_elsewhere)
@@ -432,7 +449,7 @@ class Keeper:
             log.error("log-not-collected", error=str(error))
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
+        return await self._hub.loop.run_in_executor(self._room.executor, work)
 
 
 def _refusal_of(actor: Actor, error: Exception) -> Refused:

@@ -22,6 +22,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.decide import Committed, Fresh, decide
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterOwner, Version, new_name_problem
@@ -77,6 +78,7 @@ class Lifecycle:
         registrar: Registrar,
         *,
         settle: Callable[[Actor, Envelope | None], Awaitable[bool]],
+        keep: Callable[[Actor], Awaitable[None]],
         names: Names,
         identified: Callable[[Actor], None],
     ) -> None:
@@ -85,6 +87,8 @@ class Lifecycle:
         self._plans = room.plans(registrar)
         self.registrar = registrar
         self._settle = settle
+        self._keep = keep
+        """A backup of an owner whose files stand still and hold everything. Raises Refused."""
         self._names = names
         self._locks: dict[str, asyncio.Lock] = {}
         self.waiting: set[Actor] = set()
@@ -269,7 +273,10 @@ class Lifecycle:
         hub.admit()
         fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
         decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, facts)
-        is_deletion = isinstance(request, ChatDelete | OwnerDelete) and isinstance(decision, Committed)
+        is_replaced = isinstance(request, BackupRestore) and not stream.deleted and not isinstance(request.to, str)
+        is_deletion = isinstance(decision, Committed) and (
+            is_replaced or isinstance(request, ChatDelete | OwnerDelete)
+        )
         if is_deletion and not base_held and self._end_replies(actor, followers):
             if not await self._settle_all(actor, letter, followers):
                 return False
@@ -279,6 +286,8 @@ class Lifecycle:
             if stream.deleted:
                 await self.afterlife.save(actor)
             return False
+        if is_replaced:
+            await self._keep(actor)
         operation = await self._run(
             lambda: self._plans.operation(plan, stream, actor.file, request, decision.version, now_ms)
         )
@@ -314,7 +323,10 @@ class Lifecycle:
             hub.release(release)
         if operation.what == "delete":
             await self._gone(actor, followers)
-        elif operation.what == "restore":
+        elif operation.what in ("restore", "backup-restore"):
+            if is_replaced:
+                actor.restored(operation.bases[0].head)
+                hub.counters.reset("restored")
             # The next request reads the files.
             hub.end(actor)
             await actor.hand_on()
@@ -421,7 +433,7 @@ class Lifecycle:
 
     async def _plan(self, actor: Actor, stream: Stream, request: LifeWrite, now_ms: int) -> Plan:
         around = Around.of(self._hub.actors, actor.user, stream.name)
-        if isinstance(request, ChatBranch):
+        if isinstance(request, ChatBranch | BackupRestore):
             around.chat_id, around.integrity = self._hub.clock.uuid4(), self._hub.clock.integrity()
         plan = await self._run(lambda: self._plans.plan(stream, request, around, now_ms))
         return await self._with_live(actor, plan)
@@ -446,4 +458,4 @@ class Lifecycle:
         return plan.refused(("exists", sentence))
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
+        return await self._hub.loop.run_in_executor(self._room.executor, work)

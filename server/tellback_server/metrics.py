@@ -43,6 +43,8 @@ _COUNTERS: Final = {
     "outside_edits": "Files that another program had changed",
     "checkpoints": "Chat files and sidecars that were brought up to the log",
     "checkpoint_bytes": "Bytes written by checkpoints",
+    "backup_bytes": "Bytes written by backups",
+    "backup_failures": "Backups that the disk or another program's edit kept from being taken",
     "checkpoint_failures": "Checkpoints that failed, on a full disk say, and are tried again",
     "generations_started": "Generations that began, or were found running at a start",
     "generation_deltas": "Deltas that producers sent",
@@ -61,6 +63,10 @@ GAUGES: Final = {
     "tellback_log_segments_held": "Log segments over the retention that must stay: files refuse what is in them",
     "tellback_log_uncommitted_bytes": "Records that wait for the disk",
     "tellback_checkpoint_lag_seconds": "Age of the oldest durable write that is not in its chat file yet",
+    "tellback_backups_over_bound": "Users whose backups take more room than they may: only last ones are left",
+    "tellback_store_up": "1 while the store answers",
+    "tellback_store_failures": "Calls of the store that failed",
+    "tellback_store_behind_bytes": "Log that has to stay because the store could not be reached",
     "tellback_loop_lag_seconds": "Longest time the event loop was late since the last scrape",
 }
 """The names that `render` takes, with their help."""
@@ -70,6 +76,9 @@ class Counters:
     """What the server counts. Written by the loop thread alone."""
 
     __slots__ = (
+        "backup_bytes",
+        "backup_failures",
+        "backups",
         "behind",
         "checkpoint_bytes",
         "checkpoint_failures",
@@ -100,6 +109,10 @@ class Counters:
         self.duplicates = 0
         self.behind = 0
         self.outside_edits = 0
+        self.backups: dict[str, int] = {}
+        """By why they were taken."""
+        self.backup_bytes = 0
+        self.backup_failures = 0
         self.checkpoints = 0
         self.checkpoint_bytes = 0
         self.checkpoint_failures = 0
@@ -121,6 +134,11 @@ class Counters:
         """By error code."""
         self.resets: dict[str, int] = {}
         """By the reason in the `reset` frame."""
+
+    def backed_up(self, reason: str, size_bytes: int) -> None:
+        """A backup was taken."""
+        self.backups[reason] = self.backups.get(reason, 0) + 1
+        self.backup_bytes += size_bytes
 
     def checkpointed(self, reason: str, size_bytes: int) -> None:
         """A chat's files were brought up to the log."""
@@ -176,6 +194,7 @@ class _Server(Collector):
         yield _labelled(
             "tellback_generations_ended", "Generations that ended", "state", self._counters.generations_ended
         )
+        yield _labelled("tellback_backups", "Backups by why they were taken", "reason", self._counters.backups)
         yield _labelled(
             "tellback_checkpoint_reasons", "Checkpoints by why they were made", "reason",
             self._counters.checkpoint_reasons,

@@ -37,6 +37,13 @@ class Names:
         if self._names.get((user, owner_id)) == name:
             del self._names[user, owner_id]
 
+    def below(self, user: str, start: str) -> dict[str, str]:
+        """Names by id, of those that begin so. Cost: all names."""
+        return {
+            owner_id: name for (whose, owner_id), name in self._names.items()
+            if whose == user and name.startswith(start)
+        }
+
     def moved(self, user: str, old: str, new: str) -> None:
         """Every name that began with `old` begins with `new`, or is nobody's when that is empty. Cost: all names."""
         for (whose, owner_id), name in list(self._names.items()):

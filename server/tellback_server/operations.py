@@ -23,9 +23,9 @@ from typing import Final, Literal
 import msgspec
 
 from tellback_protocol.effects import decode_commit
-from tellback_protocol.ids import NAME_BYTES_MAX
+from tellback_protocol.ids import NAME_BYTES_MAX, Version
 from tellback_server.failpoint import failpoint
-from tellback_server.fs import FileMissing, FileStat, FileTaken
+from tellback_server.fs import FileMark, FileMissing, FileStat, FileTaken
 from tellback_server.log import Position, Record
 from tellback_server.records import COMMIT, DONE, OPERATION, Anchor, Checkpointed, decode_done
 from tellback_server.registrar import Registered, write_registered
@@ -33,7 +33,7 @@ from tellback_server.store.files import CHAT_ENDING, FileStore
 from tellback_server.store.groups import GroupEdit, edit_group
 from tellback_server.trash import Entry, Trash
 
-__all__ = ["Move", "Operation", "StoredChange", "Written", "carry_out", "decode_operation", "unfinished"]
+__all__ = ["Move", "Operation", "Replaced", "StoredChange", "Written", "carry_out", "decode_operation", "unfinished"]
 
 ASIDE_MAX: Final = 1000
 """Names that are tried for a file that is put aside."""
@@ -55,6 +55,18 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     data: str
 
 
+class Replaced(msgspec.Struct, frozen=True, gc=False):
+    """A file that takes the place of another one."""
+
+    source: str
+    """Staged under a temporary name; empty when the other one only goes."""
+    target: str
+    inode: int
+    """Which file the staged one is."""
+    was: FileMark | None
+    """What stood at the target when it was planned; what stands there instead of it is kept as a backup."""
+
+
 class StoredChange(msgspec.Struct, frozen=True, gc=False):
     """A life write in a store. Persisted: keep stable."""
 
@@ -62,12 +74,14 @@ class StoredChange(msgspec.Struct, frozen=True, gc=False):
     """Files of `.tellback/staged`, each with an owner as it goes to the trash, or comes to be."""
     renames: list[tuple[str, str]] = []
     """Chats that go with their character: chat_id and new name."""
+    removed: list[tuple[str, Version]] = []
+    """Owners that leave the store: chat_id and the last version."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """The body of an OPERATION record. Persisted: keep stable."""
 
-    what: Literal["create", "rename", "delete", "restore", "branch"]
+    what: Literal["create", "rename", "delete", "restore", "branch", "backup-restore"]
     user: str
     chat_id: str
     name: str
@@ -79,6 +93,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """To be made first."""
     moves: list[Move] = []
     """In this order."""
+    replaced: list[Replaced] = []
+    """By files that were written before, after the moves."""
     folder_moves: list[Move] = []
     """Whole folders, after the files."""
     trash: Entry | None = None
@@ -138,6 +154,8 @@ def carry_out(files: FileStore, operation: Operation) -> None:
             fs.make_directories(files.checked_path(user, folder))
         if operation.moves:
             _move_all(files, operation)
+        for one in operation.replaced:
+            _replace(files, operation, one)
         for move in operation.folder_moves:
             _move_folder(files, operation, move)
             failpoint("operation.after_folder")
@@ -199,6 +217,46 @@ def _move_all(files: FileStore, operation: Operation) -> None:
         with contextlib.suppress(FileMissing):
             fs.fsync_directory(folder)
     failpoint("operation.after_moves")
+
+
+def _replace(files: FileStore, operation: Operation, one: Replaced) -> None:
+    """The staged file gets the name; what had it goes when it is what was planned with, else it is kept first."""
+    fs = files.fs
+    target = files.checked_path(operation.user, one.target)
+    if not one.source:
+        _give_up(files, operation, target, one)
+        return
+    source = files.checked_path(operation.user, one.source)
+    staged = fs.stat(source)
+    if staged is not None and staged.inode == one.inode:
+        if fs.stat(target) is None:
+            fs.rename(source, target)
+        elif not fs.exchange(source, target):
+            _keep_other(files, operation, target, one)
+            fs.rename(source, target)
+        failpoint("operation.after_exchange")
+        fs.fsync_directory(os.path.dirname(target))
+    # After an exchange the staged name has what was replaced; also when a crash came in between.
+    _give_up(files, operation, source, one)
+    failpoint("operation.after_replace")
+
+
+def _give_up(files: FileStore, operation: Operation, path: str, one: Replaced) -> None:
+    if files.fs.stat(path) is None:
+        return
+    _keep_other(files, operation, path, one)
+    files.fs.unlink(path)
+    files.fs.fsync_directory(os.path.dirname(path))
+
+
+def _keep_other(files: FileStore, operation: Operation, path: str, one: Replaced) -> None:
+    """A backup of what another program put there in the last moment."""
+    standing = files.fs.stat(path)
+    if standing is None or FileMark(standing.size_bytes, standing.mtime_ns, standing.inode) == one.was:
+        return
+    name = os.path.basename(one.target)
+    ending = CHAT_ENDING if name.endswith(CHAT_ENDING) else f".{name[-64:]}"
+    files.backup(operation.user, operation.chat_id, operation.seq, 0, files.read(path).data, ending)
 
 
 def _move_folder(files: FileStore, operation: Operation, move: Move) -> None:

@@ -13,10 +13,12 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from tellback_protocol.errors import Refused
 from tellback_protocol.ids import ChatName, Place, Version
 from tellback_protocol.life import Facts
 from tellback_protocol.requests import ChatCreate, LifeWrite
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from tellback_server.registrar import Registrar
     from tellback_server.store.groups import GroupEdit
 
-__all__ = ["Around", "Folded", "Lookout", "NoLookout", "Plan", "Plans", "Room", "RoomFor"]
+__all__ = ["Around", "Folded", "Lookout", "NoLookout", "Plan", "Plans", "Room", "RoomFor", "store_away"]
 
 
 class Folded(Protocol):
@@ -69,6 +71,14 @@ class NoLookout:
 
 class Room(Protocol):
     """Where owners are kept."""
+
+    @property
+    def executor(self) -> Executor:
+        """Where what blocks is called."""
+
+    @property
+    def keeps_log(self) -> bool:
+        """Whether the log has to keep everything, because the place may lose what it was given."""
 
     @property
     def must_settle(self) -> bool:
@@ -117,6 +127,11 @@ class Room(Protocol):
 
     async def step(self) -> None:
         """Something small, now and then."""
+
+
+def store_away() -> Refused:
+    """What is asked of a store that cannot be reached."""
+    return Refused("storage-unavailable", "The store cannot be reached now.", details={"after_ms": 1000})
 
 
 # -- life writes -----------------------------------------------------------------------------------------------------

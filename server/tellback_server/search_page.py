@@ -13,18 +13,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-import structlog
-
 from tellback_protocol.catalog_frames import FoundMessage
-from tellback_protocol.ids import ChatById, parse_chat
 from tellback_server.actor import Actor
+from tellback_server.library import Library
 from tellback_server.paging import Cursor, Key, Rows
 from tellback_server.search import Query, Scan, found_name
-from tellback_server.store.files import FileStore
 
 __all__ = ["SearchPage"]
-
-log = structlog.get_logger()
 
 PAGE_S: Final = 0.25
 PAGE_BYTES: Final = 64 << 20
@@ -42,7 +37,7 @@ class SearchPage:
     """One page being filled. Used once."""
 
     def __init__(
-        self, query: Query, limit: int, files: FileStore, user: str, now_s: Callable[[], float],
+        self, query: Query, limit: int, library: Library, user: str, now_s: Callable[[], float],
         is_wanted: Callable[[], bool],
     ) -> None:
         self.found: list[FoundMessage] = []
@@ -52,7 +47,7 @@ class SearchPage:
         """Where the next page goes on; None at the end."""
         self._query = query
         self._limit = limit
-        self._files = files
+        self._library = library
         self._user = user
         self._now_s = now_s
         self._is_wanted = is_wanted
@@ -104,18 +99,10 @@ class SearchPage:
         return at
 
     def _file(self, key: Key, at: Cursor) -> None:
-        name = key[1]
-        place = parse_chat(name)
-        assert not isinstance(place, str | ChatById), "listed chats have names"
-
         def scan(index: int) -> Scan:
-            data = b""
-            try:
-                data = self._files.fs.read(self._files.chat_path(self._user, place))
-            except OSError as error:
-                log.warning("search-passed-over", user=self._user, chat=name, error=str(error))
-            self._bytes_left -= len(data)
-            return Scan.of_file(self._query, name, data, index)
+            one, size_bytes = self._library.scan(self._user, key[1], self._query, index)
+            self._bytes_left -= size_bytes
+            return one
 
         self._chat(key, at, scan)
 

@@ -26,6 +26,8 @@ def flag(name: str) -> Any:
 def serve(
     data: Annotated[Text, flag("data")] = None,
     create: Annotated[bool | None, flag("create")] = None,
+    store: Annotated[Text, flag("store")] = None,
+    store_behind_bytes_max: Annotated[Text, flag("store_behind_bytes_max")] = None,
     host: Annotated[Text, flag("host")] = None,
     port: Annotated[Text, flag("port")] = None,
     config: Annotated[Text, flag("config")] = None,

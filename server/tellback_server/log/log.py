@@ -407,6 +407,10 @@ class Log:
         count = self._over_retention(segments)
         return Position(segments[count - 1].last_position) if count else None
 
+    def bytes_from(self, position: Position) -> int:
+        """Bytes on the disk of the segments that hold `position` and what came after it. Any thread."""
+        return sum(segment.size_bytes for segment in self._index.segments if segment.last_position >= position)
+
     @property
     def over_retention(self) -> int:
         """How many segments are over the retention and still there."""

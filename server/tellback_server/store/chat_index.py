@@ -162,7 +162,7 @@ class ChatIndex:
         groups = self._groups(root, before.groups)
         is_same = read == 0 and len(chats) == len(before.chats) and cards == before.cards and groups == before.groups
         if not is_same:
-            self.folder = _folder(chats, cards, groups)
+            self.folder = folder_of_chats(chats, cards, groups)
             self.is_dirty = True
             if read > 1:
                 duration_ms = round((self._clock.monotonic_s() - began_s) * 1000, 3)
@@ -383,7 +383,7 @@ class ChatIndex:
                 cards[entry.avatar.removesuffix(CARD_ENDING)] = entry
             if number % 500 == 0:
                 self._breathe()
-        self.folder = _folder(chats, cards, {})
+        self.folder = folder_of_chats(chats, cards, {})
 
 
 def index_problem(data: bytes, user: str) -> str | None:
@@ -408,7 +408,7 @@ _decode_chat = msgspec.json.Decoder(tuple[Literal["chat"], ChatEntry]).decode
 _decode_card = msgspec.json.Decoder(tuple[Literal["card"], CardEntry]).decode
 
 
-def _folder(chats: dict[str, ChatEntry], cards: dict[str, CardEntry], groups: dict[str, GroupEntry]) -> Folder:
+def folder_of_chats(chats: dict[str, ChatEntry], cards: dict[str, CardEntry], groups: dict[str, GroupEntry]) -> Folder:
     group_of = {chat: group.id for group in groups.values() for chat in (*group.chats, group.chat) if chat is not None}
     order = sorted((entry.mark.mtime_ns, chat) for chat, entry in chats.items())
     folder = Folder(chats, cards, groups, group_of, {}, order)

@@ -1,0 +1,101 @@
+"""Store binding: which store a data folder belongs to, and the other way round.
+
+    <data>/.tellback/store      {"data_id", "store"}, sealed; written before the first owner goes there
+
+Rules of this module (STORAGE "A store in the place of files"):
+- A data folder has users' files or one store, never both: outcomes and names in it are about owners that stand there.
+- The store remembers the folder's `data_id` (`claim`), the folder where its store is, without the password. A store
+  that moved is taken when it holds owners; an empty one in the place of another is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from tellback_server.config_problems import ConfigurationError, Problem, flag_of
+from tellback_server.fs import FileMissing, Fs
+from tellback_server.sealed import seal, unseal
+from tellback_server.store.address import StoreAddress
+
+__all__ = ["Binding", "bind", "check_files", "moved"]
+
+NAME = "store"
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """Persisted: keep stable."""
+
+    data_id: str
+    store: str
+    """As people write it, without its password."""
+
+
+_decode = msgspec.json.Decoder(Binding).decode
+
+
+def read_binding(fs: Fs, data: str) -> Binding | None:
+    """None when the folder was never bound to a store. Raises ConfigurationError, FsError."""
+    path = _path(data)
+    try:
+        found = unseal(fs.read(path))
+        if found is not None:
+            return _decode(found[0])
+    except FileMissing:
+        return None
+    except msgspec.MsgspecError:
+        pass
+    what = "it is damaged: which store this folder belongs to is not known."
+    raise ConfigurationError(Problem(path, what, "Restore it from a backup of the folder."))
+
+
+def check_files(fs: Fs, data: str) -> None:
+    """Raises ConfigurationError when the folder belongs to a store."""
+    binding = read_binding(fs, data)
+    if binding is not None:
+        remedy = f"Give {flag_of('store')} {binding.store}, or another {flag_of('data')}; export and import move chats."
+        raise ConfigurationError(Problem(flag_of("data"), f"the chats of {data} are in {binding.store}.", remedy))
+
+
+def bind(fs: Fs, data: str, url: str, new_id: Callable[[], str], *, has_chats: bool) -> Binding:
+    """The folder's binding, to this store when it is the first. `has_chats`: it holds users' files or their log.
+
+    Raises ConfigurationError: it belongs to users' files. Whether a store at another place is the same one is for
+    `moved` to say.
+    """
+    binding = read_binding(fs, data)
+    if binding is not None:
+        return binding
+    if has_chats:
+        what = f"{data} holds chats as files; a server with a store would not show them."
+        remedy = f"Give {flag_of('store')} an empty {flag_of('data')} folder; export and import move chats."
+        raise ConfigurationError(Problem(flag_of("store"), what, remedy))
+    return write_binding(fs, data, Binding(new_id(), str(StoreAddress(url))))
+
+
+def write_binding(fs: Fs, data: str, binding: Binding) -> Binding:
+    """Durable on return."""
+    fs.make_directories(os.path.dirname(_path(data)))
+    fs.write_atomically(_path(data), seal(msgspec.json.encode(binding)))
+    return binding
+
+
+def moved(fs: Fs, data: str, binding: Binding, url: str, *, holds_owners: bool) -> Binding:
+    """The binding to a store that answered and is ours, perhaps at another place than before.
+
+    Raises ConfigurationError: another place, and nothing there.
+    """
+    here = str(StoreAddress(url))
+    if binding.store == here:
+        return binding
+    if not holds_owners:
+        what = f"the chats of {data} are in {binding.store}; {here} holds none."
+        remedy = "Name that store, or copy its content there first."
+        raise ConfigurationError(Problem(flag_of("store"), what, remedy))
+    return write_binding(fs, data, Binding(binding.data_id, here))
+
+
+def _path(data: str) -> str:
+    return os.path.join(data, ".tellback", NAME)

@@ -1,0 +1,555 @@
+"""Store plans: life writes of owners in a store: facts from its index, carried out by staged owners and few calls.
+
+    rename    the commit alone renames; chats that nobody has open go with their character by a call each
+    delete    staged, written to the trash of the data folder, then removed from the store
+    restore   staged out of the trash, saved, then removed from there
+    branch    the new chat is staged and saved
+
+Rules of this module (STORAGE "A store in the place of files"):
+- What a life write does is staged in the data folder before it is logged: carried out again after a crash it needs
+  nothing else, and every step may be done twice.
+- In the trash stands an owner as files for people, and whole as the store had it; the latter is what comes back.
+- There are no cards, no groups and no presets of other programs: a character is there as long as it owns something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tellback_protocol.chat import Chat
+from tellback_protocol.effects import RenamedEffect
+from tellback_protocol.floors import branched
+from tellback_protocol.ids import (
+    CharacterChat,
+    CharacterOwner,
+    ChatName,
+    GroupChat,
+    Place,
+    StateOwner,
+    Version,
+    new_name_problem,
+    sidecar_name,
+    stem_of,
+)
+from tellback_protocol.life import Facts, branch_stem, branch_twig, branched_name, sibling
+from tellback_protocol.links import holds, spellings
+from tellback_protocol.requests import (
+    ChatBranch,
+    ChatCreate,
+    ChatDelete,
+    ChatRename,
+    ChatRestore,
+    LifeWrite,
+    OwnerDelete,
+    OwnerRename,
+    OwnerRestore,
+)
+from tellback_protocol.stream import StateDocument, Stream
+from tellback_protocol.values import dumps, loads
+from tellback_server.failpoint import failpoint
+from tellback_server.fs import FileMissing
+from tellback_server.loaded import LoadedStream, NewRecord
+from tellback_server.namesakes import held_back
+from tellback_server.operations import Operation, StoredChange
+from tellback_server.planning import NUMBERS_MAX, chat_of, place_of
+from tellback_server.records import ANCHOR, Checkpointed, encode, owner_key
+from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar, write_registered
+from tellback_server.rooms import Around, RoomFor
+from tellback_server.store.base import ListedOwner, Store, StoredChat, StoreError
+from tellback_server.store.files import SYNC_NAMESPACE, FileStore, SyncMark, Watermark
+from tellback_server.store.held import FileState, state_mark
+from tellback_server.store.jsonl import Image, render
+from tellback_server.store.place import file_of
+from tellback_server.store.store_state import StoreState, decode_listing, listing_of
+from tellback_server.trash import MANIFEST, Entry, Trash
+
+if TYPE_CHECKING:
+    from tellback_server.vault import Vault
+
+__all__ = ["StorePlans"]
+
+OWNERS: Final = "owners"
+"""Folder of a trash entry with the owners as the store had them."""
+
+
+class StorePlan(msgspec.Struct, kw_only=True):
+    """See rooms.Plan."""
+
+    facts: Facts
+    is_moved: bool = False
+    entry: Entry | None = None
+    out: list[StoredChat] = []
+    """What comes out of the trash, under its old names."""
+    chats: dict[str, str] = {}
+    """Chats that go with their character: names by id."""
+    links: list[str] = []
+    linked_as: list[str] = []
+
+    def chats_out(self) -> list[str]:
+        return [value.name for value in self.out[1:]]
+
+    def refused(self, reason: tuple[str, str]) -> StorePlan:
+        return msgspec.structs.replace(self, facts=Facts(to=self.facts.to, refused=reason))
+
+
+class StorePlans:
+    """See rooms.Plans."""
+
+    def __init__(self, files: FileStore, store: Store, vault: Vault, registrar: Registrar) -> None:
+        self._files = files
+        self._store = store
+        self._vault = vault
+        self._index = vault.index
+        self._staged = vault.staged
+        self._registrar = registrar
+        self._trash = Trash(files)
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    def plan(self, stream: Stream, request: LifeWrite, around: Around, now_ms: int) -> StorePlan:
+        match request:
+            case ChatRename() | OwnerRename():
+                return self._plan_rename(stream, request.to, around, now_ms)
+            case ChatDelete():
+                known = self._registrar.of(stream.user, stream.chat_id)
+                names = {stem_of(place_of(stream.name)), *_former_stems(known)}
+                return StorePlan(facts=Facts(linked_from=self._links(stream.user, stream.name, names, around)))
+            case OwnerDelete():
+                chats = self._chats_of(stream.user, stream.name) if request.chats else {}
+                return StorePlan(facts=Facts(), chats=chats)
+            case ChatRestore() | OwnerRestore():
+                return self._plan_restore(stream, request, around, now_ms)
+            case ChatBranch():
+                return self._plan_branch(stream, request, around, now_ms)
+            case ChatCreate():
+                return StorePlan(facts=Facts(refused=("exists", "The name is taken.")))
+        return StorePlan(facts=Facts(refused=("unsupported", "A server with a store does not offer this yet.")))
+
+    def _refused(
+        self, stream: Stream, target: str, around: Around, now_ms: int, own_id: str
+    ) -> tuple[str, str] | None:
+        place = place_of(stream.name)
+        own = place.character if isinstance(place, CharacterOwner) else ""
+        sentence = self._vault.taken(stream.user, target, own_id, own)
+        if sentence is None and own and own_id:
+            character = place_of(target)
+            assert isinstance(character, CharacterOwner), "beside a character stand characters"
+            if any(other != own for other in self._index.characters_like(stream.user, character.character)):
+                sentence = "Chats of another character stand under that name."
+        if sentence is not None:
+            return "exists", sentence
+        held = held_back(
+            self._registrar, self._files, stream.user, target, now_ms, own_id=own_id, live=around.beside
+        )
+        return None if held is None else ("exists", held[1])
+
+    def _plan_rename(self, stream: Stream, to: str, around: Around, now_ms: int) -> StorePlan:
+        user, name = stream.user, stream.name
+        if new_name_problem(to) is not None:
+            return StorePlan(facts=Facts(), is_moved=True)
+        target = sibling(name, to)
+        refused = self._refused(stream, target, around, now_ms, stream.chat_id)
+        plan = StorePlan(facts=Facts(to=target, refused=refused), is_moved=True)
+        if refused is None and isinstance(place_of(name), CharacterOwner):
+            plan.chats = self._chats_of(user, name)
+        elif refused is None:
+            names = {stem_of(place_of(name)), *_former_stems(self._registrar.of(user, stream.chat_id))}
+            plan.links = self._links(user, name, names, around)
+            plan.linked_as = sorted(names - {to})
+        return plan
+
+    def _plan_restore(
+        self, stream: Stream, request: ChatRestore | OwnerRestore, around: Around, now_ms: int
+    ) -> StorePlan:
+        user, chat_id = stream.user, stream.chat_id
+        registered = self._registrar.of(user, chat_id)
+        if registered is None or registered.gone is None:
+            return StorePlan(facts=Facts())
+        name = self._registrar.name_today(user, registered.name, now_ms)
+        if isinstance(request, ChatRestore) and isinstance(request.to, str):
+            if new_name_problem(request.to) is not None:
+                return StorePlan(facts=Facts())
+            name = sibling(name, request.to)
+        entry = self._trash.find(user, chat_id)
+        out = [] if entry is None else self._owners_of(user, entry, chat_id)
+        if entry is None or not out:
+            return StorePlan(facts=Facts(to=name, refused=("not-found", "The trash does not hold it any more.")))
+        plan = StorePlan(facts=Facts(to=name), entry=entry, out=out)
+        refused, place = self._refused(stream, name, around, now_ms, chat_id), place_of(name)
+        for chat in plan.chats_out():
+            if refused is None and self._vault.taken(user, chat) is not None:
+                refused = "exists", f"{chat} stands where a chat would come back to."
+        if registered.name != name:
+            plan.links = registered.gone.linked_from
+            plan.linked_as = sorted({stem_of(place_of(registered.name)), *_former_stems(registered)} - {stem_of(place)})
+        return msgspec.structs.replace(plan, facts=Facts(to=name, refused=refused))
+
+    def _plan_branch(self, stream: Stream, request: ChatBranch, around: Around, now_ms: int) -> StorePlan:
+        user, name = stream.user, stream.name
+        refused: tuple[str, str] | None = None
+        if isinstance(request.to, str):
+            if new_name_problem(request.to) is not None:
+                return StorePlan(facts=Facts())
+            to = sibling(name, request.to)
+            refused = self._refused(stream, to, around, now_ms, "")
+        elif not branch_stem(name):
+            to, refused = name, ("name-illegal", "No name can be made from the chat's name; give one.")
+        else:
+            for number in range(1, NUMBERS_MAX):
+                to = branched_name(name, request.kind, number)
+                if new_name_problem(chat_of(to).chat) is not None:
+                    refused = "name-illegal", "A name made from the chat's name would not be legal; give one."
+                    break
+                former = self._registrar.former(user, to, now_ms)
+                if (
+                    to not in around.live and (former is None or former.gone is None)
+                    and self._refused(stream, to, around, now_ms, "") is None
+                ):
+                    break
+            else:
+                refused = "exists", "There are too many branches of this chat."
+        facts = Facts(to=to, refused=refused, chat_id=around.chat_id, integrity=around.integrity)
+        return StorePlan(facts=facts)
+
+    def room_for(self, user: str, name: str, request: ChatCreate, around: Around, now_ms: int) -> RoomFor:
+        place = chat_of(name)
+        sentence = self._vault.taken(user, name)
+        refused = None if sentence is None else ("exists", sentence)
+        if refused is None:
+            refused = held_back(self._registrar, self._files, user, name, now_ms, live=around.beside)
+        if isinstance(place, GroupChat):
+            if isinstance(request.group, str):
+                refused = refused or ("not-found", "There is no such group: a store holds none.")
+            return RoomFor(refused, [], True)
+        return RoomFor(refused, [], place.character in self._index.characters_like(user, place.character))
+
+    def _chats_of(self, user: str, character: str) -> dict[str, str]:
+        """Chats of a character by id: as the store tells it, and as the log knows it better."""
+        start = f"{character}/"
+        _changes, owners = self._index.owners(user)
+        found = {one.chat_id: one.name for one in owners.values() if one.name.startswith(start)}
+        known = self._vault.names
+        found = {chat_id: name for chat_id, name in found.items() if known.name_of(user, chat_id) in (None, name)}
+        return {**found, **known.below(user, start)}
+
+    def _links(self, user: str, name: str, names: set[str], around: Around) -> list[str]:
+        """Chats that link to this one by one of `names`: those branched from it, and the one it was branched from.
+
+        Cost: the index, and that chat.
+        """
+        _changes, owners = self._index.owners(user)
+        parents = {
+            one.name: decode_listing(one.summary).main_chat for one in owners.values()
+            if one.name.rpartition("/")[0] == name.rpartition("/")[0]
+        }
+        for other, (metadata, _lines) in around.beside.items():
+            parents[other] = loads(metadata).get("main_chat")
+        own = parents.pop(name, None)
+        found = [other for other, main_chat in parents.items() if main_chat in names]
+        parent = sibling(name, own) if isinstance(own, str) and own else ""
+        if parent in parents and parent not in found:
+            lines = around.beside[parent][1] if parent in around.beside else None
+            if lines is None:
+                chat_id = self._index.id_of(user, parent)
+                value = None if chat_id is None else self._vault.read(user, chat_id)
+                lines = [] if value is None else list(value.messages.values())
+            if holds(lines, spellings(names)):
+                found.append(parent)
+        return found
+
+    # -- operations --------------------------------------------------------------------------------------------------
+
+    def operation(
+        self, plan: StorePlan, stream: Stream, held: FileState | None, request: LifeWrite, version: Version, now_ms: int
+    ) -> Operation:
+        if isinstance(request, ChatRestore | OwnerRestore):
+            return self._restore_operation(plan, stream, version, now_ms)
+        assert isinstance(held, StoreState), "a live owner in a store"
+        if isinstance(request, ChatRename | OwnerRename):
+            return self._rename_operation(plan, stream, held, version, now_ms)
+        if isinstance(request, ChatDelete | OwnerDelete):
+            return self._delete_operation(plan, stream, held, version, now_ms)
+        assert isinstance(request, ChatBranch), "the others are refused"
+        return self._branch_operation(plan, stream, held, request, version, now_ms)
+
+    def _rename_operation(
+        self, plan: StorePlan, stream: Stream, held: StoreState, version: Version, now_ms: int
+    ) -> Operation:
+        user, to = stream.user, plan.facts.to
+        known = self._registrar.of(user, stream.chat_id)
+        former = [] if known is None else [one for one in known.former if one.name not in (to, stream.name)]
+        renames = [(chat_id, f"{to}/{name.partition('/')[2]}") for chat_id, name in plan.chats.items()]
+        return Operation(
+            what="rename", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
+            seq=version.seq,
+            registered=[Registered(
+                user=user, chat_id=stream.chat_id, name=to, former=[*former, FormerName(stream.name, now_ms)],
+                links=plan.links, linked_as=plan.linked_as if plan.links else [],
+            )],
+            anchors=[held.anchored(stream, to)],
+            stored=StoredChange(renames=renames),
+        )
+
+    def _delete_operation(
+        self, plan: StorePlan, stream: Stream, held: StoreState, version: Version, now_ms: int
+    ) -> Operation:
+        user = stream.user
+        values = [value_of(stream, held, now_ms)]
+        for chat_id, name in plan.chats.items():
+            loaded = self._vault.load(user, place_of(name), chat_id, now_ms)
+            if isinstance(loaded, LoadedStream):
+                assert isinstance(loaded.file, StoreState), "a vault's"
+                values.append(value_of(loaded.stream, loaded.file, now_ms))
+        known = self._registrar.of(user, stream.chat_id)
+        base = Checkpointed(
+            user=user, name=stream.name, chat_id=stream.chat_id, file=None, version=stream.chat.version, head=version
+        )
+        gone = Gone(
+            deleted_ms=now_ms, base=base, linked_from=plan.facts.linked_from, with_chats=len(values) > 1,
+            chats=[GoneChat(value.name, value.chat_id, value.version, value.head) for value in values[1:]],
+        )
+        return Operation(
+            what="delete", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
+            seq=version.seq,
+            trash=Entry(
+                id=stream.chat_id, name=stream.name, deleted_ms=now_ms, reason="deleted",
+                files=[path for value in values for path in as_files(value, now_ms)], head=version,
+            ),
+            registered=[Registered(
+                user=user, chat_id=stream.chat_id, name=stream.name, former=[] if known is None else known.former,
+                gone=gone,
+            )],
+            stored=StoredChange(
+                staged=[self._staged.put(user, version.integrity, value) for value in values],
+                # A chat that goes with its character says so itself, by a commit behind this.
+                removed=[(value.chat_id, _after(value.head)) for value in values],
+            ),
+        )
+
+    def _restore_operation(self, plan: StorePlan, stream: Stream, version: Version, now_ms: int) -> Operation:
+        user, to, entry = stream.user, plan.facts.to, plan.entry
+        registered = self._registrar.of(user, stream.chat_id)
+        assert entry is not None, "it was found"
+        assert registered is not None, "a deletion is registered"
+        former = [one for one in registered.former if one.name != to]
+        if registered.name != to:
+            former.append(FormerName(registered.name, now_ms))
+        own, *chats = plan.out
+        values = [msgspec.structs.replace(own, name=to, head=version)]
+        values += chats
+        bases = [
+            Checkpointed(
+                user=user, name=value.name, chat_id=value.chat_id, file=None, version=value.version, head=value.head
+            ) for value in values
+        ]
+        return Operation(
+            what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
+            seq=version.seq, trash=entry, bases=bases,
+            registered=[Registered(
+                user=user, chat_id=stream.chat_id, name=to, former=former, links=plan.links,
+                linked_as=plan.linked_as if plan.links else [],
+            )],
+            stored=StoredChange(staged=[self._staged.put(user, version.integrity, value) for value in values]),
+        )
+
+    def _branch_operation(
+        self, plan: StorePlan, stream: Stream, held: StoreState, request: ChatBranch, version: Version, now_ms: int
+    ) -> Operation:
+        user, facts = stream.user, plan.facts
+        born = Version(1, 1, facts.integrity)
+        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat)
+        states = branched(stream.floors, Chat(born, twig.metadata, twig.messages, bare=twig.bare))
+        for namespace, document in stream.states.items():
+            # What the server keeps for itself about the source is not about the new chat.
+            if namespace not in states and not namespace.startswith("tellback_") and document.data is not None:
+                states[namespace] = document.data
+        value = StoredChat(
+            chat_id=facts.chat_id, name=facts.to, head=born, version=born, metadata=twig.metadata,
+            messages=twig.messages, states={name: StateDocument(born, data) for name, data in states.items()},
+        )
+        value.summary = msgspec.json.encode(listing_of(held.image, value, now_ms))
+        return Operation(
+            what="branch", user=user, chat_id=stream.chat_id, name=stream.name, integrity=version.integrity,
+            seq=version.seq, stored=StoredChange(staged=[self._staged.put(user, version.integrity, value)]),
+        )
+
+    # -- carrying out ------------------------------------------------------------------------------------------------
+
+    def carry_out(self, operation: Operation) -> None:
+        """See Plans. Raises OSError, StoreError: what was done stays, and the same call goes on from there."""
+        user, change = operation.user, operation.stored or StoredChange()
+        with self._files.operation(f"life-{operation.what}", self._files.user_root(user), name=operation.name):
+            failpoint("operation.begin")
+            if operation.what == "delete":
+                assert operation.trash is not None, "a deletion has an entry"
+                self._put_into_trash(user, operation.trash, change)
+                failpoint("operation.after_trash")
+            elif operation.what in ("restore", "branch"):
+                for name in change.staged:
+                    self._save_staged(user, name)
+                    failpoint("operation.after_written")
+            for registered in operation.registered:
+                write_registered(self._files, registered)
+                failpoint("operation.after_names")
+            for chat_id, version in change.removed:
+                self._store.delete(user, chat_id, version)
+                self._staged.forget(user, chat_id)
+                self._index.drop(user, chat_id)
+                failpoint("operation.after_unlink")
+            for chat_id, to in change.renames:
+                self._store.rename(user, chat_id, to)
+                self._rename_kept(user, chat_id, to)
+                self._index.rename(user, chat_id, to)
+                failpoint("operation.after_link")
+            if operation.what == "restore" and operation.trash is not None:
+                self._remove_from_trash(user, operation.trash)
+                failpoint("operation.after_unlinked")
+            for name in change.staged:
+                self._staged.remove(user, name)
+            failpoint("operation.end")
+
+    def _save_staged(self, user: str, name: str) -> None:
+        value = self._staged.get(user, name)
+        if value is None:
+            # It is the last thing that goes.
+            return
+        if self._vault.keeps_log:
+            self._staged.keep(user, value)
+        self._store.save(user, None, None, value)
+        self._index.put(user, ListedOwner(value.chat_id, value.name, value.head, value.summary))
+
+    def _rename_kept(self, user: str, chat_id: str, to: str) -> None:
+        kept = self._staged.kept(user, chat_id)
+        if kept is not None and kept.name != to:
+            self._staged.keep(user, msgspec.structs.replace(kept, name=to))
+
+    def _put_into_trash(self, user: str, entry: Entry, change: StoredChange) -> None:
+        """The manifest last: from then on the trash holds all of it."""
+        fs, root = self._files.fs, f"trash/{entry.folder}"
+        manifest = self._files.checked_path(user, f"{root}/{MANIFEST}")
+        if fs.stat(manifest) is not None:
+            return
+        for name in change.staged:
+            value = self._staged.get(user, name)
+            if value is None:
+                raise StoreError(f"what was staged of {entry.name} is gone")
+            for path, data in as_files(value, entry.deleted_ms).items():
+                self._write(user, f"{root}/{path}", data)
+            self._staged.hand_over(user, name, self._made(user, f"{root}/{OWNERS}/{value.chat_id}"))
+            failpoint("trash.after_move")
+        fs.write_atomically(manifest, msgspec.json.encode(entry))
+        failpoint("trash.after_manifest")
+
+    def _made(self, user: str, path: str) -> str:
+        """A path below the user's root, its folder made."""
+        self._files.fs.make_directories(os.path.dirname(os.path.join(self._files.user_root(user), path)))
+        return self._files.checked_path(user, path)
+
+    def _write(self, user: str, path: str, data: bytes) -> None:
+        self._files.fs.write_atomically(self._made(user, path), data)
+
+    def _owners_of(self, user: str, entry: Entry, chat_id: str) -> list[StoredChat]:
+        """What the trash holds of an entry, the owner that it is about first. Raises OSError, StoreDamaged."""
+        root = self._files.checked_path(user, f"trash/{entry.folder}/{OWNERS}")
+        with contextlib.suppress(FileMissing):
+            names = [name for name in self._files.fs.listdir(root) if not name.endswith(".tellback-tmp")]
+            found = [self._staged.read_handed(os.path.join(root, name)) for name in names]
+            owners = sorted(filter(None, found), key=lambda value: value.chat_id != chat_id)
+            return owners if owners and owners[0].chat_id == chat_id else []
+        return []
+
+    def _remove_from_trash(self, user: str, entry: Entry) -> None:
+        """The manifest goes last. Whatever else stands there stays."""
+        fs, folder = self._files.fs, self._files.checked_path(user, f"trash/{entry.folder}")
+        paths = [os.path.join(folder, path) for path in entry.files]
+        owners = os.path.join(folder, OWNERS)
+        with contextlib.suppress(FileMissing):
+            paths += [os.path.join(owners, name) for name in fs.listdir(owners)]
+        for path in (*paths, os.path.join(folder, MANIFEST)):
+            with contextlib.suppress(FileMissing):
+                fs.unlink(path)
+        for one in sorted({os.path.dirname(path) for path in paths} | {folder}, key=len, reverse=True):
+            while len(one) >= len(folder):
+                with contextlib.suppress(OSError):
+                    fs.remove_directory(one)
+                one = os.path.dirname(one)
+        with contextlib.suppress(FileMissing):
+            fs.fsync_directory(os.path.dirname(folder))
+
+    def renamed(self, held: FileState, stream: Stream, to: str, version: Version) -> NewRecord:
+        assert isinstance(held, StoreState), "of an owner in a store"
+        held.place = place_of(to)
+        held.pending.add([RenamedEffect(to)])
+        record = held.anchored(stream, to)
+        return NewRecord(ANCHOR, owner_key(stream.user, stream.chat_id), version.seq, encode(record))
+
+
+def value_of(stream: Stream, held: StoreState, now_ms: int) -> StoredChat:
+    """A live owner that stands still, whole."""
+    states = {
+        name: StateDocument(document.version, document.data, corrupt=document.corrupt)
+        for name, document in stream.states.items() if document.version is not None
+    }
+    value = StoredChat(
+        chat_id=stream.chat_id, name=stream.name, head=stream.head, version=stream.chat.version,
+        metadata=stream.chat.metadata, messages=dict(stream.chat.messages), states=states,
+    )
+    value.summary = msgspec.json.encode(listing_of(held.image, value, now_ms))
+    return value
+
+
+def as_files(value: StoredChat, now_ms: int) -> dict[str, bytes]:
+    """An owner as SillyTavern and Luker keep it, by path below the user's root."""
+    place = place_of(value.name)
+    folder, own = "/".join(file_of(place)[0]), file_of(place)[1]
+    files: dict[str, bytes] = {}
+    watermark = Watermark(0, 0, 0)
+    if not isinstance(place, StateOwner):
+        data = _chat_file(place, value, now_ms)
+        files[f"{folder}/{own}"] = data
+        watermark = Watermark(len(data), len(value.messages), zlib.crc32(data))
+    marks = {}
+    for namespace, document in value.states.items():
+        if document.data is not None and document.version is not None:
+            files[f"{folder}/{sidecar_name(place, namespace)}"] = document.data
+            marks[namespace] = state_mark(document.version, document.data)
+    mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, marks)
+    fields = {
+        "integrity": value.version.integrity, "updated_at": now_ms, "tellback": msgspec.to_builtins(mark),
+    }
+    files[f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"] = dumps(fields)
+    return dict(_nameable(files))
+
+
+def _nameable(files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Without what no file system could name; the owner itself stands beside its files."""
+    for path, data in files.items():
+        if len(path.rpartition("/")[2].encode("utf-8", "surrogatepass")) <= 255:
+            yield path, data
+
+
+def _chat_file(place: ChatName, value: StoredChat, now_ms: int) -> bytes:
+    header = decode_listing(value.summary).header
+    line = None if header is None else header.encode("utf-8", "surrogatepass")
+    image = Image(isinstance(place, CharacterChat), line, None if line is None else "chat_metadata")
+    data = render(image, value.messages, set(), value.metadata, value.chat_id, now_ms).data
+    return data if data.endswith(b"\n") or not data else data + b"\n"
+
+
+def _former_stems(registered: Registered | None) -> set[str]:
+    return set() if registered is None else {stem_of(_place(one.name)) for one in registered.former}
+
+
+def _place(name: str) -> Place:
+    return place_of(name)
+
+
+def _after(head: Version) -> Version:
+    """A version that nothing which was saved before is behind."""
+    return Version(head.epoch, head.seq + 1, head.integrity)
