@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from anyio import CancelScope
 from msgspec import UNSET, Raw, UnsetType
 
-from tellback_protocol.errors import Refused
 from tellback_protocol.generation_requests import (
     Generate,
     GenerationCancel,
@@ -34,8 +33,9 @@ from tellback_protocol.generation_requests import (
     GenerationStart,
     GenerationTarget,
 )
-from tellback_protocol.generations import NAMESPACE
+from tellback_protocol.generations import ENTRY_BYTES, NAMESPACE
 from tellback_protocol.stream import Stream
+from tellback_protocol.values import dumps
 
 from .errors import GenerationOver, TellbackError, refused
 from .followed import Followed, GenerationResult, Sending
@@ -157,17 +157,13 @@ class Producing:
 
     def _take(self, piece: str, reasoning: str) -> None:
         running = self._followed.running
-        limit = self._chat.limits.document_bytes
-        try:
-            for start in range(0, len(piece), PIECE_CHARS):
-                running.add(running.text.units, piece[start : start + PIECE_CHARS], size_bytes_max=limit)
-            for start in range(0, len(reasoning), PIECE_CHARS):
-                running.add(
-                    running.text.units, "", running.reasoning.units, reasoning[start : start + PIECE_CHARS],
-                    size_bytes_max=limit,
-                )
-        except Refused as refusal:
-            raise refused(refusal.code, refusal.message, pointer=refusal.pointer) from None
+        size_bytes_max = self._chat.limits.document_bytes - ENTRY_BYTES
+        size_bytes = running.size_bytes + len(dumps(piece)) + len(dumps(reasoning))
+        if size_bytes > size_bytes_max:
+            raise refused("too-large", f"A reply has at most {size_bytes_max} bytes as JSON.", pointer="/text")
+        for text_of, more in ((running.text, piece), (running.reasoning, reasoning)):
+            for start in range(0, len(more), PIECE_CHARS):
+                text_of.append(more[start : start + PIECE_CHARS])
         if piece or reasoning:
             self._followed.changed()
             self._chat.wake()
@@ -202,6 +198,7 @@ class Producing:
         self, reply: Mapping[str, Any] | None = None, error: GenerationError | None = None
     ) -> GenerationEnd:
         """The frame that ends it, with the length of everything that was pushed."""
+        fields = UNSET if reply is None else Raw(payload(dict(reply), "/reply"))
         if not self._is_ending and not self._followed.is_over:
             self._take(self._halves.rest(), self._reasoning_halves.rest())
         self._is_ending = True
@@ -209,13 +206,18 @@ class Producing:
         # What the server does not take any more it cannot have.
         is_whole = self._sending.refusal is None
         return GenerationEnd(
-            "", self._id, UNSET if reply is None else Raw(payload(dict(reply), "/reply")),
-            units if is_whole else UNSET, reasoning_units if is_whole else UNSET, UNSET if error is None else error,
+            "", self._id, fields, units if is_whole else UNSET, reasoning_units if is_whole else UNSET,
+            UNSET if error is None else error,
         )
 
     async def _ended(self, write: GenerationEnd) -> GenerationResult:
         if not self._followed.is_over:
-            await end(self._chat, write)
+            try:
+                await end(self._chat, write)
+            except TellbackError:
+                # The server does not take the end as it is; the text is not to wait for it.
+                self._hand_over(GenerationCancel("", self._id))
+                raise
         return await self.stored
 
     def _hand_over(self, write: GenerationEnd | GenerationCancel) -> None:
@@ -262,14 +264,7 @@ class Producing:
             if error is None:
                 raise refusal
         elif error is None:
-            try:
-                await self.end()
-            except asyncio.CancelledError:
-                raise
-            except TellbackError:
-                # The server does not take the end as it is; the text is not to wait for the lease.
-                self._hand_over(GenerationCancel("", self._id))
-                raise
+            await self.end()
         elif isinstance(error, Exception):
             said = f"{type(error).__name__} in the program that produced the reply."
             self._hand_over(self._last(error=GenerationError("producer-failed", said)))
