@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -273,4 +274,113 @@ async def one_kill_of_a_character(server: ForkedServer, data: Path, step: str) -
     assert (await tab.ask("open", chat="character:Alice/Talk", since=None))["code"] == "renamed"
     states = await tab.ask("state-get", owner={"character": "Alicia"}, namespaces=["memory"])
     assert states["states"]["memory"]["data"] == {"a": 1}
+    await tab.close()
+
+
+OWNER_KILLS = {
+    "delete": ["operation.begin", "operation.after_log", "trash.after_manifest",
+               *(f"trash.after_rename@{n}" for n in (1, 3, 5, 7)), "trash.after_move@2", "operation.after_trash",
+               "operation.after_names", "operation.end", "operation.after_done", "log.after_write@2"],
+    "restore": ["operation.begin", "operation.after_log", *(f"trash.after_link@{n}" for n in (1, 3, 5, 7)),
+                "trash.after_give_back@2", "operation.after_trash", "operation.after_written", "operation.after_names",
+                "operation.end", "operation.after_done", "log.after_write@2"],
+}
+CHARACTER = {"character": "Alice"}
+EACH = int(os.environ.get("TELLBACK_OWNER_KILLS_EACH", "5"))
+"""Every how many of these kills is done; all of them were, with 1."""
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", OWNER_KILLS)
+async def test_a_kill_while_a_character_goes_or_comes_back_leaves_all_of_it_or_nothing_j11(
+    tmp_path: Path, kind: str
+) -> None:
+    """[J3] [J11]: card, state, chats with their state; at each step, and once more in the recovery."""
+    async with ForkedServer(tmp_path / "unused", checkpoint_interval_s=0.05) as server:
+        kills = [
+            (step, again) for step in OWNER_KILLS[kind] for again in (False, True)
+            # The recovery only appends what says that it is done.
+            if not (again and step.startswith(("log.", "operation.after_log", "operation.after_done")))
+        ]
+        for step, again in kills[::EACH]:
+            try:
+                await one_kill_of_an_owner(server, tmp_path / f"{step}-{again}", kind, step, again=again)
+            except Exception as error:
+                error.add_note(f"killed at {step}{' and again in the recovery' if again else ''}")
+                raise
+
+
+def of_alice(data: Path) -> tuple[list[str], list[str]]:
+    """What stands in its places, and what in the trash, without what is the server's own."""
+    root = data / "default-user"
+    stand = [path for folder in ("characters", "chats") for path in (root / folder).rglob("*") if path.is_file()]
+    gone = [path for path in (root / "trash").rglob("*") if path.is_file()]
+    found = [sorted(path.name for path in paths if "tellback-tmp" not in path.name) for paths in (stand, gone)]
+    return found[0], found[1]
+
+
+WHOLE = sorted([
+    "Alice.png", "Alice.state.chat_sync.json", "Alice.state.memory.json", "Alice.state.Odd.json", "Old.jsonl",
+    "Talk.jsonl", "Talk.luker-state.chat_sync.json", "Talk.luker-state.mood.json",
+])
+
+
+async def one_kill_of_an_owner(server: ForkedServer, data: Path, kind: str, step: str, *, again: bool) -> None:
+    root = data / "default-user"
+    for folder in ("characters", "chats/Alice"):
+        (root / folder).mkdir(parents=True)
+    (root / "characters/Alice.png").write_bytes(b"a card")
+    (root / "characters/Alice.state.Odd.json").write_text("[1]")
+    (root / "chats/Alice/Old.jsonl").write_text('{"mes":"old"}')
+    await fresh(server, data)
+    tab = await TabClient.join(server.url)
+    talk = "character:Alice/Talk"
+    chat_id = (await tab.open(talk, create=True))["chat_id"]
+    await tab.append(talk, "one")
+    made = await tab.write_state("state-update", talk, namespace="mood", base=None, set={"b": 2})
+    assert made["type"] == "ack"
+    state = {"type": "state-update", "owner": CHARACTER, "op": 1, "namespace": "memory", "base": None, "set": {"a": 1}}
+    head = (await tab.ask(**state))["version"]["integrity"]
+    delete = {"type": "owner-delete", "owner": CHARACTER, "op": 2, "base": head, "chats": True}
+    request: dict[str, Any] = delete
+    if kind == "restore":
+        assert (await tab.ask(**delete))["type"] == "ack"
+        request = {"type": "owner-restore", "owner": CHARACTER, "op": 3}
+    await tab.close()
+    await server.stop()
+    name, _, nth = step.partition("@")
+    await fresh(server, data, f"{name}=kill@{nth or 1}")
+    tab = await TabClient.join(server.url, tab.session)
+    with pytest.raises((ConnectionClosed, OSError)):
+        raise AssertionError(f"the step was never taken: {await tab.ask(**request)}")
+    await server.ended()
+    if again:
+        server.settings = {**server.settings, "failpoints": f"{name}=kill"}
+        with pytest.raises(AssertionError, match="ended -9"):
+            await server.start()
+        server.forget()
+    await fresh(server, data)
+    tab = await TabClient.join(server.url, tab.session)
+    stand, gone = of_alice(data)
+    assert (stand, gone) in ((WHOLE, []), ([], sorted([*WHOLE, "manifest.json"]))), (stand, gone)
+    is_done = bool(gone) == (kind == "delete")
+    outcome = await tab.ask(**request)
+    assert (outcome["type"], outcome.get("duplicate", False)) == ("ack", is_done), outcome
+    if kind == "delete":
+        assert of_alice(data) == ([], sorted([*WHOLE, "manifest.json"]))
+        for chat in (talk, f"id:{chat_id}"):
+            assert (await tab.ask("open", chat=chat, since=None))["code"] == "deleted"
+        assert (await tab.ask("open", owner=CHARACTER, since=None))["type"] == "error"
+        back = await tab.ask("owner-restore", owner=CHARACTER, op=3)
+        assert back["type"] == "ack", back
+    assert of_alice(data) == (WHOLE, [])
+    opened = await tab.open(talk)
+    assert (texts(opened["messages"]), opened["chat_id"]) == (["one"], chat_id)
+    assert texts((await tab.open("character:Alice/Old"))["messages"]) == ["old"]
+    for owner, namespace, data_of in (
+        (CHARACTER, "memory", {"a": 1}), ({"chat": talk}, "mood", {"b": 2}),
+    ):
+        states = await tab.ask("state-get", owner=owner, namespaces=[namespace])
+        assert states["states"][namespace]["data"] == data_of
+    assert (await tab.append(talk, "two"))["type"] == "ack"
     await tab.close()
