@@ -236,7 +236,7 @@ def _restore(work: Work, facts: Facts, pointer: str) -> None:
 def _restore_backup(work: Work, request: BackupRestore, bases: Bases, facts: Facts) -> None:
     """In place, out of the trash, or beside the chat as a new one."""
     is_deleted, is_named = work.stream.deleted, isinstance(request.to, str)
-    if not is_deleted and not is_named:
+    if not is_deleted and not is_named and not facts.base_held:
         bases.check_chat(request.base, ("a",), True)
     if isinstance(request.to, str):
         _check_new(request.to, "/to")

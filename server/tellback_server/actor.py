@@ -24,7 +24,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.decide import fingerprint
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Reset
-from tellback_protocol.ids import StateOwner, parse_place
+from tellback_protocol.ids import StateOwner, Version, parse_place
 from tellback_protocol.requests import Append, ChatCreate, Malformed, Open, Request, Unnumbered, Write
 from tellback_protocol.stream import Stream
 from tellback_server import records
@@ -52,8 +52,8 @@ class Actor:
 
     __slots__ = (
         "_hub", "_mailbox", "answers", "audience", "chat_id", "dirty_since_s", "file", "folding", "generations",
-        "idle_since_s", "is_chat", "key", "last_position", "looked_around", "name", "reads", "settling", "state",
-        "stream", "user", "writes",
+        "idle_since_s", "is_chat", "kept_seq", "key", "last_position", "looked_around", "name", "reads", "settling",
+        "state", "stream", "user", "writes",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:
@@ -81,6 +81,8 @@ class Actor:
         self.settling: Envelope | None = None
         """The life write that waits for a checkpoint."""
         self.idle_since_s: float | None = None
+        self.kept_seq = -1
+        """The stream's seq when a backup was taken, or tried, before a write that loses something."""
         self._mailbox: deque[Envelope] = deque()
         self.answers: Stream | None = None
         """Of a chat that another program deleted: what its ops led to."""
@@ -272,6 +274,10 @@ class Actor:
         self.file = None
         self.state = "gone"
         self.drain()
+
+    def restored(self, version: Version) -> None:
+        """The files are those of a backup: every tab opens again. This actor ends."""
+        self._reset_all(Reset("restored", version))
 
     def lost(self) -> None:
         """The chat is gone from under its tabs: they are told, and open again or learn that it is not there."""

@@ -31,7 +31,7 @@ from tellback_protocol.ids import Place, Version, stem_of
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FsError
 from tellback_server.records import FileIdentity
-from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, FileStore
+from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, FileStore, LoadedFile
 from tellback_server.store.held import OutsideEdit
 from tellback_server.survey import owner_files
 from tellback_server.thinning import Crowd, Policy, Stored, kept, make_room
@@ -195,20 +195,24 @@ class BackupFolder:
         return manifests, sizes
 
     def read(self, user: str, manifest: Manifest) -> dict[str, bytes]:
+        """As `load`, the bytes alone."""
+        return {ending: loaded.data for ending, loaded in self.load(user, manifest).items()}
+
+    def load(self, user: str, manifest: Manifest) -> dict[str, LoadedFile]:
         """The files of a backup by how their names go on, each as its manifest says. Raises BackupDamaged, OSError."""
         folder = self._folder(user, manifest.chat_id)
-        found: dict[str, bytes] = {}
+        found: dict[str, LoadedFile] = {}
         for ending, one in manifest.files.items():
             if _STEM.fullmatch(one.file) is None or _ENDING.fullmatch(ending) is None:
                 raise BackupDamaged(one.file[:64], "is no name of a file of a backup")
             path = os.path.join(folder, one.file)
             try:
-                data = self._files.read(path).data
+                loaded = self._files.read(path)
             except FileMissing:
                 raise BackupDamaged(one.file, "is missing") from None
-            if not manifest.is_piece and (len(data), zlib.crc32(data)) != (one.size_bytes, one.crc32):
+            if not manifest.is_piece and not loaded.identity.same_bytes(one.size_bytes, one.crc32):
                 raise BackupDamaged(one.file, "is not what was written")
-            found[ending] = data
+            found[ending] = loaded
         return found
 
     # -- taking ------------------------------------------------------------------------------------------------------
@@ -293,7 +297,8 @@ class BackupFolder:
 
     def _free_stem(self, folder: str, seq: int, now_ms: int) -> tuple[str, int]:
         """A moment that no other backup of the owner has: two within a millisecond are two."""
-        moments = {match[1].partition("-")[2] for match in map(_STEM.fullmatch, self._files.fs.listdir(folder)) if match}
+        matches = map(_STEM.fullmatch, self._files.fs.listdir(folder))
+        moments = {match[1].partition("-")[2] for match in matches if match is not None}
         while str(now_ms) in moments:
             now_ms += 1
         return f"{seq}-{now_ms}", now_ms

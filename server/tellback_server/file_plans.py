@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.ids import ChatName, GroupChat, Version
 from tellback_protocol.life import Facts, branch_twig
 from tellback_protocol.requests import (
@@ -28,6 +29,7 @@ from tellback_server.operations import Operation, carry_out
 from tellback_server.planning import Plan, chat_of, place_of
 from tellback_server.records import CHECKPOINT, encode, owner_key
 from tellback_server.registrar import Registrar
+from tellback_server.restoring import RestorePlan, plan_backup_restore
 from tellback_server.rooms import Around, RoomFor
 from tellback_server.store.files import FileStore
 from tellback_server.store.groups import GroupEdit, group_path
@@ -47,7 +49,7 @@ class FilePlans:
         self._registrar = registrar
         self._make_room = make_room
 
-    def plan(self, stream: Stream, request: LifeWrite, around: Around, now_ms: int) -> Plan:
+    def plan(self, stream: Stream, request: LifeWrite, around: Around, now_ms: int) -> Plan | RestorePlan:
         files, registrar, user, name = self._files, self._registrar, stream.user, stream.name
         match request:
             case ChatRename() | OwnerRename():
@@ -69,13 +71,21 @@ class FilePlans:
                     files, registrar, user, name, request, around.live, around.chat_id, around.integrity, now_ms,
                     beside=around.beside,
                 )
+            case BackupRestore():
+                return plan_backup_restore(
+                    files, registrar, stream, request, now_ms, live=around.beside, chat_id=around.chat_id,
+                    integrity=around.integrity,
+                )
             case ChatCreate():
                 return Plan(facts=Facts(refused=("exists", "The name is taken.")))
 
     def operation(
-        self, plan: Plan, stream: Stream, held: FileState | None, request: LifeWrite, version: Version, now_ms: int
+        self, plan: Plan | RestorePlan, stream: Stream, held: FileState | None, request: LifeWrite, version: Version,
+        now_ms: int,
     ) -> Operation:
         registrar = self._registrar
+        if isinstance(plan, RestorePlan):
+            return plan.operation(self._files, registrar, stream, held, version, now_ms)
         if isinstance(request, ChatRestore | OwnerRestore):
             return planning.restore_operation(plan, registrar, stream, version, now_ms)
         assert held is not None, "a live chat has files"

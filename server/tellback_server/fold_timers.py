@@ -131,6 +131,8 @@ class FoldTimers:
         if now_s - self._swept_s < self.strategy.sweep_s:
             return False
         self._swept_s = now_s
+        for actor in [actor for actor in self._watches if actor.state == "ended"]:
+            self.forget(actor)
         return True
 
     def forget(self, actor: Actor) -> None:

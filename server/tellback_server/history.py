@@ -46,11 +46,12 @@ def page(log: Log, key: str, chat: str, request_id: int | None, after: int, limi
     return head[:-1] + b',"commits":[' + b",".join(codec.integrity(chat_json, core) for core in cores) + b"]}"
 
 
-def chat_at(log: Log, key: str, chat: Chat, head_seq: int, at: int) -> Chat:
-    """The chat as it was when the stream stood at seq `at`. `chat` is at `head_seq`, and the caller's own copy.
+def chat_at(log: Log, key: str, chat: Chat, head: Version, at: int) -> Chat:
+    """The chat as it was when the stream stood at seq `at`. `chat` is at `head`, and the caller's own copy.
 
     Blocks: it reads the log. Raises: Refused `version-unknown`.
     """
+    head_seq, epoch = head.seq, head.epoch
     if at > head_seq:
         raise Refused("version-unknown", f"The stream is at {head_seq}.", pointer="/at")
     commits = list(_commits(log, key, at))
@@ -61,6 +62,8 @@ def chat_at(log: Log, key: str, chat: Chat, head_seq: int, at: int) -> Chat:
         if record.kind == ADOPT and record.seq > at:
             raise Refused("version-unknown", f"Another program changed the chat after {at}.", pointer="/at")
         del position
+    if any(commit.version.epoch != epoch for commit in commits if commit.version.seq <= head_seq):
+        raise Refused("version-unknown", f"A backup was restored after {at}.", pointer="/at")
     for commit in reversed(commits):
         if commit.version.seq > head_seq:
             continue

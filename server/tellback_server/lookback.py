@@ -42,10 +42,10 @@ class Lookback:
         at = request.at
         stream = actor.stream
         assert stream is not None, "history is asked of a chat that is there"
-        copy, head_seq = stream.chat.copy(), stream.head.seq
+        copy, head = stream.chat.copy(), stream.head
         await records.flush()
         return await self._run(
-            lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head_seq, at))
+            lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head, at))
         )
 
     async def missed(self, actor: Actor, request: Open) -> Missed | None:

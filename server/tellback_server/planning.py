@@ -52,7 +52,7 @@ from tellback_server.trash import Entry, Trash
 
 __all__ = [
     "Plan", "chat_of", "chats_out", "delete_operation", "held_back", "place_of", "plan_branch", "plan_delete",
-    "plan_rename", "plan_restore", "rename_operation", "restore_operation", "stage_branch",
+    "plan_rename", "plan_restore", "rename_operation", "restore_operation", "stage_branch", "sync_file",
 ]
 
 NUMBERS_MAX = 100_000
@@ -214,12 +214,12 @@ def _synced(
         watermark = Watermark(held.identity.size_bytes, held.lines, held.identity.crc32)
     mark = SyncMark(stream.chat_id, to, held.version, version, watermark, dict(held.states))
     fields = None if own.sync is None else own.sync.fields
-    written = _sync_file(f"{own.folder}/{own.renamed(own.sync_name, chat)}", fields, mark, now_ms)
+    written = sync_file(f"{own.folder}/{own.renamed(own.sync_name, chat)}", fields, mark, now_ms)
     unlinked = [] if own.sync_stat is None else [Move(f"{own.folder}/{own.sync_name}", "", own.sync_stat.inode)]
     return [written], unlinked
 
 
-def _sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_ms: int) -> Written:
+def sync_file(path: str, fields: dict[str, object] | None, mark: SyncMark, now_ms: int) -> Written:
     of_chat = not isinstance(place_of(mark.name), StateOwner)
     content = {
         **(fields or {}), "integrity": (mark.version if of_chat else mark.head).integrity, "updated_at": now_ms,
@@ -369,7 +369,7 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
         watermark = Watermark(base.file.size_bytes, plan.lines, base.file.crc32)
     mark = SyncMark(stream.chat_id, to, base.version, version, watermark, base.states)
     path = f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"
-    written = [_sync_file(path, plan.sync_fields, mark, now_ms)]
+    written = [sync_file(path, plan.sync_fields, mark, now_ms)]
     former = [former for former in registered.former if former.name != to]
     if registered.name != to:
         former.append(FormerName(registered.name, now_ms))
@@ -462,7 +462,7 @@ def stage_branch(
     mark = SyncMark(
         facts.chat_id, facts.to, born, born, Watermark(len(rendered.data), len(twig.messages), crc32), marks
     )
-    sync = _sync_file("", None, mark, now_ms)
+    sync = sync_file("", None, mark, now_ms)
     stage(own.renamed(own.sync_name, place.chat), sync.data.encode("utf-8", "surrogatepass"))
     # Last, so that nobody finds the chat before its state.
     stage(place.chat + CHAT_ENDING, rendered.data)

@@ -40,9 +40,11 @@ from tellback_protocol.requests import (
     BatchedStateUpdate,
     ChatBranch,
     ChatCreate,
+    Delete,
     FloorUpdate,
     LifeWrite,
     Malformed,
+    Patch,
     StateDelete,
     StateUpdate,
     Write,
@@ -64,6 +66,8 @@ UNCOMMITTED_BYTES_MAX = 64 << 20
 """Records that may wait for the disk; more is answered `overloaded`."""
 StatesWrite = StateUpdate | StateDelete | FloorUpdate | Batch
 """What may touch state documents."""
+_DELETING = (Delete, Patch, Batch)
+"""What may delete messages."""
 
 
 class Writes:
@@ -157,6 +161,10 @@ class Writes:
         if isinstance(decision, Duplicate):
             self.answer_again(Envelope(tab, request, owner_json, size_bytes), decision.outcome)
             return
+        if isinstance(decision, Committed) and (decision.forced or type(request) in _DELETING):
+            letter = Envelope(tab, request, owner_json, size_bytes)
+            if hub.shelf.keep_first(actor, letter, decision):
+                return
         try:
             self._carry_out(tab, request, op, decision, owner_json, size_bytes, fresh.now_ms)
         except RecordTooLarge:

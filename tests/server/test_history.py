@@ -27,7 +27,7 @@ def key(desk: Desk) -> str:
 def at(desk: Desk, seq: int) -> list[Any]:
     """The chat as it was, as values."""
     stream = desk.stream
-    past = chat_at(desk.log, key(desk), stream.chat.copy(), stream.head.seq, seq)
+    past = chat_at(desk.log, key(desk), stream.chat.copy(), stream.head, seq)
     head, parts = as_it_was(NAME, 1, past)
     frame = json.loads(head)
     assert parts is None

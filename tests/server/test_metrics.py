@@ -21,7 +21,8 @@ NAMES = {
     "tellback_generations_started_total", "tellback_generations_ended_total", "tellback_generation_deltas_total",
     "tellback_generation_deltas_sent_total",
     "tellback_upstream_requests_total", "tellback_upstream_retries_total", "tellback_upstream_deltas_total",
-    "tellback_upstream_errors_total", "tellback_upstream_first_token_seconds",
+    "tellback_upstream_errors_total", "tellback_upstream_first_token_seconds", "tellback_checkpoint_reasons_total",
+    "tellback_backups_total", "tellback_backup_bytes_total", "tellback_backup_failures_total",
 }  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def test_counters_are_read_at_scrape_time() -> None:
     counters.refused("op-gap")
     counters.refused("op-gap")
     counters.reset("outside-edit")
+    counters.checkpointed("debounce", 70)
+    counters.backed_up("force", 500)
     counters.upstream_deltas += 5
     counters.generation_ended("stored")
     counters.upstream_failed("cut")
@@ -52,6 +55,8 @@ def test_counters_are_read_at_scrape_time() -> None:
     assert values["tellback_commits_total", ""] == 2
     assert values["tellback_refusals_total", "op-gap"] == 2
     assert values["tellback_resets_total", "outside-edit"] == 1
+    assert values["tellback_checkpoint_reasons_total", "debounce"] == values["tellback_checkpoints_total", ""] == 1
+    assert (values["tellback_backups_total", "force"], values["tellback_backup_bytes_total", ""]) == (1, 500)
     assert values["tellback_upstream_deltas_total", ""] == 5
     assert values["tellback_generations_ended_total", "stored"] == 1
     assert values["tellback_upstream_errors_total", "cut"] == 1

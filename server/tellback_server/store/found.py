@@ -5,6 +5,7 @@ Rules of this module (STORAGE "User files" F8):
   piece of the append that an INTENT announced. Bytes are compared by size and CRC-32.
 - Anything else is another program's. Bytes of our own unfinished append inside it are cut out before it is read.
 - A sidecar is judged alone, by the same two comparisons.
+- A file whose bytes are others and whose stat is the one that we remember is rotten: nobody's edit, and read-only (X6).
 - Metadata that a group chat without a header line has from its group's file belong to the content (F12).
 """
 
@@ -20,6 +21,7 @@ from tellback_protocol.chat import EMPTY_METADATA, Chat
 from tellback_protocol.effects import ChatEffect, Commit, FloorEffect, StateEffect
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
+from tellback_protocol.frames import Damage
 from tellback_protocol.ids import CharacterChat, ChatName, Integrity, Version, derived_uuid, file_integrity
 from tellback_protocol.stream import StateDocument, Stream, documents_of
 from tellback_protocol.values import equal, loads
@@ -29,9 +31,12 @@ from tellback_server.store.files import LoadedFile, StateFile
 from tellback_server.store.held import Pending
 from tellback_server.store.jsonl import ParsedChat, inheriting, parse_chat, render_append
 
-__all__ = ["Content", "States", "find_content", "find_states", "no_content", "parse_file", "state_effect"]
+__all__ = [
+    "Content", "States", "find_content", "find_states", "foreign_content", "no_content", "parse_file", "state_effect",
+]
 
 _SECTOR_BYTES = 512
+ROTTEN = "the file's bytes changed although nobody wrote to it; look with `tellback check`"
 
 
 class Content(msgspec.Struct, kw_only=True):
@@ -45,6 +50,8 @@ class Content(msgspec.Struct, kw_only=True):
     is_edited: bool
     intent: Intent | None = None
     """The one whose bytes the file holds."""
+    rotten: FileIdentity | None = None
+    """What the file was when it was written, when nobody wrote to it since and its bytes changed all the same."""
     needs_rewrite: bool = False
     """The file is not what `parsed.image` describes."""
     cut: list[tuple[int, int]] = []
@@ -75,6 +82,12 @@ class Content(msgspec.Struct, kw_only=True):
                 if any(isinstance(effect, ChatEffect) for effect in commit.ops):
                     version = commit.version
         return head, version
+
+    @property
+    def damage(self) -> list[Damage]:
+        """Why the chat is read-only, when it is."""
+        told = [] if self.rotten is None else [Damage(0, ROTTEN)]
+        return [*told, *self.parsed.damage]
 
     def holds(self, commit: Commit) -> bool:
         """Whether the file, when it is ours, already holds a pending commit."""
@@ -115,6 +128,11 @@ def find_content(
     return found
 
 
+def foreign_content(place: ChatName, loaded: LoadedFile, inherited: Callable[[], bytes | None]) -> Content:
+    """As `find_content`, of bytes that say all there is to know."""
+    return find_content(place, loaded, OwnerPast(None, None), inherited)
+
+
 def _found(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Content:
     base = past.base
     if loaded is None:
@@ -134,13 +152,14 @@ def _found(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Conte
     size_bytes, crc32 = identity.size_bytes, identity.crc32
     if base.file is not None and base.file.same_bytes(size_bytes, crc32):
         cut = base.cut if isinstance(base, Adopted) else []
-        return content(without(data, cut), is_edited=False, cut=cut, needs_rewrite=bool(cut))
+        known = base.rotten if isinstance(base, Adopted) and _is_untouched(identity, base.file) else None
+        return content(without(data, cut), is_edited=False, cut=cut, needs_rewrite=bool(cut), rotten=known)
     for intent in past.ours():
         if intent.kind != "none" and (intent.size_bytes, intent.crc32) == (size_bytes, crc32):
             return content(data, is_edited=False, intent=intent)
     before = _before(data, base)
     if before is None:
-        return content(data, is_edited=True)
+        return content(data, is_edited=True, rotten=base.file if _is_untouched(identity, base.file) else None)
     old = parse_file(place, before)
     block = _announced(old, past)
     if block and _is_torn(data[len(before) :], block, len(before)):
@@ -148,6 +167,13 @@ def _found(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Conte
     cut = _pieces(data, len(before), block, place, past)
     return content(
         without(data, cut), is_edited=True, cut=cut, needs_rewrite=bool(cut), metadata_before=old.metadata
+    )
+
+
+def _is_untouched(found: FileIdentity, known: FileIdentity | None) -> bool:
+    """Whether nobody wrote to the file since: a write changes its mtime, a new file has another inode."""
+    return known is not None and known.inode != 0 and (found.size_bytes, found.mtime_ns, found.inode) == (
+        known.size_bytes, known.mtime_ns, known.inode
     )
 
 
