@@ -11,9 +11,8 @@ Rules of this module:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from msgspec import UNSET, UnsetType
 
@@ -27,11 +26,10 @@ from tellback_protocol.catalog_frames import (
     GroupListFrame,
     ListedChat,
 )
-from tellback_protocol.codec import encode
-from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, Open, UserRequest
+from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList
 from tellback_protocol.values import loads
 
-from .link import Link
+from .asking import Asking
 
 __all__ = ["Catalog", "Pages"]
 
@@ -71,15 +69,7 @@ class Pages(Generic[T]):
         return [entry async for entry in self]
 
 
-class _Asking(Protocol):
-    """What a client has, besides."""
-
-    def _started(self) -> Link: ...
-
-    def stepped(self) -> None: ...
-
-
-class Catalog:
+class Catalog(Asking):
     """The part of `Client` that asks. All methods raise RefusedError, ConnectionLost, ClientClosed."""
 
     def list_chats(
@@ -159,24 +149,6 @@ class Catalog:
             cursor = found.cursor
             if cursor is None:
                 return groups
-
-    async def _ask(self: Any, request: UserRequest | Open) -> object:
-        client: _Asking = self
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: object) -> None:
-            if future.done():
-                return
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-        link = client._started()
-        request.id = link.new_request_id()
-        link.ask(request.id, encode(request), answered)
-        client.stepped()
-        return await future
 
 
 def _or_unset(value: str | None) -> str | UnsetType:

@@ -26,6 +26,7 @@ from tellback_protocol.ids import session_problem
 from tellback_protocol.requests import Open, OwnerName, owner_named, owner_text
 from tellback_protocol.values import loads
 
+from .asking import waiter_of
 from .catalog import Catalog
 from .chat import Chat
 from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
@@ -307,16 +308,7 @@ class Client(Catalog, Lives):
             raise subscription.error
         if subscription.replica is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-            def opened(error: Exception | None) -> None:
-                if future.done():
-                    return
-                if error is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(error)
-
-            subscription.on_opened.append(opened)
+            subscription.on_opened.append(waiter_of(future))
             self.stepped()
             try:
                 await future
@@ -332,16 +324,7 @@ class Client(Catalog, Lives):
     async def namespaces(self, owner: Handle) -> list[str]:
         """All namespaces that an owner has a document in, read from the server; `state_get_many` calls it."""
         future: asyncio.Future[StateFrame] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: Any) -> None:
-            if future.done():
-                return
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-        self._started().states(owner.subscription, answered)
+        self._started().states(owner.subscription, waiter_of(future))
         self.stepped()
         return list((await future).states)
 
@@ -363,16 +346,7 @@ class Client(Catalog, Lives):
     async def history(self, chat: Chat, **fields: int) -> HistoryFrame:
         """The answer to `history`; `Chat.history` and `Chat.at` call it."""
         future: asyncio.Future[HistoryFrame] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: Any) -> None:
-            if future.done():
-                return
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-        self._started().history(chat.subscription.address, answered, **fields)
+        self._started().history(chat.subscription.address, waiter_of(future), **fields)
         self.stepped()
         return await future
 

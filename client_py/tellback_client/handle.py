@@ -17,6 +17,7 @@ from tellback_protocol.frames import Limits
 from tellback_protocol.ids import Version
 from tellback_protocol.values import loads
 
+from .asking import waiter_of
 from .conflict import Conflict
 from .errors import ConflictError, RefusedError, TellbackError, refused
 from .events import Conflicted, Event, EventQueue, Status, StatusChanged
@@ -148,16 +149,7 @@ class Handle:
         the caller raises.
         """
         future: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
-
-        def settled(outcome: WriteResult | Exception) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self.subscription.submit(PendingWrite(intent, settled))
+        self.subscription.submit(PendingWrite(intent, waiter_of(future)))
         self._client.stepped()
         return await future
 
@@ -234,16 +226,7 @@ class Handle:
     async def fetch_state(self, namespace: str) -> None:
         """Ask the server for a state document and wait for it."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def arrived(error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        self.subscription.want_state(namespace, arrived)
+        self.subscription.want_state(namespace, waiter_of(future))
         self._client.stepped()
         await future
 

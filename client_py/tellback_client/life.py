@@ -13,14 +13,11 @@ Rules of this module:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import msgspec
 from msgspec import UNSET, Raw
 
-from tellback_protocol.codec import encode
 from tellback_protocol.effects import Effect
 from tellback_protocol.frames import Ack
 from tellback_protocol.ids import WIRE_INTEGER_MAX
@@ -38,6 +35,7 @@ from tellback_protocol.requests import (
     OwnerRestore,
 )
 
+from .asking import Asking
 from .errors import DeletedError, RefusedError, refused
 from .intents import Intent, View
 from .outbox import WriteResult
@@ -143,7 +141,7 @@ async def _delete(owner: Owner, chats: bool) -> None:
         owner.holders -= 1
 
 
-class Lives:
+class Lives(Asking):
     """The part of `Client` that makes chats and brings them back."""
 
     async def create_chat(
@@ -227,24 +225,3 @@ class Lives:
                 # Which number comes next is known to the server alone.
                 number = error.expected
         raise refused("overloaded", "This session writes to it at the same time.", retry="backoff")
-
-    async def _ask(self: _Client, request: Any) -> Any:
-        """Send a request and wait for its answer; sent again on the next connection when this one ends first."""
-        link = self._started()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: Any) -> None:
-            if future.done():
-                return
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-                return
-            if isinstance(answer, Ack) and read.asked > 1:
-                # The answer to a resend is this call's own.
-                answer.duplicate = UNSET
-            future.set_result(answer)
-
-        request_id = link.new_request_id()
-        read = link.ask(request_id, encode(msgspec.structs.replace(request, id=request_id)), answered)
-        self.stepped()
-        return await future

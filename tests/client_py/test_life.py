@@ -16,9 +16,20 @@ from tellback_client import (
     RefusedError,
     connect,
 )
+from tests.support.relay import Relay
 from tests.support.server import running
 
 CHAT = "character:Alice/First meeting"
+
+
+async def test_making_a_chat_is_answered_although_the_first_answer_was_lost(tmp_path: Path) -> None:
+    """[O2] The chat is this call's own; made a second time by the same session it exists."""
+    async with running(tmp_path) as app, Relay(app.urls[0]) as relay, connect(relay.url) as client:
+        relay.lose_next_answer()
+        chat = await client.create_chat(CHAT, messages=[{"mes": "Hello."}])
+        assert [message["mes"] for message in chat.messages] == ["Hello."]
+        with pytest.raises(RefusedError, match="exists"):
+            await client.create_chat(CHAT, messages=[{"mes": "Hello."}])
 
 
 async def test_a_chat_is_made_renamed_branched_removed_and_restored(tmp_path: Path) -> None:
