@@ -18,7 +18,9 @@ Rules of this module:
   append-only file, whose torn last transaction Redis drops.
 - User and id stand in keys by hexadecimal: nothing in them can end a part of a key.
 - Values carry a CRC-32 and owners count what is theirs: an evicted key is StoreDamaged, never an empty chat (V9).
-- Settings are asked on every new connection (V5), and by `check`.
+- Settings are asked on every new connection (V5), and by `check`. They are not enough: a server whose append-only file
+  was switched on while it ran confirms what is in no file until the first rewrite ends, so while any rewrite runs it is
+  not trusted, and unavailable.
 """
 
 from __future__ import annotations
@@ -80,6 +82,10 @@ SCHEMA: Final = 1
 _USER: Final = b"user:"
 _ATTEMPTS_MAX: Final = 20  # Of a transaction that others got in the way of; only a second server does.
 _NEEDED: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+_SETTLED: Final = {
+    "aof_enabled": "1", "aof_rewrite_in_progress": "0", "aof_rewrite_scheduled": "0", "aof_last_bgrewrite_status": "ok",
+    "aof_last_write_status": "ok",
+}
 _PASSES: Final = (BusyLoadingError, OutOfMemoryError, ReadOnlyError, redis.ConnectionError, redis.TimeoutError)
 _PASSING_WORDS: Final = ("MISCONF", "LOADING", "MASTERDOWN", "READONLY", "OOM", "EXECABORT", "NOREPLICAS", "TRYAGAIN")
 
@@ -124,20 +130,28 @@ class _Asking:
                     answer = connection.read_response()
                     pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
                     settings.update({key.decode(): value.decode() for key, value in pairs})
-            _judge(self._shown, self._durability, settings)
-        except StoreUnsafe:
+            connection.send_command("INFO", "persistence")  # type: ignore[no-untyped-call]
+            answer = connection.read_response()
+            lines = (line.partition(b":") for line in bytes(answer).splitlines())
+            _judge(self._shown, self._durability, settings, {name.decode(): value.decode() for name, _, value in lines})
+        except (StoreUnsafe, StoreUnavailable):
             connection.disconnect()  # type: ignore[no-untyped-call]
             raise
 
 
-def _judge(shown: str, durability: Durability, settings: Mapping[str, str]) -> None:
-    """Raises StoreUnsafe when these settings lose what was confirmed."""
+def _judge(shown: str, durability: Durability, settings: Mapping[str, str], persistence: Mapping[str, object]) -> None:
+    """Raises StoreUnsafe when these settings lose what was confirmed, StoreUnavailable when they may not hold yet."""
     for name, needed in _NEEDED.items():
         if durability == "store" and settings.get(name) != needed:
             found = settings.get(name, "not told (CONFIG GET is not allowed)")
             raise StoreUnsafe(
                 f"{shown}: {name} is {found} and has to be {needed}, or what it confirmed can be lost;"
                 " durability=log says that only the log is believed"
+            )
+    for name, needed in _SETTLED.items():
+        if durability == "store" and str(persistence.get(name)) != needed:
+            raise StoreUnavailable(
+                f"{shown}: {name} is {persistence.get(name)}: the append-only file may not hold everything yet"
             )
 
 
@@ -159,7 +173,7 @@ class RedisStore:
             with contextlib.suppress(redis.ResponseError):
                 for name in _NEEDED:
                     settings.update(pipe.config_get(name))
-            _judge(self._shown, self._durability, settings)
+            _judge(self._shown, self._durability, settings, pipe.info("persistence"))
             schema = pipe.hget(self._key("meta"), "schema")
             if schema is not None and int(schema) > SCHEMA:
                 raise StoreUnsafe(
