@@ -47,7 +47,7 @@ from tellback_server.records import (
     encode,
     owner_key,
 )
-from tellback_server.sessions import read_sessions
+from tellback_server.sessions import id_of, read_sessions
 from tellback_server.store.files import FileStore, SyncMark
 from tellback_server.store.found import (
     Content,
@@ -107,6 +107,9 @@ def load_chat(
             mark = _settle_claims(files, log, user, place, mark, chat_id, now_ms)
         if mark is not None:
             chat_id = mark.chat_id
+    if chat_id is None and mark is None and files.has_broken_sync(user, place, sync):
+        # Only the id is lost with it: the session file knows under which one the chat was written (X11).
+        chat_id = id_of(files, user, str(place))
     if chat_id is None:
         chat_id = files.new_id(user, str(place))
     saved = read_sessions(files, user, chat_id)
@@ -396,6 +399,7 @@ class _Loading:
             recovered=report.recovered,
             backups=report.backups,
             cut=found.cut,
+            rotten=found.rotten,
             inherited=found.parsed.image.inherited,
         )
         new = NewRecord(ADOPT, owner_key(self.user, self.chat_id), head.seq, encode(record))
@@ -403,7 +407,7 @@ class _Loading:
 
     def _decide(self, found: Content, version: Version, pending: list[Commit]) -> Decision:
         theirs = found.chat(version)
-        is_damaged = bool(found.parsed.damage)
+        is_damaged = bool(found.damage)
         if not found.is_edited:
             # The chat's file is ours; only a sidecar was changed.
             self._our_version = theirs
@@ -436,7 +440,7 @@ class _Loading:
 
     def _stream(self, chat: Chat, head: Version, found: Content, states: States) -> Stream:
         stream = Stream(self.user, self.name, self.chat_id, chat, head)
-        stream.damage = found.parsed.damage
+        stream.damage = found.damage
         stream.states = states.documents
         if not isinstance(self.place, StateOwner):
             stream.read_floors(None if self.ours is None else self.ours.floors)

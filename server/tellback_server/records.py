@@ -128,6 +128,8 @@ class Adopted(_Base, kw_only=True, tag="adopt"):
     """Names of chats that hold our version."""
     backups: list[str] = []
     """Backup files, relative to the user's root."""
+    rotten: FileIdentity | None = None
+    """What the file was when we wrote it: nobody wrote to it since, and its bytes changed all the same (X6)."""
     cut: list[tuple[int, int]] = []
     """Offset and size of pieces of our own unfinished append inside `file`; they are left out when it is read."""
 

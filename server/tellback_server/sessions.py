@@ -21,7 +21,7 @@ import os
 import msgspec
 
 from tellback_protocol.generations import Running
-from tellback_protocol.ids import Version, parse_place
+from tellback_protocol.ids import Version, is_integrity, parse_place
 from tellback_protocol.outcomes import SESSION_KEPT_MS, Outcome, SessionOps
 from tellback_protocol.stream import Past, Stream
 from tellback_server.fs import FileMissing
@@ -30,7 +30,7 @@ from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
 
-__all__ = ["SessionFile", "fold_sessions", "left_name", "read_sessions", "write_sessions"]
+__all__ = ["SessionFile", "fold_sessions", "id_of", "left_name", "read_sessions", "write_sessions"]
 
 
 class KeptOutcome(msgspec.Struct, frozen=True, gc=False):
@@ -150,6 +150,17 @@ def read_sessions(files: FileStore, user: str, chat_id: str) -> SessionFile | No
     except (FileMissing, msgspec.MsgspecError):
         return None
     return saved if saved is not None and saved.base.chat_id == chat_id else None
+
+
+def id_of(files: FileStore, user: str, name: str) -> str | None:
+    """The id of the owner that session files know under this name; None when none or several do. Cost: all of them."""
+    try:
+        names = files.fs.listdir(os.path.join(files.server_root, "sessions", user))
+    except FileMissing:
+        return None
+    ids = [file.removesuffix(".json") for file in names if is_integrity(file.removesuffix(".json"))]
+    known = [one for one in ids if (saved := read_sessions(files, user, one)) is not None and saved.base.name == name]
+    return known[0] if len(known) == 1 else None
 
 
 def left_name(files: FileStore, user: str, chat_id: str) -> str | None:

@@ -34,7 +34,7 @@ from tellback_server.checks.manifests import check_repair_file, check_repair_man
 from tellback_server.checks.reading import read_steady, steady_pieces
 from tellback_server.checks.scope import Scope
 from tellback_server.fs import FileStat, Fs, FsError
-from tellback_server.records import BaseRecord, Checkpointed, FileIdentity, StateMark, owner_key
+from tellback_server.records import Adopted, BaseRecord, Checkpointed, FileIdentity, StateMark, owner_key
 from tellback_server.store.marks import SYNC_NAMESPACE, SyncMark, sync_of
 from tellback_server.store.place import file_of, is_nameable
 from tellback_server.trash import Entry
@@ -127,7 +127,7 @@ class OwnerCheck:
         intents = [] if facts is None or base is None else [
             intent for intent in facts.intents if intent.seq >= base.head.seq
         ]
-        files = [] if base is None or base.file is None else [base.file]
+        files = [] if base is None or base.file is None else [_when_well(base, base.file)]
         files += [
             FileIdentity(intent.size_bytes, intent.crc32, 0, 0) for intent in intents if intent.kind != "none"
         ]
@@ -326,6 +326,12 @@ class OwnerCheck:
         except OSError:
             return None
         return check_manifest(data, os.path.basename(folder), Tally(folder))
+
+
+def _when_well(base: BaseRecord, file: FileIdentity) -> FileIdentity:
+    """What the file was before it rotted, with the stat that it has until somebody writes to it."""
+    known = base.rotten if isinstance(base, Adopted) else None
+    return file if known is None else FileIdentity(known.size_bytes, known.crc32, file.mtime_ns, file.inode)
 
 
 def _chat_of(name: str) -> ChatName | None:

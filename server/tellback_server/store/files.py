@@ -234,6 +234,17 @@ class FileStore:
         sync = sync_of(loaded.data)
         return None if sync is None else ChatSync(sync.fields, sync.mark, loaded.identity)
 
+    def has_broken_sync(self, user: str, name: Place, sync: ChatSync | None) -> bool:
+        """Whether a chat_sync of ours stands there that tells nothing; `sync` is what `read_sync` gave."""
+        if sync is not None:
+            return sync.mark is None and "tellback" in sync.fields
+        if not is_nameable(name, SYNC_NAMESPACE):
+            return False
+        try:
+            return self.fs.stat(self.state_path(user, name, SYNC_NAMESPACE)) is not None
+        except FileMissing:
+            return False
+
     def read_states(self, user: str, place: Place) -> dict[str, StateFile]:
         """Every state sidecar of an owner but chat_sync, by namespace. Raises FileUnsafe, FileUnreadable."""
         folder = os.path.dirname(self.owner_path(user, place))
