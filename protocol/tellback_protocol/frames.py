@@ -26,6 +26,7 @@ from .fields import ObjectJson, WireInteger
 from .generation_requests import GenerationError, GenerationTarget
 from .ids import Version
 from .requests import OwnerName, Request, UserRequest
+from .trash import TrashEmptied, TrashListFrame
 
 SUBPROTOCOL = "tellback.v1"
 PROTOCOL = 1
@@ -416,5 +417,5 @@ ServerFrame = (
     Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame
     | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame
     | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored
-    | GenerationDone | BackupListFrame | BackupCreated | BackupFrame
+    | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied
 )

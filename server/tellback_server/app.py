@@ -42,6 +42,8 @@ from tellback_server.reception import Reception
 from tellback_server.storage import choose
 from tellback_server.store.files import FileStore
 from tellback_server.tab import Tab
+from tellback_server.trash import Trash
+from tellback_server.trash_desk import TrashDesk
 from tellback_server.websocket import PeerInfo, TransportLimits
 
 if TYPE_CHECKING:
@@ -189,6 +191,7 @@ class App:
             self._hub, self._files, self._storage.library(self._files, self.clock), self._keeper
         )
         self._catalog.backups = BackupDesk(self._hub, self._keeper.backups)
+        self._catalog.trash = TrashDesk(self._hub, Trash(self._files), self._keeper.lifecycle.lock_of)
         self._hub.desk = self._catalog
         self._keeper.needed_elsewhere = lambda: self._catalog.needed
         self._reception = Reception(

@@ -36,6 +36,7 @@ from tellback_protocol.catalog_frames import (
 )
 from tellback_protocol.errors import Refused
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, UserRequest
+from tellback_protocol.trash import TrashEmpty, TrashList
 from tellback_server.active_chats import ActiveChats
 from tellback_server.activity import Activity, LiveChat
 from tellback_server.actor import Actor
@@ -53,6 +54,7 @@ from tellback_server.store.chat_index import Folder
 from tellback_server.store.files import FileStore
 from tellback_server.tab import Tab
 from tellback_server.trash import Trash, chats_of
+from tellback_server.trash_desk import TrashDesk
 from tellback_server.websocket import text_frame
 
 log = structlog.get_logger()
@@ -121,6 +123,8 @@ class Catalog:
         self._saving: asyncio.TimerHandle | None = None
         self.backups: BackupDesk | None = None
         """Who answers for backups; set once, before the first request."""
+        self.trash: TrashDesk | None = None
+        """As `backups`, for the trash."""
         self._stopping = False
 
     async def start(self) -> None:
@@ -201,6 +205,9 @@ class Catalog:
                 case BackupList() | BackupCreate() | BackupGet():
                     assert self.backups is not None, "set before the first request"
                     frame = await self.backups.answer(tab, request)
+                case TrashList() | TrashEmpty():
+                    assert self.trash is not None, "set before the first request"
+                    frame = await self.trash.answer(tab, request)
             return codec.encode(frame)
         except (Refused, asyncio.CancelledError):
             raise

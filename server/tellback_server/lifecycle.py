@@ -179,6 +179,10 @@ class Lifecycle:
         finally:
             lock.release()
 
+    def lock_of(self, user: str) -> asyncio.Lock:
+        """For whoever touches the user's trash: one after another, as `turn`."""
+        return self._locks.setdefault(user, asyncio.Lock())
+
     # -- what actors ask ---------------------------------------------------------------------------------------------
 
     def begin(self, actor: Actor, letter: Envelope) -> None:

@@ -38,6 +38,8 @@ __all__ = ["Entry", "Trash", "chats_of"]
 
 FOLDER: Final = "trash"
 MANIFEST: Final = "manifest.json"
+GOING_SUFFIX: Final = ".going"
+"""Of an entry's folder that is being emptied; no entry has such a name."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -154,6 +156,46 @@ class Trash:
         except FsError:
             return None
         return sync.mark.chat_id if sync is not None and sync.mark is not None else None
+
+    def size_bytes(self, user: str, entry: Entry) -> int:
+        """Of what of it is kept. Cost: a stat a file."""
+        stats = (self._files.fs.stat(self.path(user, entry, path)) for path in entry.files)
+        return sum(stat.size_bytes for stat in stats if stat is not None)
+
+    def remove(self, user: str, entry: Entry) -> None:
+        """An entry goes for good. From the first step on it is no entry any more; the next call of `sweep` removes what
+        a crash left of it. Raises FileUnsafe, OSError.
+        """
+        files, fs = self._files, self._files.fs
+        folder = files.checked_path(user, f"{FOLDER}/{entry.folder}")
+        going = files.checked_path(user, f"{FOLDER}/{entry.folder}{GOING_SUFFIX}")
+        with files.operation("empty-trash", folder, owner=entry.name, count=len(entry.files)):
+            fs.rename(folder, going)
+            fs.fsync_directory(os.path.dirname(folder))
+            failpoint("trash.after_going")
+            self._remove_all(going)
+            fs.fsync_directory(os.path.dirname(folder))
+
+    def sweep(self, user: str) -> None:
+        """Remove what a crash left of entries that were on their way out."""
+        root = self._files.checked_path(user, FOLDER)
+        with contextlib.suppress(FileMissing):
+            for name in self._files.fs.listdir(root):
+                if name.endswith(GOING_SUFFIX):
+                    self._remove_all(os.path.join(root, name))
+
+    def _remove_all(self, folder: str) -> None:
+        fs = self._files.fs
+        for name in fs.listdir(folder):
+            path = os.path.join(folder, name)
+            found = fs.stat(path)
+            if found is not None and found.is_directory:
+                self._remove_all(path)
+            elif found is not None:
+                # A link goes; what it leads to does not.
+                fs.unlink(path)
+            failpoint("trash.after_remove")
+        fs.remove_directory(folder)
 
     def take_out(self, user: str, entry: Entry, renamed: Mapping[str, str] | None = None) -> None:
         """Gives the files their places back: `renamed` tells another path below the user's root for some of them.
