@@ -64,9 +64,9 @@ class StrictDisk:
             case Synced(file=file):
                 changes = self.pending.pop(file, [])
                 self.files[file] = changed(self.files.get(file, b""), changes)
-            case Made(path=path) | Created(path=path) | Unlinked(path=path):
+            case Made(path=path) | Created(path=path) | Unlinked(path=path) | Linked(target=path):
                 self.pending_names.setdefault(os.path.dirname(path), []).append(call)
-            case Renamed(source=path) | Exchanged(first=path) | Linked(source=path):
+            case Renamed(source=path) | Exchanged(first=path):
                 self.pending_names.setdefault(os.path.dirname(path), []).append(call)
             case SyncedDirectory(path=path):
                 for change in self.pending_names.pop(path, []):
