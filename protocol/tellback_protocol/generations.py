@@ -11,6 +11,7 @@ Rules of this module (BEHAVIOUR T1 to T20):
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from typing import Any, Final, Literal
 
@@ -205,6 +206,20 @@ class StreamedText:
                 details={"expected": self.units},
             )
         return text[len(known) :]
+
+    def check_given_back(self, offset: int, text: str, prefix_sha256: str) -> None:
+        """Raises Refused unless what stands before `offset` here is what stood before it where `text` comes from."""
+        if offset > self.units:
+            self.rest(offset, text, "salvage/offset")
+        behind = self.since(offset)
+        if behind is None:
+            raise Refused("bad-offset", "The offset lies inside a surrogate pair.", pointer="/salvage/offset",
+                          details={"expected": self.units})
+        whole = str(self)
+        before = whole[: len(whole) - len(behind)]
+        if hashlib.sha256(before.encode()).hexdigest() != prefix_sha256:
+            raise Refused("generation-mismatch", "Another text comes before this here.", pointer="/salvage",
+                          details={"expected": self.units})
 
 
 def _index_of(text: str, units: int) -> int | None:

@@ -35,6 +35,7 @@ from tellback_server.releases import Envelope, Release, refusal_frame
 from tellback_server.writes import Writes
 
 if TYPE_CHECKING:
+    from tellback_protocol.generation_requests import GenerationDelta
     from tellback_server.hub import Hub
     from tellback_server.loading import LoadedStream
     from tellback_server.store.held import FileState
@@ -120,6 +121,13 @@ class Actor:
             self.submit(tab, requests[done], owner_json, sizes[done])
             requests, sizes = requests[done + 1 :], sizes[done + 1 :]
 
+    def take_text(self, tab: Tab, delta: GenerationDelta, owner_json: bytes) -> bool:
+        """`submit` for the most frequent frame, which has no answer to wait for. False when it has to wait."""
+        if self.state != "ready" or self._mailbox or self.reads.held:
+            return False
+        self.generations.take(tab, delta, owner_json)
+        return True
+
     def drain(self) -> None:
         """Handle what waited, in order, as far as the state allows."""
         while self._mailbox and self.state in ("ready", "missing", "gone"):
@@ -154,6 +162,10 @@ class Actor:
         is_making = isinstance(request, Open) and request.create and request.since is None
         if is_making and self.is_chat and self._hub.lives.former(self.user, self.name) is None:
             assert isinstance(request, Open), "asked just above"
+            full = tab.no_room_for(self, request)
+            if full is not None:
+                self.refuse(tab, request, owner_json, size_bytes, full)
+                return
             self._hub.create(self, tab, request, owner_json, size_bytes)
             return
         if isinstance(request, Write) and self.answers is not None:

@@ -9,7 +9,6 @@ Rules of this module (BEHAVIOUR T5 to T20):
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -211,21 +210,23 @@ class ChatGenerations:
 
     def handle(self, tab: Tab, request: Unnumbered, owner_json: bytes, size_bytes: int) -> None:
         """A frame without an op number."""
-        actor = self._actor
+        self.take(tab, request, owner_json)
+        tab.answered(size_bytes)
+
+    def take(self, tab: Tab, request: Unnumbered, owner_json: bytes) -> None:
+        """`handle` for what was not counted as in flight."""
         try:
-            match request:
-                case GenerationDelta():
-                    self._delta(tab, request, owner_json)
-                case GenerationAttach():
-                    self._attach(tab, request, owner_json)
-                case GenerationAck():
-                    self._ack(tab, request)
+            if type(request) is GenerationDelta:
+                self._delta(tab, request, owner_json)
+            elif isinstance(request, GenerationAttach):
+                self._attach(tab, request, owner_json)
+            elif isinstance(request, GenerationAck):
+                self._ack(tab, request)
         except Refused as refusal:
             self._desk.counters.refused(refusal.code)
             refusal.details = {"generation": request.generation, **(refusal.details or {})}
-            tab.outbox.answer(actor, text_frame(refusal_frame(request, owner_json, refusal)))
+            tab.outbox.answer(self._actor, text_frame(refusal_frame(request, owner_json, refusal)))
             tab.outbox.flush()
-        tab.answered(size_bytes)
 
     def _one(self, generation_id: str) -> tuple[LiveGeneration, Generation]:
         one, entry = self.live.get(generation_id), self._stream.generations.get(generation_id)
@@ -289,17 +290,7 @@ class ChatGenerations:
 
     def _salvage(self, one: LiveGeneration, salvage: Salvage) -> None:
         text = one.running.text
-        if salvage.offset > text.units:
-            text.rest(salvage.offset, salvage.text, "salvage/offset")
-        behind = text.since(salvage.offset)
-        if behind is None:
-            raise Refused("bad-offset", "The offset lies inside a surrogate pair.", pointer="/salvage/offset",
-                          details={"expected": text.units})
-        whole = str(text)
-        before = whole[: len(whole) - len(behind)]
-        if hashlib.sha256(before.encode()).hexdigest() != salvage.prefix_sha256:
-            raise Refused("generation-mismatch", "Another text comes before this here.", pointer="/salvage",
-                          details={"expected": text.units})
+        text.check_given_back(salvage.offset, salvage.text, salvage.prefix_sha256)
         units = text.units
         self.add(one, salvage.offset, salvage.text, 0, "")
         log.info("generation-salvaged", chat=self._actor.name, generation=one.id, units=text.units - units)

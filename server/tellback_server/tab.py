@@ -29,6 +29,7 @@ from tellback_protocol.frames import (
     Ping,
     Pong,
 )
+from tellback_protocol.generation_requests import GenerationDelta
 from tellback_protocol.ids import ChatAddress, StateOwner, Version, parse_chat, parse_state_owner
 from tellback_protocol.requests import (
     Append,
@@ -86,7 +87,7 @@ class Tab:
         self.identity: Identity | None = None
         """Who hello said it is; None before."""
         self.chats: set[Actor] = set()
-        """What it has open."""
+        """What it has open, or will have when the answer leaves."""
         self.producing: set[ChatGenerations] = set()
         """Chats with a generation whose text came from here."""
         self.is_open = False
@@ -139,6 +140,11 @@ class Tab:
                 return
         if self._appends:
             self._submit_appends()
+        if type(frame) is GenerationDelta:
+            target = self._targets.get(frame.chat)
+            if target is not None and target[0].take_text(self, frame, target[1]):
+                self._hub.counters.frames_received += 1
+                return
         if isinstance(frame, Hello):
             self._reception.hello(self, frame)
         elif isinstance(frame, Ping):
@@ -242,6 +248,14 @@ class Tab:
             if subscription is not None and subscription.owner_json == owner_json:
                 return actor, owner_json
         return None
+
+    def no_room_for(self, actor: Actor, request: Open) -> Refused | None:
+        """Why it may not open this owner, too; None when it may (BEHAVIOUR C11)."""
+        most = self._hub.limits.open_chats
+        if actor in self.chats or len(self.chats) < most:
+            return None
+        sentence = f"A connection has at most {most} chats open; close one first."
+        return Refused("too-large", sentence, pointer="/chat" if request.chat else "/owner")
 
     def forget(self, name: str) -> None:
         """The name changed hands: look it up again."""
