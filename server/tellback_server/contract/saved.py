@@ -27,7 +27,7 @@ from tellback_protocol.stream import StateDocument
 from tellback_server.store.base import Store, StoredChat
 from tellback_server.store.schemes import open_store
 
-__all__ = ["ODD_LINES", "ODD_TEXTS", "Saved", "patch_of", "same", "written_value"]
+__all__ = ["ODD_LINES", "ODD_TEXTS", "Saved", "patch_of", "same", "write_until_killed", "written_value"]
 
 ODD_TEXTS = (
     "plain", "with space", "Ünïcödé", "日本語", "e\u0301 is not é", "😀 emoji", "a\u202eb", "100%_of'em",
@@ -192,7 +192,3 @@ def write_until_killed(url: str, chat_id: str) -> None:
         saved.save(store)
         sys.stdout.write(f"{saved.head.seq}\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    write_until_killed(sys.argv[1], sys.argv[2])

@@ -43,6 +43,8 @@ from tellback_server.store.schemes import open_store
 
 __all__ = ["StoreContract"]
 
+_WRITER = "import sys; from tellback_server.contract.saved import write_until_killed; write_until_killed(*sys.argv[1:])"
+
 
 class StoreContract:
     """Inherit, and give the fixture `url`: a store of its own for every test, the same one whenever it is opened."""
@@ -310,14 +312,16 @@ class StoreContract:
             same(store.load("default-user", saved.chat_id), saved.value())
 
     @pytest.mark.parametrize("after", [3, 17])
-    def test_v1_a_killed_process_leaves_what_it_was_told_is_saved(self, url: str, store: Store, after: int) -> None:
+    def test_v1_a_killed_process_leaves_what_it_was_told_is_saved(
+        self, url: str, store: Store, again: Callable[[], Store], after: int
+    ) -> None:
         if not self.outlives_process:
             assert store.check().durability == "log"
             return
         chat_id = str(uuid.uuid4())
         told = 0
         with subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "tellback_server.contract.saved", url, chat_id], stdout=subprocess.PIPE
+            [sys.executable, "-c", _WRITER, url, chat_id], stdout=subprocess.PIPE
         ) as writer:
             assert writer.stdout is not None
             for line in writer.stdout:
@@ -325,7 +329,7 @@ class StoreContract:
                 if told == after:
                     writer.kill()
         assert told >= after
-        self.check_written(store, chat_id, told)
+        self.check_written(again(), chat_id, told)
 
     def check_written(self, store: Store, chat_id: str, told: int) -> None:
         """What `write_until_killed` left is one of its values, not older than what it told."""
