@@ -62,8 +62,16 @@ class Reads:
             case History():
                 self._hub.spawn(self._history(tab, request, owner_json, size_bytes))
             case Close():
-                self._actor.audience.unsubscribe(tab)
-                self._actor.answer(tab, codec.of_owner(Closed(id=request.id), owner_json), size_bytes)
+                self._close(tab, request, owner_json, size_bytes)
+
+    def _close(self, tab: Tab, request: Close, owner_json: bytes, size_bytes: int) -> None:
+        actor = self._actor
+        frame = codec.of_owner(Closed(id=request.id), owner_json)
+        # Not before its turn: an `open` in front of it may wait for the disk still.
+        actor.audience.release_later(
+            Release(actor.last_position, actor, tab, frame, size_bytes,
+                    then=lambda _touched: actor.audience.unsubscribe(tab))
+        )
 
     # -- open --------------------------------------------------------------------------------------------------------
 
@@ -77,6 +85,10 @@ class Reads:
         if request.create and request.since is not None:
             refusal = Refused("create-with-since", "create works only with since null.", pointer="/since")
             actor.refuse(tab, request, owner_json, size_bytes, refusal)
+            return
+        full = tab.no_room_for(actor, request)
+        if full is not None:
+            actor.refuse(tab, request, owner_json, size_bytes, full)
             return
         if is_beyond_memory(actor.live_stream, request.since):
             self.held[tab] = deque()
@@ -104,6 +116,7 @@ class Reads:
         subscription = Subscription(tab, owner_json)
         subscription.heard = heard
         actor.idle_since_s = None
+        tab.chats.add(actor)
         actor.audience.release_later(
             Release(actor.last_position, actor, tab, frame, size_bytes, None, subscription, following)
         )

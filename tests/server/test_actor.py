@@ -68,6 +68,24 @@ async def test_a_client_that_left_while_its_chat_was_read_is_not_answered_and_bl
         assert len(actor.audience.subscriptions) == 1
 
 
+async def test_a_close_behind_an_open_that_waits_for_the_disk_ends_it(tmp_path: Path) -> None:
+    """[R9] After `closed` nothing of the chat is told, also when both were asked before the open was answered."""
+    async with running(tmp_path) as app:
+        mine, other = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+        await other.open(NEW, create=True)
+        append = {"type": "append", "id": 6, "chat": NEW, "op": 1, "base": "*", "messages": [{"mes": "one"}]}
+        for frame in (append, {"type": "open", "id": 7, "chat": NEW, "since": None},
+                      {"type": "close", "id": 8, "chat": NEW}):
+            await mine.raw.send(frame)
+        answers = [(await mine.raw.receive())["type"] for _ in range(3)]
+        assert answers == ["ack", "opened", "closed"]
+        await other.append(NEW, "two")
+        await mine.raw.send({"type": "ping", "id": 9})
+        assert (await mine.raw.receive())["type"] == "pong"
+        [actor] = app._hub.actors
+        assert len(actor.audience.subscriptions) == 1
+
+
 async def test_two_tabs_that_create_one_chat_at_once_get_the_same_one(tmp_path: Path) -> None:
     """[V1]: one is told that it made it."""
     async with running(tmp_path) as app:

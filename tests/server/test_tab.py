@@ -40,6 +40,25 @@ async def test_past_64_unanswered_writes_the_server_reads_no_more_and_goes_on_wh
         assert (served.session.in_flight, served.session.in_flight_bytes) == (0, 0)
 
 
+async def test_a_connection_has_no_more_chats_open_than_it_was_told(tmp_path: Path) -> None:
+    """[C11] What is refused is not made either; what is open stays so, and can be opened again."""
+    async with running(tmp_path, open_chats_max=2) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.open("group:Friends", create=True)
+        third = {"type": "open", "id": 7, "chat": "group:Third", "since": None, "create": True}
+        await tab.raw.send(third)
+        refused = await tab.raw.receive_until(id=7)
+        assert (refused["code"], refused["pointer"]) == ("too-large", "/chat")
+        assert len(app._hub.actors) == 2
+        assert (await tab.open(CHAT))["mode"] == "snapshot"
+        assert (await tab.append(CHAT, "still open"))["type"] == "ack"
+        await tab.ask("close", chat=CHAT)
+        assert (await tab.open("group:Third", create=True))["created"]
+        await tab.raw.send({"type": "open", "id": 8, "chat": CHAT, "since": None})
+        assert (await tab.raw.receive_until(id=8))["code"] == "too-large"
+
+
 async def test_every_way_of_an_answer_gives_its_place_in_flight_back(tmp_path: Path) -> None:
     """[C5]: else a connection would stand still after 64 mistakes."""
     async with running(tmp_path, in_flight_max=4) as app:
