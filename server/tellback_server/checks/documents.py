@@ -60,6 +60,8 @@ def check_sync(data: bytes, name: str, tally: Tally) -> ChatSync | None:
     elif not is_integrity(sync.mark.chat_id):
         tally.add("sync-unusable", "its chat_id is no UUID")
         return None
+    elif sync.fields.get("integrity") not in (sync.mark.version.integrity, sync.mark.head.integrity):
+        tally.add("sync-edited")
     return sync
 
 

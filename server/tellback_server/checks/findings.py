@@ -161,6 +161,7 @@ CODES: Final[dict[str, Code]] = {
         True,
     ),
     "sync-foreign": _info("chat_sync is another program's"),
+    "sync-edited": _info("another program wrote into chat_sync; what tellback wrote into it counts"),
     "sync-copied": _info("chat_sync speaks of the chat that this one was copied from; this one is a new chat"),
     "sync-behind": _info("the log knows more than chat_sync"),
     "sync-ahead-of-log": _damage(

@@ -255,6 +255,8 @@ class Inspection:
 def _is_folder(parts: tuple[str, ...]) -> bool:
     """Whether a folder stands where a folder belongs; elsewhere it stands in the place of a file."""
     match parts:
+        case ("trash", _, "manifest.json"):
+            return False
         case ("chats", _) | ("backups", "tellback", _) | ("backups", "tellback", "repairs", *_) | ("trash", *_):
             return True
     return not parts[-1].endswith((".jsonl", ".json", ".png")) and len(parts) == 2

@@ -49,17 +49,28 @@ def find_scope(fs: Fs, path: str) -> Scope:
     if fs.stat(path) is None:
         raise FileMissing(path, "does not exist")
     level = path
+    scopes: list[Scope] = []
     while True:
         scope = _at(fs, level)
         if scope is not None:
-            inside = os.path.join(level, SERVER_FOLDER)
-            if level == path or path == inside:
-                return msgspec.structs.replace(scope, only=None if level == path else path)
-            return msgspec.structs.replace(scope, only=path)
+            scopes.append(scope)
         above = os.path.dirname(level)
         if above == level:
-            raise FileUnsafe(path, "belongs to no data folder: nothing above it holds `chats/` or `group chats/`")
+            break
         level = above
+    for number, scope in enumerate(scopes):
+        # What lies in the trash or among the backups looks like a user's folder, and is none.
+        if not any(_keeps(outer, scope.data_root) for outer in scopes[number + 1 :]):
+            return msgspec.structs.replace(scope, only=None if scope.data_root == path else path)
+    raise FileUnsafe(path, "belongs to no data folder: nothing above it holds `chats/` or `group chats/`")
+
+
+def _keeps(outer: Scope, folder: str) -> bool:
+    """Whether a folder lies in the trash or among the backups of a user."""
+    return any(
+        (folder + os.sep).startswith(os.path.join(root, kept) + os.sep) for root in outer.users.values()
+        for kept in ("trash", "backups")
+    )
 
 
 def _at(fs: Fs, folder: str) -> Scope | None:

@@ -1,0 +1,187 @@
+"""The damage table of RELIABILITY: every file kind cut, turned, zeroed, swapped, replaced: found, mended or refused,
+and never shown as what it is not. The ordinary run takes a seeded twentieth; TELLBACK_DAMAGE_SHARE=1 takes all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import orjson
+import pytest
+
+from tellback_server.checks.log_image import LogImage, log_folder
+from tellback_server.fs import Fs
+from tellback_server.loading import ChatMissing, LoadedStream, load_chat
+from tellback_server.store.files import DEFAULT_USER, FileStore
+from tellback_server.store.marks import mark_fields, sync_of
+from tests.support.chat_desk import SilentLogger
+from tests.support.damage import (
+    PLACE,
+    Kinds,
+    checked,
+    codes,
+    flips,
+    folder_of_every_kind,
+    repaired,
+    rot,
+    sectors,
+    some,
+    truncations,
+)
+
+OURS = ("chat", "sync", "state", "card", "manifest", "session", "active", "name", "index", "term")
+"""What carries a checksum, of ours or (a card) of its format."""
+
+
+class Shown(NamedTuple):
+    """What the server would show."""
+
+    head: tuple[int, int, str]
+    messages: list[bytes]
+    states: dict[str, bytes | None]
+    damage: int
+    last_op: int
+
+
+def shown(data: Path) -> Shown | None:
+    """As the server loads the chat; None when it is refused."""
+    files = FileStore(Fs(), str(data), logger=SilentLogger())
+    image = LogImage(Fs(), log_folder(str(data)))
+    facts = image.facts()
+    chat_id = next((key.partition("/")[2] for key, one in facts.items() if one.base is not None), None)
+    try:
+        loaded = load_chat(files, image, DEFAULT_USER, PLACE, now_ms=1, chat_id=chat_id)
+    except OSError:
+        return None
+    if isinstance(loaded, ChatMissing):
+        return None
+    assert isinstance(loaded, LoadedStream)
+    stream = loaded.stream
+    head = (stream.head.epoch, stream.head.seq, stream.head.integrity)
+    states = {name: document.data for name, document in stream.states.items() if not document.corrupt}
+    last = max((ops.last for ops in stream.sessions.values()), default=0)
+    return Shown(head, list(stream.chat.served_all()), states, len(stream.damage), last)
+
+
+@pytest.fixture
+async def kinds(tmp_path: Path) -> Kinds:
+    return await folder_of_every_kind(tmp_path / "data")
+
+
+def test_a_folder_of_every_kind_is_clean(kinds: Kinds) -> None:
+    assert codes(kinds.data) == set()
+    for kind in kinds.files:
+        assert kinds.path(kind).is_file(), kind
+
+
+def tells_the_same(kind: str, data: bytes, damaged: bytes) -> bool:
+    """Whether nothing that we read from the file changed."""
+    if kind == "sync":
+        # Fields of other programs stand beside ours.
+        before, after = sync_of(data), sync_of(damaged)
+        return before is not None and after is not None and before.mark == after.mark
+    # A file that lost exactly its checksum is one of an earlier version, with the same JSON.
+    return data.startswith(damaged) and data[len(damaged) :].startswith(b"\ncrc32=")
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_every_bit_and_every_cut_of_what_we_write_is_found(kind: str, kinds: Kinds) -> None:
+    """[X4, X12] Something is told of each damaged file, or it tells the same as before."""
+    path = kinds.path(kind)
+    data = path.read_bytes()
+    clean = {finding.code for finding in checked(path)}
+    for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, kind):
+        rot(path, damaged)
+        told = {finding.code for finding in checked(path)} - clean
+        assert told or tells_the_same(kind, data, damaged), f"{kind}: {what} was not found"
+    rot(path, data)
+
+
+@pytest.mark.parametrize("kind", ["chat", "sync", "state", "session"])
+def test_what_is_damaged_is_never_shown_under_the_version_of_what_was_written(
+    kind: str, kinds: Kinds, tmp_path: Path
+) -> None:
+    """[X6, X11, X12] Nobody sees other bytes under the head that we told."""
+    whole = shown(kinds.data)
+    assert whole is not None
+    assert whole.damage == 0
+    data = kinds.path(kind).read_bytes()
+    cases = some(chain(flips(data), truncations(data), sectors(data)), data, f"shown {kind}")
+    for number, (what, damaged) in enumerate(cases[:: max(1, len(cases) // 60)]):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(kinds.data, copy, copy_function=shutil.copy2)
+        rot(copy / kinds.files[kind], damaged)
+        found = shown(copy)
+        if found is not None and found.head == whole.head and not found.damage:
+            assert found == whole, f"{kind}: {what}"
+        shutil.rmtree(copy)
+
+
+def test_a_rotten_chat_is_served_read_only_until_it_is_repaired(kinds: Kinds) -> None:
+    """[X6, X7] A flipped bit is turned back to what was written, and the rotten bytes are kept."""
+    path = kinds.path("chat")
+    data = path.read_bytes()
+    for what, damaged in some(flips(data), data, "rotten")[:40]:
+        stat = path.stat()
+        rot(path, damaged)
+        assert path.stat().st_mtime_ns == stat.st_mtime_ns
+        assert codes(path) == {"chat-bit-flipped"} or "chat-bit-flipped" in codes(path), what
+        repaired(kinds.data)
+        assert path.read_bytes() == data, what
+        backups = kinds.data / DEFAULT_USER / "backups" / "tellback"
+        kept = sorted(backups.glob("repairs/*/files/chats/Pip/*.jsonl"))
+        assert damaged in [copy.read_bytes() for copy in kept]
+        assert codes(kinds.data) == set(), what
+
+
+@pytest.mark.parametrize("kind", ["chat", "sync", "state", "card", "group", "preset", "manifest", "session", "active",
+                                  "name", "term"])
+@pytest.mark.parametrize("instead", ["directory", "link", "fifo", "unreadable"])
+def test_what_is_no_file_is_refused_and_told(kind: str, instead: str, kinds: Kinds) -> None:
+    """[X5] Nothing is followed, nothing waits."""
+    if instead == "unreadable" and os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    path = kinds.path(kind)
+    data = path.read_bytes()
+    path.unlink()
+    match instead:
+        case "directory":
+            path.mkdir()
+        case "link":
+            elsewhere = kinds.data.parent / "elsewhere"
+            elsewhere.write_bytes(data)
+            path.symlink_to(elsewhere)
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            path.write_bytes(data)
+            path.chmod(0)
+    found = {finding.code for finding in checked(kinds.data) if finding.path == kinds.files[kind]}
+    assert found & {"file-unsafe", "file-unreadable", "log-corrupt", "manifest-broken"}, found
+    plan = repaired(kinds.data)
+    assert path.is_symlink() or not path.is_file() or instead == "unreadable"
+    assert plan.left
+
+
+def test_an_older_copy_of_the_log_is_no_history(kinds: Kinds) -> None:
+    """[X4] chat_sync that is ahead of the log is told, and the repair begins a new epoch."""
+    before = shown(kinds.data)
+    assert before is not None
+    sync = kinds.path("sync").read_bytes()
+    known = sync_of(sync)
+    assert known is not None
+    assert known.mark is not None
+    head = msgspec.structs.replace(known.mark.head, seq=known.mark.head.seq + 9)
+    ahead = msgspec.structs.replace(known.mark, head=head)
+    kinds.path("sync").write_bytes(orjson.dumps({**known.fields, "tellback": mark_fields(ahead)}))
+    assert "sync-ahead-of-log" in codes(kinds.data)
+    repaired(kinds.data)
+    after = shown(kinds.data)
+    assert after is not None
+    assert after.head[0] > before.head[0]
+    assert after.messages == before.messages
