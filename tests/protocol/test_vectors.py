@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import pytest
 
 from tellback_protocol import codec, ids
 from tellback_protocol.codec import FrameProblem
-from tellback_protocol.decide import Committed
+from tellback_protocol.decide import Committed, decide_links
 from tellback_protocol.effects import decode_effects, encode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import ClientFrame, ServerFrame
 from tellback_protocol.generations import Running
+from tellback_protocol.life import NO_FACTS, Facts
+from tellback_protocol.links import is_all
 from tellback_protocol.patch import apply_patch, check_operations, merge_to_patch
-from tellback_protocol.requests import LifeWrite, Malformed, OwnerName, owner_named, owner_text
+from tellback_protocol.requests import Malformed, OwnerName, owner_named, owner_text
 from tests.support import vectors
 from tests.support.vectors import CHAT_ID, LIMITS
 
@@ -157,7 +159,7 @@ def test_a_merge_is_written_out_as_operations(vector: Vector) -> None:
 def test_a_replica_installs_the_effects_of_a_commit(vector: Vector) -> None:
     stream = vectors.stream_of(vector["document"])
     after = vectors.apply_effects(stream, vector["effects"], vectors.version_of(vector["version"]))
-    assert same(after, vector["after"])
+    assert same({**after, **vectors.standing_of(stream, vector["document"])}, vector["after"])
 
 
 @each("decide")
@@ -200,6 +202,23 @@ def added_by(running: Running, delta: dict[str, Any]) -> dict[str, Any]:
     return {"text": added.text, "reasoning": added.reasoning}
 
 
+@each("life", "life")
+def test_life_writes_mean_what_the_vector_says(vector: Vector) -> None:
+    check_steps(vector)
+
+
+@each("life", "links")
+def test_links_follow_as_the_vector_says(vector: Vector) -> None:
+    stream, replica = vectors.stream_of(vector["document"]), vectors.stream_of(vector["document"])
+    decision = decide_links(stream, vector["names"], vector["to"], vectors.fresh_of(vector["fresh"]), LIMITS)
+    if decision is None:
+        assert "effects" not in vector
+        return
+    assert same(json.loads(encode_effects(decision.effects)), vector["effects"])
+    assert is_all(decision.effects) == vector["only_links"]
+    assert same(vectors.apply_effects(replica, vector["effects"], decision.version), vector["after"])
+
+
 def check_steps(vector: Vector) -> None:
     """Decide about every step, and let a replica install only what the effects say."""
     stream = vectors.stream_of(vector["document"])
@@ -210,7 +229,10 @@ def check_steps(vector: Vector) -> None:
             continue
         data = step["text"].encode() if "text" in step else json.dumps(step["frame"]).encode()
         before = vectors.document_of(stream)
-        answer, decision = vectors.carry_out(stream, step["session"], data, vectors.fresh_of(step["fresh"]))
+        facts = msgspec.convert(step["facts"], Facts) if "facts" in step else NO_FACTS
+        answer, decision = vectors.carry_out(
+            stream, step["session"], data, vectors.fresh_of(step["fresh"]), facts=facts
+        )
         if answer["type"] == "error":
             answer.pop("message")
         assert same(answer, step["answer"])
@@ -221,7 +243,9 @@ def check_steps(vector: Vector) -> None:
         assert same(json.loads(encode_effects(decision.effects)), step["effects"])
         vectors.apply_effects(replica, step["effects"], decision.version)
         assert same(vectors.document_of(replica), vectors.document_of(stream))
-    assert same(vectors.document_of(stream), vector["after"])
+        assert (replica.name, replica.deleted) == (stream.name, stream.deleted)
+    standing = vectors.standing_of(stream, vector["document"])
+    assert same({**vectors.document_of(stream), **standing}, vector["after"])
 
 
 def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
@@ -229,7 +253,7 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
     requests: set[str] = set()
     effects: set[str] = set()
     answers: set[str] = set()
-    stepped = ("decide", "swipes", "floors", "generations")
+    stepped = ("decide", "swipes", "floors", "generations", "life")
     for _, vector in [labelled for folder in stepped for labelled in vectors.read(folder)]:
         for step in vector.get("steps", []):
             if "delta" in step:
@@ -239,15 +263,13 @@ def test_the_vectors_together_cover_every_effect_request_and_answer() -> None:
             for effect in step.get("effects", []):
                 effects.add(effect["op"])
                 decode_effects(json.dumps([effect]))
-    # What makes, moves and ends owners is decided against facts of the disk; its tests hold those.
-    life = {member.__struct_config__.tag for member in get_args(LifeWrite)}
-    assert requests >= codec.WRITES - life
+    assert requests >= codec.WRITES
     assert answers == {"ack", "conflict", "error"}
-    assert effects == {"append", "insert", "patch", "delete", "metadata", "state", "floor"}
+    assert effects == {"append", "insert", "patch", "delete", "metadata", "state", "floor", "renamed", "deleted"}
 
 
 def test_names_of_vectors_are_sentences_that_occur_once() -> None:
-    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes", "floors", "generations"):
+    for folder in ("frames", "names", "ids", "patch", "apply", "decide", "swipes", "floors", "generations", "life"):
         labels = [label for label, _ in vectors.read(folder)]
         assert len(labels) == len(set(labels))
     assert ids.parse_chat(f"id:{CHAT_ID}").chat_id == CHAT_ID  # type: ignore[union-attr]

@@ -28,6 +28,7 @@ from tellback_protocol.effects import Commit, decode_commit, decode_effects
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
+from tellback_protocol.life import NO_FACTS, Facts
 from tellback_protocol.requests import Malformed, OwnerName
 from tellback_protocol.stream import StateDocument, Stream
 from tellback_protocol.values import dumps, loads
@@ -88,6 +89,7 @@ def stream_of(document: dict[str, Any]) -> Stream:
         data = dumps(state["data"]) if "data" in state else None
         corrupt = bool(state.get("corrupt"))
         stream.states[namespace] = StateDocument(version_of(state["version"]), data, corrupt=corrupt)
+    stream.deleted = bool(document.get("deleted"))
     stream.read_floors()
     stream.settle_floors()
     if document.get("damaged"):
@@ -119,12 +121,24 @@ def document_of(stream: Stream) -> dict[str, Any]:
     return document
 
 
+def standing_of(stream: Stream, document: dict[str, Any]) -> dict[str, Any]:
+    """What became of the owner that began as `document`: its name, when it has another one, and whether it is in the
+    trash."""
+    standing: dict[str, Any] = {}
+    if stream.name != document.get("owner", "group:vectors"):
+        standing["name"] = stream.name
+    if stream.deleted:
+        standing["deleted"] = True
+    return standing
+
+
 def fresh_of(value: dict[str, Any]) -> Fresh:
     return Fresh(value["integrity"], value["id_seed"], 0)
 
 
 def carry_out(
-    stream: Stream, session: str, data: bytes, fresh: Fresh, limits: Limits = LIMITS, models: Sequence[str] = ()
+    stream: Stream, session: str, data: bytes, fresh: Fresh, limits: Limits = LIMITS, models: Sequence[str] = (),
+    facts: Facts = NO_FACTS,
 ) -> tuple[dict[str, Any], Decision | None]:
     """The answer to one frame that is a write, as the server would send it, and what was decided (then installed)."""
     try:
@@ -136,7 +150,7 @@ def carry_out(
     else:
         owner = codec.chat_json(request.chat)  # type: ignore[union-attr]
     try:
-        decision = decide(stream, request, session, fresh, limits, models=models)  # type: ignore[arg-type]
+        decision = decide(stream, request, session, fresh, limits, facts, models)  # type: ignore[arg-type]
     except Refused as refusal:
         echo = codec.echo_of(loads(data))
         return json.loads(codec.error(refusal, echo)), None
