@@ -88,7 +88,7 @@ class FolderStore:
             self._fs.make_directories(self.path)
             meta = self._meta()
             if meta is None:
-                if self._fs.listdir(self.path):
+                if any(not name.endswith(TEMPORARY_SUFFIX) for name in self._fs.listdir(self.path)):
                     raise StoreUnsafe(f"{self.path}: is not empty and no store; name a folder of its own")
                 self._fs.write_atomically(self._meta_path(), msgspec.json.encode(_Meta(_SCHEMA)))
             elif meta.schema > _SCHEMA:
@@ -225,7 +225,10 @@ class FolderStore:
         if path is None:
             return None
         root = f"{self.path}/{user}"
-        record = Record.read(self._fs.read(f"{root}/{path}"), path)
+        try:
+            record = Record.read(self._fs.read(f"{root}/{path}"), path)
+        except FileMissing:
+            raise StoreDamaged(f"{root}/{path} was taken away") from None
         folders: dict[str, None] = {}
         for move in record.moves:
             if self._fs.stat(f"{root}/{move.source}") is not None:
