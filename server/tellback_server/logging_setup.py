@@ -25,7 +25,7 @@ import structlog
 from tellback_server.clock import Clock
 from tellback_server.http import LOG_FIELD_CHARACTERS_MAX
 
-__all__ = ["configure_logging", "escaped"]
+__all__ = ["configure_logging", "escaped", "escaped_lines"]
 
 _TRACEBACK_CHARACTERS_MAX: Final = 16 << 10
 _LIST_ITEMS_MAX: Final = 8
@@ -44,6 +44,11 @@ def escaped(text: str, characters_max: int = LOG_FIELD_CHARACTERS_MAX) -> str:
             for character in text[:characters_max]
         )
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+
+
+def escaped_lines(text: str) -> str:
+    """As `escaped`, uncut, of a text whose line ends are meant."""
+    return "\n".join(escaped(line, 12 * len(line) + 1) for line in text.split("\n"))
 
 
 def configure_logging(

@@ -28,6 +28,7 @@ from websockets.typing import Subprotocol
 
 from tellback_protocol.codec import decode_server, encode
 from tellback_protocol.frames import PROTOCOL, SUBPROTOCOL, ClientFrame, Error, Hello, Opened, SnapshotPart, Welcome
+from tellback_protocol.generation_requests import GenerationCancel
 from tellback_protocol.requests import LifeWrite, Open
 from tellback_server.clock import Clock
 from tellback_server.config import load_settings
@@ -72,7 +73,7 @@ class Remote:
 
     async def hello(self, token: str | None) -> None:
         """The first frame. Raises: RemoteRefused, RemoteUnreachable."""
-        await self._send(Hello(PROTOCOL, Clock().uuid4(), token, "tellback chats"))
+        await self._send(Hello(PROTOCOL, Clock().uuid4(), token, "tellback command"))
         while not isinstance(frame := await self._receive(), Welcome):
             if isinstance(frame, Error):
                 raise RemoteRefused(frame.code, frame.message)
@@ -83,7 +84,7 @@ class Remote:
         request.id = self._id  # type: ignore[union-attr]  # Hello has none and is not asked.
         await self._send(request)
         while True:
-            frame = await self._receive(is_write=isinstance(request, LifeWrite))
+            frame = await self._receive(is_write=isinstance(request, LifeWrite | GenerationCancel))
             if isinstance(frame, Error) and frame.id == self._id:
                 raise RemoteRefused(frame.code, frame.message, frame.to if isinstance(frame.to, str) else None)
             if isinstance(frame, answer) and getattr(frame, "id", None) == self._id:

@@ -1,4 +1,4 @@
-"""Tail: what a chat tells, one line a piece of news, for people. A small client of its own.
+"""Tail: what a chat tells, one line a piece of news, and replies as they are written. A small client of its own.
 
 Rules this module keeps:
 
@@ -40,15 +40,20 @@ from tellback_protocol.frames import (
     SUBPROTOCOL,
     Behind,
     Error,
+    GenerationDeltaFrame,
+    GenerationStarted,
     IntegrityFrame,
     Opened,
     Reset,
     SnapshotPart,
     Welcome,
 )
+from tellback_protocol.generation_requests import GenerationError
+from tellback_protocol.generations import NAMESPACE as GENERATIONS
 from tellback_protocol.ids import Version, parse_chat
 from tellback_server.clock import Clock
-from tellback_server.logging_setup import escaped
+from tellback_server.live_texts import Growth, LiveTexts
+from tellback_server.logging_setup import escaped, escaped_lines
 
 __all__ = ["News", "TailRefused", "TailUnreachable", "news_of", "tail_chat"]
 
@@ -66,6 +71,10 @@ class News(msgspec.Struct, frozen=True):
     what: str
     text: str
     who: str = ""
+    was_read: bool = False
+    """Its text was given already, as it was written."""
+    growth: Growth | None = None
+    """More of a reply (`writing`): no line of its own, but the end of one."""
 
 
 class TailRefused(Exception):
@@ -90,6 +99,7 @@ async def tail_chat(
     session = Clock().uuid4()
     since: Version | None = None
     has_all = True  # False while parts of a snapshot are on their way.
+    live = LiveTexts()
     while True:
         if not has_all:
             since, has_all = None, True
@@ -102,6 +112,12 @@ async def tail_chat(
                     opening["tail"] = messages_shown
                 async for data in socket:
                     frame = decode_server(data.encode() if isinstance(data, str) else data)
+                    for line in _growth_news(live, frame):
+                        yield line
+                    for one_id in sorted(live.gaps):
+                        attach = {"type": "generation-attach", "chat": chat, "generation": one_id}
+                        await socket.send(orjson.dumps(attach), text=True)
+                    live.gaps.clear()
                     match frame:
                         case Welcome():
                             wait = True
@@ -118,9 +134,8 @@ async def tail_chat(
                                 yield _message_news("message", bytes(raw))
                         case IntegrityFrame():
                             since = frame.version
-                            for effect in frame.ops:
-                                for line in news_of(effect):
-                                    yield line
+                            for line in _committed_news(frame, live):
+                                yield line
                         case Reset():
                             since = None
                             yield News("reset", f"the chat was replaced: {frame.reason}{_kept(frame)}")
@@ -150,6 +165,49 @@ async def tail_chat(
                 raise TailUnreachable(reason) from None
             yield News("lost", f"{reason}; trying again")
         await asyncio.sleep(RECONNECT_S)
+
+
+def _growth_news(live: LiveTexts, frame: object) -> Iterator[News]:
+    """More text of replies."""
+    match frame:
+        case Opened():
+            growths = live.opened(frame)
+        case GenerationStarted():
+            growths = live.started(frame)
+        case GenerationDeltaFrame():
+            growths = live.delta(frame)
+        case _:
+            return
+    yield from map(_writing, growths)
+
+
+def _writing(growth: Growth) -> News:
+    return News("writing", escaped_lines(growth.text), escaped(growth.who, 64), growth=growth)
+
+
+def _committed_news(frame: IntegrityFrame, live: LiveTexts) -> Iterator[News]:
+    """A commit; what generations came to is told in one line each, behind what it changed."""
+    ended, growths, given = live.committed(frame)
+    yield from map(_writing, growths)
+    for effect in frame.ops:
+        if isinstance(effect, StateEffect) and effect.namespace == GENERATIONS:
+            continue
+        ids = _ids_of(effect)
+        for line in news_of(effect):
+            yield msgspec.structs.replace(line, was_read=bool(ids) and ids <= given)
+    for one_id, entry in ended.items():
+        why = f": {escaped(entry.error.message)}" if isinstance(entry.error, GenerationError) else ""
+        kept = "the reply is in the chat" if entry.is_stored else "there was no text"
+        yield News(entry.state, f"{kept}{why}", escaped(live.who(one_id), 64))
+
+
+def _ids_of(effect: Effect) -> set[str]:
+    """The messages that an effect brings or changes."""
+    if isinstance(effect, PatchEffect):
+        return {effect.message}
+    if isinstance(effect, AppendEffect | InsertEffect):
+        return {msgspec.json.decode(raw)["id"] for raw in effect.messages}
+    return set()
 
 
 def _kept(frame: Reset) -> str:

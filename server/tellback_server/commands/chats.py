@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import typer
@@ -22,14 +17,13 @@ from tellback_protocol.effects import RenamedEffect
 from tellback_protocol.frames import Ack
 from tellback_protocol.requests import ChatBranch, ChatDelete, ChatList, ChatRename, ChatRestore, ChatSearch
 from tellback_protocol.values import dumps, loads
-from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRONG, UNREACHABLE, explained, fail
-from tellback_server.fs import DirectoryLocked
+from tellback_server.commands.conversation import URL, ChatName, Data, Json, Url, asked, date, lines, out
+from tellback_server.commands.conversation import show as display
+from tellback_server.commands.exits import FOUND_WRONG
 from tellback_server.logging_setup import escaped
-from tellback_server.process import EXIT_INTERRUPTED
-from tellback_server.remote import NoDataFolder, Remote, RemoteRefused, RemoteUnreachable, served
+from tellback_server.remote import Remote, RemoteRefused
 
 app = typer.Typer(no_args_is_help=True, help="Look at chats and manage them, on a running server or in a folder.")
-Result = TypeVar("Result")
 
 TEXT_CHARACTERS_MAX: Final = 2000
 PREVIEW_CHARACTERS: Final = 60
@@ -38,13 +32,8 @@ PREVIEW_CELLS_MIN: Final = 12
 ADDRESS_CHARACTERS_MAX: Final = 2000
 COLUMN_GAP: Final = 2
 
-Chat = Annotated[str, typer.Argument(help='"character:<character>/<chat>", "group:<chat>" or "id:<chat_id>"')]
-Url = Annotated[str, typer.Option(envvar="TELLBACK_URL", help="The server. A token is taken from TELLBACK_TOKEN.")]
-Data = Annotated[str | None, typer.Option("--data", help="Work on this folder, which nobody serves, instead.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, an object a line.")]
 Character = Annotated[str | None, typer.Option(help="Only this character's chats.")]
 Group = Annotated[str | None, typer.Option(help='Only chats of the group with this id; "*" for all group chats.')]
-URL: Final = "ws://127.0.0.1:8765/ws"
 
 
 @app.command("list")
@@ -72,27 +61,27 @@ def list_chats(
             if cursor is None or (limit is not None and len(found) >= limit):
                 return list(found.values())
 
-    chats = _asked(work, url, data)
+    chats = asked(work, url, data)
     if as_json:
-        _lines(chats)
+        lines(chats)
         return
     _show_table(chats, deleted)
 
 
 @app.command()
 def show(
-    chat: Chat,
+    chat: ChatName,
     last: Annotated[int | None, typer.Option(min=1, help="Only the last so many messages.")] = None,
     as_json: Json = False,
     url: Url = URL,
     data: Data = None,
 ) -> None:
     """A chat's messages."""
-    opened = _asked(lambda remote: remote.open(chat, last), url, data)
+    opened = asked(lambda remote: remote.open(chat, last), url, data)
     messages = opened.messages if isinstance(opened.messages, list) else []
     if as_json:
         for raw in messages:
-            _out(bytes(raw) + b"\n")
+            out(bytes(raw) + b"\n")
         return
     first = opened.first if isinstance(opened.first, int) else 0
     count = opened.count if isinstance(opened.count, int) else len(messages)
@@ -104,7 +93,7 @@ def show(
         body.append("\n".join(escaped(line, TEXT_CHARACTERS_MAX) for line in _said(message).split("\n")) + "\n")
     if opened.read_only is True:
         body.append("\nThis chat is damaged and served read-only.\n", style="bold red")
-    _show(body)
+    display(body)
 
 
 @app.command()
@@ -130,22 +119,22 @@ def search(
             if cursor is None or len(found) >= limit:
                 return found
 
-    found = _asked(work, url, data)
+    found = asked(work, url, data)
     if as_json:
-        _lines(found)
+        lines(found)
     else:
         for hit in found:
             line = Text(escaped(hit.chat), style="bold")
             line.append(f" #{hit.index}\n  " if isinstance(hit.index, int) else " (name)\n  ", style="dim")
             line.append_text(_marked(hit))
-            _show(line)
+            display(line)
     if not found:
         raise typer.Exit(FOUND_WRONG)
 
 
 @app.command()
 def export(
-    chat: Chat,
+    chat: ChatName,
     form: Annotated[Literal["jsonl", "text"], typer.Option("--format", help="SillyTavern's lines, or text.")] = "jsonl",
     url: Url = URL,
     data: Data = None,
@@ -154,24 +143,24 @@ def export(
 
     The first line is the file's header with the metadata of now; a file without one gets one here.
     """
-    opened = _asked(lambda remote: remote.open(chat, header=form == "jsonl"), url, data)
+    opened = asked(lambda remote: remote.open(chat, header=form == "jsonl"), url, data)
     messages = opened.messages if isinstance(opened.messages, list) else []
     if form == "text":
         shown = [message for message in map(loads, map(bytes, messages)) if message.get("is_system") is not True]
         blocks = [f"{_speaker(message)}: {_said(message, as_shown=True)}\n" for message in shown]
-        _out("\n".join(blocks).encode("utf-8", "replace"))
+        out("\n".join(blocks).encode("utf-8", "replace"))
         return
     metadata = loads(bytes(opened.metadata)) if not isinstance(opened.metadata, UnsetType) else {}
     header = bytes(opened.header) if not isinstance(opened.header, UnsetType) else dumps({
         "user_name": "unused", "character_name": "unused", "version": "1.0", "chat_id": opened.chat_id,
         "chat_metadata": metadata,
     })
-    _out(b"\n".join([header, *map(bytes, messages)]) + b"\n")
+    out(b"\n".join([header, *map(bytes, messages)]) + b"\n")
 
 
 @app.command()
 def rename(
-    chat: Chat,
+    chat: ChatName,
     to: Annotated[str, typer.Argument(help="The new name alone.")],
     as_json: Json = False,
     url: Url = URL,
@@ -184,11 +173,11 @@ def rename(
         request = ChatRename(f"id:{opened.chat_id}", to, op=opened.next_op, base="*")
         return _Told.of(await remote.ask(request, Ack), chat, opened.chat_id)
 
-    _tell("renamed", _asked(work, url, data), as_json)
+    _tell("renamed", asked(work, url, data), as_json)
 
 
 @app.command()
-def delete(chat: Chat, as_json: Json = False, url: Url = URL, data: Data = None) -> None:
+def delete(chat: ChatName, as_json: Json = False, url: Url = URL, data: Data = None) -> None:
     """Put a chat into the trash, with everything it owns. `restore` brings it back."""
 
     async def work(remote: Remote) -> _Told:
@@ -197,7 +186,7 @@ def delete(chat: Chat, as_json: Json = False, url: Url = URL, data: Data = None)
         request = ChatDelete(f"id:{opened.chat_id}", op=opened.next_op, base=opened.version.integrity)
         return _Told.of(await remote.ask(request, Ack), chat, opened.chat_id)
 
-    _tell("deleted", _asked(work, url, data), as_json)
+    _tell("deleted", asked(work, url, data), as_json)
 
 
 @app.command()
@@ -214,12 +203,12 @@ def restore(
         ack = await remote.ask(ChatRestore(chat, _given(to), op=1), Ack)
         return _Told.of(ack, chat, chat.removeprefix("id:"))
 
-    _tell("restored", _asked(work, url, data), as_json)
+    _tell("restored", asked(work, url, data), as_json)
 
 
 @app.command()
 def branch(
-    chat: Chat,
+    chat: ChatName,
     at: Annotated[int | None, typer.Option(min=0, help="Index of the last message in it; all without it.")] = None,
     to: Annotated[str | None, typer.Option(help="Its name; else the first free one.")] = None,
     checkpoint: Annotated[bool, typer.Option(help="A checkpoint instead of a branch.")] = False,
@@ -241,35 +230,7 @@ def branch(
         assert not isinstance(ack.branch, UnsetType), "a branch is told"
         return _Told(ack.branch.chat, ack.branch.chat_id)
 
-    _tell("made", _asked(work, url, data), as_json)
-
-
-# -- asking ----------------------------------------------------------------------------------------------------------
-
-
-def _asked(work: Callable[[Remote], Awaitable[Result]], url: str, data: str | None) -> Result:
-    """Run one conversation; ends the command with a sentence when it cannot be had."""
-
-    folder = None if data is None else os.path.abspath(os.path.expanduser(data))
-
-    async def conversation() -> Result:
-        async with served(url, os.environ.get("TELLBACK_TOKEN") or None, folder) as remote:
-            return await work(remote)
-
-    with explained():
-        try:
-            return asyncio.run(conversation())
-        except RemoteRefused as refusal:
-            fail(str(refusal), FOUND_WRONG)
-        except RemoteUnreachable as error:
-            advice = "" if data is not None else " Is it running? With --data DIR no server is needed."
-            fail(f"{error}{advice}", UNREACHABLE)
-        except NoDataFolder as error:
-            fail(f"--data: {error}. Name the folder that a server would serve.", CONFIGURATION)
-        except DirectoryLocked as error:
-            fail(f"{error}: a server has this folder. Ask it, with --url instead of --data.", DATA_LOCKED)
-        except KeyboardInterrupt:
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+    _tell("made", asked(work, url, data), as_json)
 
 
 def _given(value: str | None) -> str | UnsetType:
@@ -297,24 +258,11 @@ class _Told(msgspec.Struct, omit_defaults=True):
 
 def _tell(what: str, told: _Told, as_json: bool) -> None:
     if as_json:
-        _lines([told])
+        lines([told])
         return
-    _show(Text(f"{what}: {escaped(told.chat)}  id:{told.chat_id}"))
+    display(Text(f"{what}: {escaped(told.chat)}  id:{told.chat_id}"))
     for chat in told.linked_from:
-        _show(Text(f"  its link in {escaped(chat)} leads nowhere now", style="yellow"))
-
-
-def _lines(values: list[Any]) -> None:
-    _out(b"".join(msgspec.json.encode(value) + b"\n" for value in values))
-
-
-def _out(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-def _show(what: Table | Text) -> None:
-    Console(highlight=False, soft_wrap=True).print(what)
+        display(Text(f"  its link in {escaped(chat)} leads nowhere now", style="yellow"))
 
 
 def _show_table(chats: list[ListedChat], deleted: bool) -> None:
@@ -326,7 +274,7 @@ def _show_table(chats: list[ListedChat], deleted: bool) -> None:
             name.append(f"\nid:{chat.chat_id}", style="dim")
         when = chat.deleted_ms if isinstance(chat.deleted_ms, int) else chat.changed_ms
         preview = escaped(" ".join(chat.preview.split()), PREVIEW_CHARACTERS)
-        rows.append((name, str(chat.count), _date(when), Text(preview, style="dim")))
+        rows.append((name, str(chat.count), date(when), Text(preview, style="dim")))
     console = Console(highlight=False, soft_wrap=True)
     heads = ("chat", "messages", "changed", "last message")
     widths = [max(map(cell_len, (head, *(line for row in rows for line in str(row[column]).split("\n")))))
@@ -342,10 +290,6 @@ def _show_table(chats: list[ListedChat], deleted: bool) -> None:
     # Wider than the terminal when an address is: the terminal breaks such a line, and nothing of it is lost.
     wide = needed if columns == 3 else needed + COLUMN_GAP + min(room, widths[3])
     Console(highlight=False, soft_wrap=True, width=wide, height=console.height).print(table)
-
-
-def _date(when_ms: int) -> str:
-    return datetime.fromtimestamp(when_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _speaker(message: dict[str, Any]) -> str:
