@@ -38,7 +38,6 @@ CLOSE_TIMEOUT = 4408
 """No hello, or an unfinished message, in time: reconnect."""
 CLOSE_FLOOD = 4429
 """Too many bad frames: reconnect, more slowly."""
-CLOSE_RESTARTING = 4500 - 1
 CLOSE_PROTOCOL = 4500
 CLOSE_TAKEN_OVER = 4501
 CLOSE_UNAUTHENTICATED = 4502

@@ -17,7 +17,6 @@ from .fields import Numbered, ObjectJson, Rebasable, WireInteger
 
 GenerationId = Annotated[str, msgspec.Meta(pattern="^[!-~]{1,64}$", description="1 to 64 printable ASCII characters.")]
 LeaseSeconds = Annotated[int, msgspec.Meta(ge=1, le=300)]
-REFERENCE_CHARS_MAX = 128
 
 
 class GenerationTarget(msgspec.Struct, frozen=True, gc=False):

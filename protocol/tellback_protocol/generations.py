@@ -34,7 +34,6 @@ ENTRY_BYTES: Final = 4096
 """Room in a message for what stands around the text."""
 
 State = Literal["running", "stored", "cancelled", "failed", "orphaned"]
-ENDED: Final = ("stored", "cancelled", "failed", "orphaned")
 
 
 def units_of(text: str) -> int:

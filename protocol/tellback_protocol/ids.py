@@ -15,8 +15,6 @@ from typing import Annotated, NewType
 
 import msgspec
 
-SessionId = NewType("SessionId", str)
-"""A random id that a tab makes and keeps, 16 to 64 printable ASCII characters."""
 ChatId = NewType("ChatId", str)
 """The immutable identity of a chat, a UUID in lower case."""
 MessageId = NewType("MessageId", str)

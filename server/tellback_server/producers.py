@@ -77,10 +77,6 @@ class Producers:
         """How many run."""
         return len(self._tasks)
 
-    def is_running(self, key: ProducerKey) -> bool:
-        """Whether the reply is being streamed."""
-        return key in self._tasks
-
     def start(self, key: ProducerKey, upstream: str, body: bytes, sink: Sink) -> None:
         """Ask the model; `upstream` is one of `models`."""
         assert key not in self._tasks, "a generation is started once"

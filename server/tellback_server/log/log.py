@@ -29,7 +29,6 @@ from tellback_server.log.errors import LogClosed, LogPoisoned, RecordMissing, Re
 from tellback_server.log.format import (
     BODY_BYTES_MAX,
     OWNER_BYTES_MAX,
-    RECORD_HEADER_BYTES,
     Position,
     Record,
     encode_record,
@@ -461,8 +460,3 @@ def _is_releasable(releasable: Position | Callable[[Position], bool], first: int
     if callable(releasable):
         return all(releasable(Position(position)) for position in range(first, last + 1))
     return last <= releasable
-
-
-def record_overhead_bytes(owner: str) -> int:
-    """How many bytes a record of `owner` takes beside its body."""
-    return RECORD_HEADER_BYTES + len(owner.encode())

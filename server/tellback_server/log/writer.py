@@ -54,8 +54,6 @@ class LogStats(msgspec.Struct, gc=False):
     records: int = 0
     bytes: int = 0
     """Bytes of record data, without batch headers."""
-    rolls: int = 0
-    last_sync_s: float = 0.0
     sync_s: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_SYNC_SAMPLES))
     """The latest durations of write and sync together, in seconds, oldest first."""
     batch_records: deque[int] = msgspec.field(default_factory=lambda: deque(maxlen=_SYNC_SAMPLES))
@@ -187,7 +185,7 @@ class Writer:
         offset = self._write(data, len(records))
         self._make_durable()
         stats = self._stats
-        took_s = stats.last_sync_s = self._clock.monotonic_s() - started_s
+        took_s = self._clock.monotonic_s() - started_s
         stats.sync_s.append(took_s)
         stats.batch_records.append(len(records))
         stats.batches += 1
@@ -282,7 +280,6 @@ class Writer:
             self._fs, path, header.number, header.first_position, header.created_ms, spare.size_bytes
         )
         self._index.add_segment(self._segment)
-        self._stats.rolls += 1
         failpoint("log.roll.before_close")
         old.close()
 
