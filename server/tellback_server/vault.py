@@ -263,7 +263,7 @@ class Vault:
             held.pending.commits += 1
         stream.settle_floors()
         past.give(stream)
-        stream.follow_generations()
+        stream.take_texts(past.running, {})
         return LoadedStream(
             stream=stream, file=held, anchored=past.in_log, records=[], adoption=None, saved=past.saved
         )
