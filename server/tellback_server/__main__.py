@@ -1,4 +1,4 @@
-"""The command line: `tellback serve`, `demo`, `tail`, `log`, `doctor`, `token`.
+"""The command line: `tellback serve`, `demo`, `tail`, `chats`, `generations`, `log`, `doctor`, `token` and others.
 
 Rules this module keeps:
 
@@ -14,7 +14,20 @@ from typing import Annotated
 
 import typer
 
-from tellback_server.commands import chats, check, demo, doctor, log, repair, serve, tail, token
+from tellback_server.commands import (
+    backup,
+    chats,
+    check,
+    demo,
+    doctor,
+    generations,
+    log,
+    repair,
+    serve,
+    tail,
+    token,
+    trash,
+)
 from tellback_server.metrics import version
 
 app = typer.Typer(
@@ -48,6 +61,9 @@ app.command("doctor")(doctor.doctor)
 app.command("check")(check.check)
 app.command("repair")(repair.repair)
 app.add_typer(chats.app, name="chats")
+app.add_typer(backup.app, name="backup")
+app.add_typer(trash.app, name="trash")
+app.add_typer(generations.app, name="generations")
 app.add_typer(log.app, name="log")
 app.add_typer(token.app, name="token")
 

@@ -20,6 +20,7 @@ from tellback_protocol.values import dumps, loads
 from tellback_server.commands.conversation import URL, ChatName, Data, Json, Url, asked, date, lines, out
 from tellback_server.commands.conversation import show as display
 from tellback_server.commands.exits import FOUND_WRONG
+from tellback_server.commands.showing import said, speaker
 from tellback_server.logging_setup import escaped
 from tellback_server.remote import Remote, RemoteRefused
 
@@ -89,7 +90,7 @@ def show(
     for index, raw in enumerate(messages, first):
         message = loads(bytes(raw))
         body.append(f"\n#{index} ", style="dim")
-        body.append(f"{escaped(_speaker(message), 64)}\n", style="bold")
+        body.append(f"{escaped(speaker(message), 64)}\n", style="bold")
         body.append("\n".join(escaped(line, TEXT_CHARACTERS_MAX) for line in _said(message).split("\n")) + "\n")
     if opened.read_only is True:
         body.append("\nThis chat is damaged and served read-only.\n", style="bold red")
@@ -147,7 +148,7 @@ def export(
     messages = opened.messages if isinstance(opened.messages, list) else []
     if form == "text":
         shown = [message for message in map(loads, map(bytes, messages)) if message.get("is_system") is not True]
-        blocks = [f"{_speaker(message)}: {_said(message, as_shown=True)}\n" for message in shown]
+        blocks = [f"{speaker(message)}: {_said(message, as_shown=True)}\n" for message in shown]
         out("\n".join(blocks).encode("utf-8", "replace"))
         return
     metadata = loads(bytes(opened.metadata)) if not isinstance(opened.metadata, UnsetType) else {}
@@ -292,17 +293,12 @@ def _show_table(chats: list[ListedChat], deleted: bool) -> None:
     Console(highlight=False, soft_wrap=True, width=wide, height=console.height).print(table)
 
 
-def _speaker(message: dict[str, Any]) -> str:
-    return str(message.get("name") or message.get("role") or "?")
-
-
 def _said(message: dict[str, Any], *, as_shown: bool = False) -> str:
     """What a message says; `as_shown`: what an extension showed instead of it, as SillyTavern exports it."""
     extra = message.get("extra")
     if as_shown and isinstance(extra, dict) and isinstance(extra.get("display_text"), str):
         return str(extra["display_text"])
-    text = message.get("mes", message.get("content", ""))
-    return text if isinstance(text, str) else dumps(text).decode()
+    return said(message)
 
 
 def _marked(hit: FoundMessage) -> Text:
