@@ -34,6 +34,7 @@ from tellback_protocol.ids import (
     stem_of,
 )
 from tellback_protocol.life import Facts, Twig, branch_stem, branched_name, sibling
+from tellback_protocol.links import holds, spellings
 from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerRename, OwnerRestore
 from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, loads
@@ -140,6 +141,9 @@ def plan_rename(
         known = registrar.of(user, chat_id)
         linked_as = names_of(files, user, name, [] if known is None else known.former, live) - {request.to}
         links = linked_from(files, user, place, linked_as, live)
+        if name in live and holds(live[name][1], spellings(linked_as)):
+            # SillyTavern's checkpoints hold the message that links to them.
+            links.append(target)
     inode: int | None = None
     if isinstance(own.place, CharacterOwner):
         stat = files.fs.stat(files.checked_path(user, f"chats/{own.place.character}"))
@@ -373,7 +377,9 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
     former = [former for former in registered.former if former.name != to]
     if registered.name != to:
         former.append(FormerName(registered.name, now_ms))
-    links = registered.gone.linked_from if to != registered.name else []
+    has_other_name = to != registered.name and not isinstance(place, StateOwner)
+    # Whether it links to itself is not known before it is read.
+    links = [*registered.gone.linked_from, to] if has_other_name else []
     linked_as = plan.linked_as if links else []
     return Operation(
         what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,

@@ -128,6 +128,28 @@ async def test_links_of_swipes_follow_and_nothing_else_of_a_message_does(tmp_pat
     ]
 
 
+async def test_a_checkpoint_that_links_to_itself_follows_itself(tmp_path: Path) -> None:
+    """[J12]: as SillyTavern writes them, the checkpoint holds the message with the link; for a rename and a restore."""
+    folder = file(tmp_path, "x").parent
+    folder.mkdir(parents=True)
+    message = '{"id":"a","mes":"x","extra":{"bookmark_link":"CP"}}'
+    (folder / "Talk.jsonl").write_text('{"chat_metadata":{}}\n' + message)
+    (folder / "CP.jsonl").write_text('{"chat_metadata":{"main_chat":"Talk"}}\n' + message)
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        point = f"id:{(await tab.open(A + 'CP'))['chat_id']}"
+        assert (await tab.write("chat-rename", point, to="Point", base="*"))["type"] == "ack"
+        await links_told(tmp_path)
+        assert await links(tab, point) == ("Talk", ["Point"])
+        head = (await tab.open(point))["version"]["integrity"]
+        gone = await tab.write("chat-delete", point, base=head)
+        assert gone["linked_from"] == [TALK]
+        assert (await tab.write("chat-restore", point, to="Back"))["type"] == "ack"
+        await links_told(tmp_path)
+        assert await links(tab, A + "Back") == ("Talk", ["Back"])
+        assert await links(tab, TALK) == (None, ["Back"])
+
+
 async def test_links_follow_a_chat_that_comes_back_under_another_name(tmp_path: Path) -> None:
     """[J12] [J8]"""
     async with running(tmp_path) as app:

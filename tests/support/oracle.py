@@ -292,7 +292,7 @@ async def until(is_so: Callable[[], bool], timeout_s: float = 10) -> None:
 async def links_told(data: Path) -> None:
     """Until no chat with another name waits for those that link to it."""
     folder = data / ".tellback/names/default-user"
-    await until(lambda: not folder.exists() or all('"links":[]' in entry.read_text() for entry in folder.iterdir()))
+    await until(lambda: all('"links":[]' in entry.read_text() for entry in folder.glob("[!.]*.json")))
 
 
 async def whole_history(tab: TabClient, chat: str) -> list[dict[str, Any]]:
