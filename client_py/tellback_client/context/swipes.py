@@ -90,11 +90,13 @@ class Swipes:
         return True
 
     def is_allowed(self) -> bool:
-        """True when a chat with a message is shown, it can be written, and no swipe is on its way."""
+        """True when a chat with a message is shown, it can be written, no swipe is on its way, and no reply is being
+        written there.
+        """
         held = self._context._held
         return (
             held is not None and self._context.get_message_count() > 0 and not held.chat.subscription.read_only
-            and self._moving == 0
+            and self._moving == 0 and not held.chat.subscription.generations.running
         )
 
     def state(self) -> SwipeState:

@@ -111,6 +111,12 @@ async def test_state_and_buttons(tellback_server: ServerProcess) -> None:
         mine.swipe.refresh()
         assert mine.swipe.visible
         assert mine.swipe.is_allowed()
+        chat = mine.client.chats[0]
+        async with chat.generate(reply={"name": "Alice"}) as reply:
+            await reply.push("being written")
+            assert not mine.swipe.is_allowed()
+        assert mine.swipe.is_allowed()
+        assert mine.get_message(-1)["mes"] == "being written"
 
 
 async def test_two_tabs_swipe_at_once(tellback_server: ServerProcess) -> None:
