@@ -23,12 +23,13 @@ from benchmarks.scenarios.lists import Lists
 from benchmarks.scenarios.memory import Memory
 from benchmarks.scenarios.pace import Pace
 from benchmarks.scenarios.sharedb import AgainstShareDB
+from benchmarks.scenarios.streams import Streams
 from benchmarks.scenarios.tail import Tail
 from benchmarks.scenarios.work import Work
 from benchmarks.server import ServerError
 from benchmarks.targets import IDS, TARGETS
 
-SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Tail, Lag, Lists, AgainstShareDB)
+SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Tail, Lag, Lists, Streams, AgainstShareDB)
 OURS = (ServerError, GeneratorError, FillError)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -101,9 +101,13 @@ def _arguments(server: Server, options: dict[str, Any]) -> list[str]:
     return command() + arguments
 
 
-def run(server: Server, **options: Any) -> Run:
-    """Drive `server` to the end. Options are those of generator.c, with underscores; a list repeats the option."""
-    machine.await_quiet()
+def run(server: Server, *, quiet: bool = True, **options: Any) -> Run:
+    """Drive `server` to the end. Options are those of generator.c, with underscores; a list repeats the option.
+
+    Without `quiet` something else is meant to run meanwhile.
+    """
+    if quiet:
+        machine.await_quiet()
     done = subprocess.run(
         _arguments(server, options), capture_output=True, text=True, preexec_fn=machine.on_generator_core, timeout=300
     )

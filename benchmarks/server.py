@@ -208,6 +208,7 @@ def sharedb(chats: int, messages: int) -> Kind:
 ECHO = Kind("echo (E)", _peer("echo.py"), wire="echo")
 NAIVE = Kind("naive", _peer("naive.py"))
 BROADCAST = Kind("websockets.broadcast", _peer("broadcast.py"))
+RELAY = Kind("raw relay", _peer("relay.py"))
 SOCKETIO = Kind(
     "python-socketio, fsync per op",
     _peer("socketio_append.py", str(_EXTRA_PYTHON)),

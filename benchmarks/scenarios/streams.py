@@ -1,0 +1,72 @@
+"""200 replies at once, 50 tokens a second each, three tabs each, the journal on: how old a token is when a tab has it,
+what a delivery costs against a raw relay of the same bytes, and what durable appends of other chats keep meanwhile.
+
+Tokens are 20 characters (the moment of their push); producers and tabs are 800 connections in one process on the
+generator's core, whose CPU the figures do not count. While others append both generators share that core, so that the
+rate that is kept is that of a server and half a generator.
+"""
+
+from benchmarks import generator, streams
+from benchmarks import server as servers
+from benchmarks.scenarios import Scenario
+from benchmarks.server import Server
+from benchmarks.streams import StreamsRun
+
+LOAD = {"chats": 200, "tabs": 3, "rate": 50}
+APPENDS = {"chats": 100, "subscribers": 2, "chat_prefix": "character:Others/"}
+SETTLE_S = 1.0
+
+
+class Streams(Scenario):
+    ids = ("gen",)
+
+    def prepare(self) -> None:
+        return
+
+    def run(self, repetition: int) -> None:
+        seconds = max(self._plan.seconds, 2.0)
+        runs: dict[str, StreamsRun] = {}
+        for kind in (servers.RELAY, servers.TELLBACK):
+            with Server(kind) as server:
+                runs[kind.name] = streams.run(server, seconds=seconds, warmup=SETTLE_S, **LOAD)
+        for name, one in runs.items():
+            self._tell(name, one)
+            if one.missing or not one.counts:
+                reason = f"{one.missing} tokens missing" if one.missing else f"generator {one.busy:.0%} busy"
+                self._samples.problem("gen p99", f"{name}: {reason}")
+                self._samples.problem("gen cpu", f"{name}: {reason}")
+                return
+        ours, relay = runs[servers.TELLBACK.name], runs[servers.RELAY.name]
+        self._samples.add("gen p99", ours.p99_ms)
+        self._samples.add("gen durable", ours.durable_p99_ms)
+        self._samples.add("gen cpu", ours.cpu_us_per_delivery / relay.cpu_us_per_delivery)
+        self._appends_meanwhile(seconds)
+
+    def _tell(self, name: str, one: StreamsRun) -> None:
+        figures = self._samples.figures
+        figures[f"replies: CPU per delivered token, {name}, us"].append(one.cpu_us_per_delivery)
+        figures[f"replies: push to tab p50, {name}, ms"].append(one.p50_ms)
+        figures[f"replies: push to tab p99, {name}, ms"].append(one.p99_ms)
+        figures[f"replies: push to tab longest, {name}, ms"].append(one.max_ms)
+        figures[f"replies: tokens a frame, {name}"].append(one.delivered / max(one.frames, 1))
+        print(
+            f"    {name:30} {one.delivered / one.seconds:>9,.0f} tokens/s  {one.cpu_us_per_delivery:>6.1f} us CPU  "
+            f"p99 {one.p99_ms:.1f} ms  durable p99 {one.durable_p99_ms:.0f} ms  generator {one.busy:.0%}  "
+            f"foreign {one.foreign_cpu:.0%}",
+            flush=True,
+        )
+
+    def _appends_meanwhile(self, seconds: float) -> None:
+        with Server(servers.TELLBACK) as server:
+            alone = generator.run(server, seconds=seconds, warmup=0.5, **APPENDS)
+            load = streams.start(server, seconds=2 * seconds + 4, warmup=0.5, **LOAD)
+            try:
+                streams.await_streaming(load)
+                meanwhile = generator.run(server, quiet=False, seconds=seconds, warmup=0.5, **APPENDS)
+                streamed = streams.finish(load)
+            finally:
+                load.kill()
+        self._samples.ran(servers.TELLBACK.name, "w1, nothing else", alone)
+        self._samples.ran(servers.TELLBACK.name, "w1 beside 200 replies", meanwhile)
+        self._samples.figures["replies: push to tab p99 beside appends at w1, ms"].append(streamed.p99_ms)
+        self._samples.add("gen appends", meanwhile.rate / alone.rate, alone, meanwhile)
