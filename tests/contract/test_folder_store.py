@@ -39,7 +39,7 @@ def store(path: Path) -> Iterator[Store]:
         yield store
 
 
-def test_v6_the_files_are_where_sillytavern_looks(store: Store, path: Path) -> None:
+def test_st6_the_files_are_where_sillytavern_looks(store: Store, path: Path) -> None:
     saved = Saved("character:Alice/One")
     saved.append(2)
     saved.save(store)
@@ -56,7 +56,7 @@ def test_v6_the_files_are_where_sillytavern_looks(store: Store, path: Path) -> N
     assert list((path / "default-user" / "group chats").iterdir()) == []
 
 
-def test_v6_two_chats_of_one_name_have_files_of_their_own(store: Store, path: Path) -> None:
+def test_st6_two_chats_of_one_name_have_files_of_their_own(store: Store, path: Path) -> None:
     chats = [Saved("character:Alice/One") for _ in range(3)]
     for number, saved in enumerate(chats):
         saved.append(number + 1)
@@ -66,7 +66,7 @@ def test_v6_two_chats_of_one_name_have_files_of_their_own(store: Store, path: Pa
     assert len(list((path / "default-user" / "chats" / "Alice").glob("*.jsonl"))) == 3
 
 
-def test_v7_an_append_writes_its_own_lines_and_the_record(store: Store, path: Path) -> None:
+def test_st7_an_append_writes_its_own_lines_and_the_record(store: Store, path: Path) -> None:
     saved = Saved()
     saved.append(5000)
     saved.save(store)
@@ -80,7 +80,7 @@ def test_v7_an_append_writes_its_own_lines_and_the_record(store: Store, path: Pa
 
 
 @pytest.mark.parametrize("damage", ["changed", "shorter", "gone", "record changed", "record gone"])
-def test_v9_what_others_did_to_the_files_is_told(store: Store, path: Path, damage: str) -> None:
+def test_st9_what_others_did_to_the_files_is_told(store: Store, path: Path, damage: str) -> None:
     saved = Saved()
     saved.append(3)
     saved.save(store)
@@ -104,7 +104,7 @@ def test_v9_what_others_did_to_the_files_is_told(store: Store, path: Path, damag
     same(store.load("default-user", saved.chat_id), newer)
 
 
-def test_v9_a_line_somebody_added_is_not_part_of_the_chat(store: Store, path: Path) -> None:
+def test_st9_a_line_somebody_added_is_not_part_of_the_chat(store: Store, path: Path) -> None:
     saved = Saved()
     saved.append(2)
     value = saved.save(store)
@@ -116,7 +116,7 @@ def test_v9_a_line_somebody_added_is_not_part_of_the_chat(store: Store, path: Pa
     same(store.load("default-user", saved.chat_id), newer)
 
 
-def test_v5_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_st5_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chats").mkdir()
     store = FolderStore(str(tmp_path))
     with pytest.raises(StoreUnsafe, match="not empty"):
@@ -124,7 +124,7 @@ def test_v5_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["chats"]
 
 
-def test_v9_two_records_of_one_owner_are_told(store: Store, path: Path) -> None:
+def test_st9_two_records_of_one_owner_are_told(store: Store, path: Path) -> None:
     saved = Saved()
     saved.append()
     saved.save(store)
@@ -136,7 +136,7 @@ def test_v9_two_records_of_one_owner_are_told(store: Store, path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "rename", "fsync_directory", "create"])
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_v2_a_disk_that_refuses_leaves_the_owner_as_it_was_or_as_it_is_to_be(call: str, after: int) -> None:
+def test_st2_a_disk_that_refuses_leaves_the_owner_as_it_was_or_as_it_is_to_be(call: str, after: int) -> None:
     fs = SimFs({"/data": None})
     store = FolderStore("/data/store", fs)
     store.check()

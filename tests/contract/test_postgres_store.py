@@ -44,7 +44,7 @@ def store(postgres: PostgresProcess, schema: str) -> Iterator[Store]:
         yield store
 
 
-def test_v5_it_says_what_its_promise_rests_on(store: Store) -> None:
+def test_st5_it_says_what_its_promise_rests_on(store: Store) -> None:
     health = store.check()
     assert health.backend.startswith("PostgreSQL ")
     assert health.durability == "store"
@@ -52,7 +52,7 @@ def test_v5_it_says_what_its_promise_rests_on(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["fsync", "full_page_writes", "synchronous_commit"])
-def test_v5_a_server_that_loses_what_it_confirmed_is_refused(
+def test_st5_a_server_that_loses_what_it_confirmed_is_refused(
     postgres: PostgresProcess, store: Store, schema: str, name: str
 ) -> None:
     postgres.stop()
@@ -71,7 +71,7 @@ def test_v5_a_server_that_loses_what_it_confirmed_is_refused(
     assert store.load("default-user", str(uuid.uuid4())) is None
 
 
-def test_v1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
+def test_st1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
     postgres: PostgresProcess, store: Store
 ) -> None:
     """Four writers, and kill -9 of the server in the middle of them, three times."""
@@ -118,7 +118,7 @@ def test_v1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
         same(store.load("default-user", saved.chat_id), tried[saved.chat_id])
 
 
-def test_v1_ended_connections_are_replaced(postgres: PostgresProcess, store: Store) -> None:
+def test_st1_ended_connections_are_replaced(postgres: PostgresProcess, store: Store) -> None:
     saved = Saved()
     for _ in range(3):
         saved.append()
@@ -130,7 +130,7 @@ def test_v1_ended_connections_are_replaced(postgres: PostgresProcess, store: Sto
     same(store.load("default-user", saved.chat_id), value)
 
 
-def test_v1_a_server_that_is_down_is_unavailable_and_not_empty(postgres: PostgresProcess, schema: str) -> None:
+def test_st1_a_server_that_is_down_is_unavailable_and_not_empty(postgres: PostgresProcess, schema: str) -> None:
     saved = Saved()
     saved.append()
     with contextlib.closing(open_store(postgres.url(schema, "&connect_timeout_s=1"))) as store:
@@ -151,7 +151,7 @@ def test_v1_a_server_that_is_down_is_unavailable_and_not_empty(postgres: Postgre
         same(store.load("default-user", saved.chat_id), value)
 
 
-def test_v1_a_row_that_somebody_locked_is_unavailable(postgres: PostgresProcess, schema: str) -> None:
+def test_st1_a_row_that_somebody_locked_is_unavailable(postgres: PostgresProcess, schema: str) -> None:
     saved = Saved()
     saved.append()
     with (
@@ -173,7 +173,7 @@ def test_v1_a_row_that_somebody_locked_is_unavailable(postgres: PostgresProcess,
 @pytest.mark.parametrize(
     ("wrong", "right"), [("s3cret%2Fword", "wr0ng%2Fword"), ("/postgres?", "/nowhere?"), ("tellback:", "nobody:")]
 )
-def test_v5_a_wrong_address_is_told_without_the_password(
+def test_st5_a_wrong_address_is_told_without_the_password(
     postgres: PostgresProcess, schema: str, wrong: str, right: str
 ) -> None:
     with (
@@ -187,7 +187,7 @@ def test_v5_a_wrong_address_is_told_without_the_password(
         assert "wr0ng" not in text
 
 
-def test_v5_nobody_there_is_unavailable_soon(schema: str) -> None:
+def test_st5_nobody_there_is_unavailable_soon(schema: str) -> None:
     url = f"postgresql://tellback:s3cret@127.0.0.1:{free_port()}/postgres?schema={schema}&connect_timeout_s=1"
     with contextlib.closing(open_store(url)) as store, pytest.raises(StoreUnavailable, match="refused"):
         store.check()
@@ -204,13 +204,13 @@ def test_v5_nobody_there_is_unavailable_soon(schema: str) -> None:
         ("postgresql://u:s3cret@localhost:port/a", "cannot be read"),
     ],
 )
-def test_v5_a_url_that_cannot_be_used_says_why(url: str, sentence: str) -> None:
+def test_st5_a_url_that_cannot_be_used_says_why(url: str, sentence: str) -> None:
     with pytest.raises(StoreUnsafe, match=sentence) as refused:
         open_store(url)
     assert "s3cret" not in str(refused.value)
 
 
-def test_v7_an_append_costs_the_same_however_long_the_chat_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_st7_an_append_costs_the_same_however_long_the_chat_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     run, run_many = postgres_store._Statements.run, postgres_store._Statements.run_many
 
@@ -239,7 +239,7 @@ def test_v7_an_append_costs_the_same_however_long_the_chat_is(store: Store, monk
     assert sum(costs[0]) == 4, "the owner's row and the last position are read; a line and the owner's row are written"
 
 
-def test_v9_a_row_that_somebody_changed_is_told(postgres: PostgresProcess, store: Store, schema: str) -> None:
+def test_st9_a_row_that_somebody_changed_is_told(postgres: PostgresProcess, store: Store, schema: str) -> None:
     saved = Saved()
     saved.append(3)
     saved.save(store)
@@ -253,7 +253,7 @@ def test_v9_a_row_that_somebody_changed_is_told(postgres: PostgresProcess, store
         list(store.list("default-user"))
 
 
-def test_v10_two_servers_that_begin_at_once_make_one_schema(postgres: PostgresProcess, schema: str) -> None:
+def test_st10_two_servers_that_begin_at_once_make_one_schema(postgres: PostgresProcess, schema: str) -> None:
     told: list[object] = []
 
     def begin(data_id: str) -> None:

@@ -42,7 +42,7 @@ def store(valkey: ValkeyProcess, prefix: str) -> Iterator[Store]:
         yield store
 
 
-def test_v5_it_says_what_its_promise_rests_on(store: Store) -> None:
+def test_st5_it_says_what_its_promise_rests_on(store: Store) -> None:
     health = store.check()
     assert health.backend.startswith("Valkey ")
     assert health.durability == "store"
@@ -53,7 +53,7 @@ def test_v5_it_says_what_its_promise_rests_on(store: Store) -> None:
     ("name", "value"),
     [("appendonly", "no"), ("appendfsync", "everysec"), ("appendfsync", "no"), ("maxmemory-policy", "allkeys-lru")],
 )
-def test_v5_a_server_that_loses_what_it_confirmed_is_refused(
+def test_st5_a_server_that_loses_what_it_confirmed_is_refused(
     valkey: ValkeyProcess, store: Store, prefix: str, name: str, value: str
 ) -> None:
     safe = valkey.settings[name]
@@ -83,7 +83,7 @@ def _settled(valkey: ValkeyProcess) -> None:
             time.sleep(0.01)
 
 
-def test_v5_an_append_only_file_that_is_only_being_begun_is_not_trusted(valkey: ValkeyProcess, prefix: str) -> None:
+def test_st5_an_append_only_file_that_is_only_being_begun_is_not_trusted(valkey: ValkeyProcess, prefix: str) -> None:
     """Switched on while running, the server says yes at once and confirms what is in no file before the first rewrite
     ends: a kill then loses it.
     """
@@ -106,7 +106,7 @@ def test_v5_an_append_only_file_that_is_only_being_begun_is_not_trusted(valkey: 
         assert store.check().durability == "store"
 
 
-def test_v5_a_server_that_does_not_tell_its_settings_is_refused(valkey: ValkeyProcess, prefix: str) -> None:
+def test_st5_a_server_that_does_not_tell_its_settings_is_refused(valkey: ValkeyProcess, prefix: str) -> None:
     with valkey.connect() as administrator:
         administrator.execute_command("ACL", "SETUSER", "quiet", "on", ">quiet", "~*", "+@all", "-config")
     address = f"redis://quiet:quiet@127.0.0.1:{valkey.port}/0?prefix={prefix}"
@@ -116,7 +116,7 @@ def test_v5_a_server_that_does_not_tell_its_settings_is_refused(valkey: ValkeyPr
         assert store.check().settings == {}
 
 
-def test_v1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
+def test_st1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
     valkey: ValkeyProcess, store: Store
 ) -> None:
     """Four writers, and kill -9 of the server in the middle of them, three times."""
@@ -162,7 +162,7 @@ def test_v1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
         same(store.load("default-user", saved.chat_id), saved.value())
 
 
-def test_v9_a_torn_append_only_file_ends_with_a_whole_save() -> None:
+def test_st9_a_torn_append_only_file_ends_with_a_whole_save() -> None:
     """The file is cut at many places inside the last saves, and the server started on it each time."""
     server = ValkeyProcess()
     try:
@@ -193,7 +193,7 @@ def test_v9_a_torn_append_only_file_ends_with_a_whole_save() -> None:
 
 
 @pytest.mark.parametrize("kind", ["owner", "lines", "order", "states", "list", "meta"])
-def test_v9_an_evicted_key_is_told(valkey: ValkeyProcess, store: Store, prefix: str, kind: str) -> None:
+def test_st9_an_evicted_key_is_told(valkey: ValkeyProcess, store: Store, prefix: str, kind: str) -> None:
     saved = Saved()
     saved.append(3)
     saved.states["memory"] = StateDocument(saved.head, b"{}")
@@ -211,7 +211,7 @@ def test_v9_an_evicted_key_is_told(valkey: ValkeyProcess, store: Store, prefix: 
         assert [one.head for one in store.list("default-user")] == [newer.head]
 
 
-def test_v9_a_full_memory_refuses_and_keeps_what_is_there(valkey: ValkeyProcess, store: Store) -> None:
+def test_st9_a_full_memory_refuses_and_keeps_what_is_there(valkey: ValkeyProcess, store: Store) -> None:
     saved = Saved()
     saved.append()
     value = saved.save(store)
@@ -228,7 +228,7 @@ def test_v9_a_full_memory_refuses_and_keeps_what_is_there(valkey: ValkeyProcess,
     same(store.load("default-user", saved.chat_id), newer)
 
 
-def test_v9_a_changed_value_and_a_strange_type_are_told(valkey: ValkeyProcess, store: Store, prefix: str) -> None:
+def test_st9_a_changed_value_and_a_strange_type_are_told(valkey: ValkeyProcess, store: Store, prefix: str) -> None:
     saved = Saved()
     saved.append(2)
     saved.save(store)
@@ -243,7 +243,7 @@ def test_v9_a_changed_value_and_a_strange_type_are_told(valkey: ValkeyProcess, s
         store.load("default-user", saved.chat_id)
 
 
-def test_v9_two_servers_on_one_owner_make_no_mixture(valkey: ValkeyProcess, store: Store, prefix: str) -> None:
+def test_st9_two_servers_on_one_owner_make_no_mixture(valkey: ValkeyProcess, store: Store, prefix: str) -> None:
     """Who loses the race is told that it stands elsewhere; nothing of it is kept."""
     saved = Saved()
     saved.append()
@@ -276,7 +276,7 @@ def test_v9_two_servers_on_one_owner_make_no_mixture(valkey: ValkeyProcess, stor
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("s3cret%2Fword", "wr0ng%2Fword"), (":s3cret", "nobody:s3cret")])
-def test_v5_a_wrong_address_is_told_without_the_password(
+def test_st5_a_wrong_address_is_told_without_the_password(
     valkey: ValkeyProcess, prefix: str, wrong: str, right: str
 ) -> None:
     url = valkey.url(0, f"?prefix={prefix}").replace(wrong, right)
@@ -287,7 +287,7 @@ def test_v5_a_wrong_address_is_told_without_the_password(
         assert "wr0ng" not in text
 
 
-def test_v5_nobody_there_is_unavailable_soon(prefix: str) -> None:
+def test_st5_nobody_there_is_unavailable_soon(prefix: str) -> None:
     url = f"redis://:s3cret@127.0.0.1:{free_port()}/0?prefix={prefix}&timeout_s=1"
     with contextlib.closing(open_store(url)) as store, pytest.raises(StoreUnavailable, match="refused"):
         store.check()
@@ -303,13 +303,13 @@ def test_v5_nobody_there_is_unavailable_soon(prefix: str) -> None:
         ("redis://:s3cret@[::1/0", "cannot be read"),
     ],
 )
-def test_v5_a_url_that_cannot_be_used_says_why(url: str, sentence: str) -> None:
+def test_st5_a_url_that_cannot_be_used_says_why(url: str, sentence: str) -> None:
     with pytest.raises(StoreUnsafe, match=sentence) as refused:
         open_store(url)
     assert "s3cret" not in str(refused.value)
 
 
-def test_v7_an_append_costs_the_same_however_long_the_chat_is(valkey: ValkeyProcess, store: Store) -> None:
+def test_st7_an_append_costs_the_same_however_long_the_chat_is(valkey: ValkeyProcess, store: Store) -> None:
     costs = []
     for count in (10, 5000):
         saved = Saved()

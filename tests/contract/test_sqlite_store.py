@@ -43,7 +43,7 @@ def filled(path: Path, count: int = 50) -> tuple[Saved, StoredChat]:
         return saved, saved.save(store)
 
 
-def test_v5_it_says_what_its_promise_rests_on(tmp_path: Path) -> None:
+def test_st5_it_says_what_its_promise_rests_on(tmp_path: Path) -> None:
     with opened(tmp_path / "a.db") as store:
         health = store.check()
     assert health.durability == "store"
@@ -52,7 +52,7 @@ def test_v5_it_says_what_its_promise_rests_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("synchronous", ["normal", "off", "NORMAL"])
-def test_v5_less_than_full_is_refused_unless_the_log_is_believed(tmp_path: Path, synchronous: str) -> None:
+def test_st5_less_than_full_is_refused_unless_the_log_is_believed(tmp_path: Path, synchronous: str) -> None:
     with pytest.raises(StoreUnsafe, match="loses what it confirmed"):
         open_store(f"sqlite://{tmp_path}/a.db?synchronous={synchronous}")
     with opened(tmp_path / "a.db", f"?synchronous={synchronous}&durability=log") as store:
@@ -74,12 +74,12 @@ def test_v5_less_than_full_is_refused_unless_the_log_is_believed(tmp_path: Path,
         ("sqlite:///srv/a.db#x", "%23"),
     ],
 )
-def test_v5_a_url_that_cannot_be_used_says_why(url: str, sentence: str) -> None:
+def test_st5_a_url_that_cannot_be_used_says_why(url: str, sentence: str) -> None:
     with pytest.raises(StoreUnsafe, match=sentence):
         open_store(url)
 
 
-def test_v7_an_append_costs_the_same_however_long_the_chat_is(tmp_path: Path) -> None:
+def test_st7_an_append_costs_the_same_however_long_the_chat_is(tmp_path: Path) -> None:
     costs = []
     for count in (10, 10_000):
         saved, _ = filled(tmp_path / f"{count}.db", count)
@@ -97,7 +97,7 @@ def test_v7_an_append_costs_the_same_however_long_the_chat_is(tmp_path: Path) ->
     assert costs[0][1] == 2
 
 
-def test_v9_a_store_that_is_locked_for_long_is_unavailable_and_nothing_else(tmp_path: Path) -> None:
+def test_st9_a_store_that_is_locked_for_long_is_unavailable_and_nothing_else(tmp_path: Path) -> None:
     saved, value = filled(tmp_path / "a.db")
     with (
         opened(tmp_path / "a.db", "?busy_timeout_ms=50") as store,
@@ -114,7 +114,7 @@ def test_v9_a_store_that_is_locked_for_long_is_unavailable_and_nothing_else(tmp_
         same(store.load("default-user", saved.chat_id), newer)
 
 
-def test_v9_every_flipped_byte_and_every_cut_is_told_or_harmless(tmp_path: Path) -> None:
+def test_st9_every_flipped_byte_and_every_cut_is_told_or_harmless(tmp_path: Path) -> None:
     saved, value = filled(tmp_path / "a.db", 12)
     whole = (tmp_path / "a.db").read_bytes()
     damaged = tmp_path / "b.db"
@@ -136,7 +136,7 @@ def test_v9_every_flipped_byte_and_every_cut_is_told_or_harmless(tmp_path: Path)
             told += 1
             continue
         if found is None:
-            # Only the key that leads there, or everything, is gone; the server knows what it saved (V4).
+            # Only the key that leads there, or everything, is gone; the server knows what it saved (ST4).
             saved.append()
             with opened(damaged) as store, pytest.raises((StoreBehind, StoreError)):
                 store.save("default-user", value.head, saved.effects[-1:], saved.value())
@@ -145,7 +145,7 @@ def test_v9_every_flipped_byte_and_every_cut_is_told_or_harmless(tmp_path: Path)
     assert told > 20
 
 
-def test_v9_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
+def test_st9_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
         other.execute("CREATE TABLE theirs (x)")
         other.commit()
@@ -159,7 +159,7 @@ def test_v9_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "missing folder", "empty beside a journal"])
-def test_v9_what_is_no_file_to_write_to_is_refused(tmp_path: Path, kind: str) -> None:
+def test_st9_what_is_no_file_to_write_to_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.db"
     match kind:
         case "folder":
@@ -176,7 +176,7 @@ def test_v9_what_is_no_file_to_write_to_is_refused(tmp_path: Path, kind: str) ->
     assert not (tmp_path / "elsewhere.db").exists()
 
 
-def test_v9_a_newer_schema_is_refused(tmp_path: Path) -> None:
+def test_st9_a_newer_schema_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "a.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
         other.execute("UPDATE tellback_meta SET value = '999' WHERE name = 'schema'")
@@ -185,7 +185,7 @@ def test_v9_a_newer_schema_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_v9_a_damaged_owner_is_written_anew_whole(tmp_path: Path) -> None:
+def test_st9_a_damaged_owner_is_written_anew_whole(tmp_path: Path) -> None:
     saved, value = filled(tmp_path / "a.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
         other.execute("DELETE FROM tellback_messages WHERE position = 0")

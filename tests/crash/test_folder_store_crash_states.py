@@ -111,7 +111,7 @@ def count_legal(every: int) -> int:
     return states
 
 
-def test_v2_a_power_cut_leaves_every_owner_as_before_or_as_after() -> None:
+def test_st2_a_power_cut_leaves_every_owner_as_before_or_as_after() -> None:
     assert count_legal(EVERY) > 1000
 
 
@@ -122,7 +122,7 @@ def test_a_missing_sync_is_caught(monkeypatch: pytest.MonkeyPatch, kind: type, n
         count_legal(1)
 
 
-def test_v2_what_was_saved_last_is_there_at_the_end() -> None:
+def test_st2_what_was_saved_last_is_there_at_the_end() -> None:
     recording, moments = recorded()
     disk = StrictDisk(recording)
     for call in recording.trace:

@@ -8,7 +8,7 @@
 Rules of this module:
 - It knows a store by its URL and by the port, and nothing of what is behind it.
 - Values are what `Chat.apply` makes of effects: the same that the server's chats hold.
-- Rules V1 to V10 of STORAGE are named by the tests that show them.
+- Rules ST1 to ST10 of STORAGE are named by the tests that show them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class StoreContract:
 
             yield reopen
 
-    def test_v1_nothing_is_there_at_first(self, store: Store) -> None:
+    def test_st1_nothing_is_there_at_first(self, store: Store) -> None:
         assert store.load("default-user", str(uuid.uuid4())) is None
         assert list(store.list("default-user")) == []
         assert list(store.users()) == []
@@ -85,7 +85,7 @@ class StoreContract:
         assert health.durability in ("store", "log")
         assert health.backend
 
-    def test_v1_what_was_saved_is_loaded_byte_for_byte(self, store: Store, again: Callable[[], Store]) -> None:
+    def test_st1_what_was_saved_is_loaded_byte_for_byte(self, store: Store, again: Callable[[], Store]) -> None:
         saved = Saved()
         for template in ODD_LINES:
             saved.append(2, template)
@@ -97,7 +97,7 @@ class StoreContract:
         same(store.load("default-user", saved.chat_id), value)
         same(again().load("default-user", saved.chat_id), value)
 
-    def test_v1_an_owner_without_messages_and_an_empty_one(self, store: Store) -> None:
+    def test_st1_an_owner_without_messages_and_an_empty_one(self, store: Store) -> None:
         preset = Saved("preset:OpenAI Settings/Default")
         preset.commit(StateEffect("memory", preset.head, None, data=Raw(b"{}")))
         values = [(preset, preset.save(store)), (empty := Saved(), empty.save(store))]
@@ -105,7 +105,7 @@ class StoreContract:
             same(store.load("default-user", saved.chat_id), value)
 
     @pytest.mark.parametrize("seed", range(6))
-    def test_v2_any_changes_in_any_batches_make_the_value(
+    def test_st2_any_changes_in_any_batches_make_the_value(
         self, store: Store, again: Callable[[], Store], seed: int
     ) -> None:
         chance = random.Random(seed)
@@ -119,7 +119,7 @@ class StoreContract:
             same(store.load("default-user", saved.chat_id), value)
         same(again().load("default-user", saved.chat_id), value)
 
-    def test_v2_many_insertions_at_one_place_keep_their_order(self, store: Store) -> None:
+    def test_st2_many_insertions_at_one_place_keep_their_order(self, store: Store) -> None:
         saved = Saved()
         saved.append(2)
         saved.save(store)
@@ -128,7 +128,7 @@ class StoreContract:
             value = saved.save(store)
         same(store.load("default-user", saved.chat_id), value)
 
-    def test_v3_saving_again_changes_nothing(self, store: Store) -> None:
+    def test_st3_saving_again_changes_nothing(self, store: Store) -> None:
         saved = Saved()
         saved.append(3)
         first = saved.save(store)
@@ -140,7 +140,7 @@ class StoreContract:
         same(store.load("default-user", saved.chat_id), value)
 
     @pytest.mark.parametrize("whole", [False, True])
-    def test_v3_an_older_value_is_left_alone(self, store: Store, whole: bool) -> None:
+    def test_st3_an_older_value_is_left_alone(self, store: Store, whole: bool) -> None:
         saved = Saved()
         saved.append()
         older = saved.save(store)
@@ -152,7 +152,7 @@ class StoreContract:
         store.save("default-user", None, None, restored)
         same(store.load("default-user", saved.chat_id), restored)
 
-    def test_v4_a_gap_is_refused_and_a_whole_value_closes_it(self, store: Store) -> None:
+    def test_st4_a_gap_is_refused_and_a_whole_value_closes_it(self, store: Store) -> None:
         saved = Saved()
         saved.append()
         first = saved.save(store)
@@ -167,7 +167,7 @@ class StoreContract:
         store.save("default-user", missed, None, value)
         same(store.load("default-user", saved.chat_id), value)
 
-    def test_v4_effects_for_an_owner_that_is_not_there_are_refused(self, store: Store) -> None:
+    def test_st4_effects_for_an_owner_that_is_not_there_are_refused(self, store: Store) -> None:
         saved = Saved()
         saved.append()
         with pytest.raises(StoreBehind) as behind:
@@ -175,7 +175,7 @@ class StoreContract:
         assert behind.value.found is None
         assert store.load("default-user", saved.chat_id) is None
 
-    def test_v4_the_same_number_with_another_integrity_is_another_history(self, store: Store) -> None:
+    def test_st4_the_same_number_with_another_integrity_is_another_history(self, store: Store) -> None:
         saved = Saved()
         saved.append()
         value = saved.save(store)
@@ -187,7 +187,7 @@ class StoreContract:
         store.save("default-user", None, None, other)
         same(store.load("default-user", saved.chat_id), other)
 
-    def test_v6_users_names_and_ids_are_taken_as_they_are(self, store: Store, again: Callable[[], Store]) -> None:
+    def test_st6_users_names_and_ids_are_taken_as_they_are(self, store: Store, again: Callable[[], Store]) -> None:
         expected: dict[str, dict[str, StoredChat]] = {}
         for text in self.odd_texts():
             for user in ("default-user", text):
@@ -205,7 +205,7 @@ class StoreContract:
         """Names of users, characters and chats; fewer where the place cannot hold them."""
         return ODD_TEXTS
 
-    def test_v6_message_ids_are_taken_as_they_are(self, store: Store) -> None:
+    def test_st6_message_ids_are_taken_as_they_are(self, store: Store) -> None:
         saved = Saved()
         ids = [text for text in ODD_TEXTS if "\ud800" not in text]
         saved.commit(AppendEffect([Raw(msgspec.json.encode({"id": text, "mes": "x"})) for text in ids]))
@@ -215,7 +215,7 @@ class StoreContract:
         value = saved.save(store)
         same(store.load("default-user", saved.chat_id), value)
 
-    def test_v6_users_are_apart(self, store: Store) -> None:
+    def test_st6_users_are_apart(self, store: Store) -> None:
         mine, theirs = Saved(chat_id=(chat_id := str(uuid.uuid4()))), Saved(chat_id=chat_id)
         mine.append(1)
         theirs.append(2)
@@ -229,7 +229,7 @@ class StoreContract:
         same(store.load("you", chat_id), their_value)
         assert list(store.users()) == ["you"]
 
-    def test_v8_rename_delete_and_list(self, store: Store, again: Callable[[], Store]) -> None:
+    def test_st8_rename_delete_and_list(self, store: Store, again: Callable[[], Store]) -> None:
         saved, other = Saved(), Saved("group:Other")
         for one in (saved, other):
             one.append(2)
@@ -256,7 +256,7 @@ class StoreContract:
         same_again = saved.save(opened)
         same(opened.load("default-user", saved.chat_id), same_again)
 
-    def test_v8_names_go_round(self, store: Store) -> None:
+    def test_st8_names_go_round(self, store: Store) -> None:
         first, second = Saved("character:Alice/One"), Saved("character:Alice/Two")
         for one in (first, second):
             one.append(1 if one is first else 2)
@@ -266,7 +266,7 @@ class StoreContract:
         same(store.load("default-user", first.chat_id), msgspec.structs.replace(first.value(), name=second.name))
         same(store.load("default-user", second.chat_id), msgspec.structs.replace(second.value(), name=first.name))
 
-    def test_v10_a_store_belongs_to_one_data_folder(self, store: Store, again: Callable[[], Store]) -> None:
+    def test_st10_a_store_belongs_to_one_data_folder(self, store: Store, again: Callable[[], Store]) -> None:
         store.claim("first")
         store.claim("first")
         opened = again()
@@ -274,11 +274,11 @@ class StoreContract:
             opened.claim("second")
         opened.claim("first")
 
-    def test_v8_closing_twice_is_harmless(self, store: Store) -> None:
+    def test_st8_closing_twice_is_harmless(self, store: Store) -> None:
         store.close()
         store.close()
 
-    def test_v7_ten_thousand_messages(self, store: Store, again: Callable[[], Store]) -> None:
+    def test_st7_ten_thousand_messages(self, store: Store, again: Callable[[], Store]) -> None:
         saved = Saved()
         saved.append(10_000)
         saved.save(store)
@@ -290,7 +290,7 @@ class StoreContract:
         value = saved.save(store)
         same(again().load("default-user", saved.chat_id), value)
 
-    def test_v2_different_owners_at_once(self, store: Store) -> None:
+    def test_st2_different_owners_at_once(self, store: Store) -> None:
         failures: list[BaseException] = []
         owners = [Saved(f"character:A/{number}") for number in range(8)]
 
@@ -312,7 +312,7 @@ class StoreContract:
             same(store.load("default-user", saved.chat_id), saved.value())
 
     @pytest.mark.parametrize("after", [3, 17])
-    def test_v1_a_killed_process_leaves_what_it_was_told_is_saved(
+    def test_st1_a_killed_process_leaves_what_it_was_told_is_saved(
         self, url: str, store: Store, again: Callable[[], Store], after: int
     ) -> None:
         if not self.outlives_process:

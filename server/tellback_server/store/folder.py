@@ -6,9 +6,9 @@
 Rules of this module:
 - An owner is what its record says: sizes and CRC-32 of its files, and the moves that were decided and may not be done.
   Replacing the record is the one step that changes the owner; what comes before is invisible, what comes after is done
-  again by whoever comes next (V2). A record that moved forgets what it left before anybody else may go there.
+  again by whoever comes next (ST2). A record that moved forgets what it left before anybody else may go there.
 - An append goes behind what the record counts and becomes part of the chat with the record: nothing else is written
-  (V7).
+  (ST7).
 - A line ends a message, so a line feed between tokens of a message becomes a space; nothing else is altered.
 - Names that another owner's files have, or that no file can have, are written with the owner's id; the record has the
   name itself.

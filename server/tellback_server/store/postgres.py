@@ -10,7 +10,7 @@
 Rules of this module:
 - One call is one transaction. A connection that broke is replaced and the call is made again, once: every call of the
   port is harmless the second time.
-- Settings are asked on every new connection, since a restart may have changed them (V5).
+- Settings are asked on every new connection, since a restart may have changed them (ST5).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ Rules of this module:
 - A call watches the owner's key, reads, and writes in one MULTI/EXEC: all of it or nothing, in memory and in the
   append-only file, whose torn last transaction Redis drops.
 - User and id stand in keys by hexadecimal: nothing in them can end a part of a key.
-- Values carry a CRC-32 and owners count what is theirs: an evicted key is StoreDamaged, never an empty chat (V9).
-- Settings are asked on every new connection (V5), and by `check`. They are not enough: a server whose append-only file
+- Values carry a CRC-32 and owners count what is theirs: an evicted key is StoreDamaged, never an empty chat (ST9).
+- Settings are asked on every new connection (ST5), and by `check`. They are not enough: a server whose append-only file
   was switched on while it ran confirms what is in no file until the first rewrite ends, so while any rewrite runs it is
   not trusted, and unavailable.
 """

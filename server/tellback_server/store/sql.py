@@ -8,8 +8,8 @@
 Rules of this module:
 - Every function runs inside one transaction that the backend opened; on any exception it rolls back.
 - Names, ids and lines are bytes: text types of databases refuse or alter what a Python str can be.
-- Rows carry a CRC-32 over what they hold and the owner counts its rows: what does not add up is StoreDamaged (V9).
-- An append writes its own rows and the owner's, whatever stands there besides (V7).
+- Rows carry a CRC-32 over what they hold and the owner counts its rows: what does not add up is StoreDamaged (ST9).
+- An append writes its own rows and the owner's, whatever stands there besides (ST7).
 - Statements are written with `?`; none holds a value.
 """
 

@@ -6,7 +6,7 @@
 
 Rules of this module:
 - One connection, one call at a time.
-- Settings are asked back after they are set; what does not hold is refused (V5).
+- Settings are asked back after they are set; what does not hold is refused (ST5).
 - Errors of the disk end the store: a sync that failed is never followed by one that succeeds (RELIABILITY fact 1).
 """
 
