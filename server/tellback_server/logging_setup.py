@@ -33,6 +33,9 @@ _SECRET: Final = re.compile(r"token|secret|password|authorization|cookie|credent
 _UNESCAPED: Final = ("exception", "timestamp", "level")
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_JOINERS: Final = "\u200c\u200d"
+"""They stand inside emoji and words of some scripts, and do nothing by themselves."""
+
 Event = MutableMapping[str, Any]
 
 
@@ -40,7 +43,8 @@ def escaped(text: str, characters_max: int = LOG_FIELD_CHARACTERS_MAX) -> str:
     """`text` without a character that a terminal or a line-based reader could act on, cut to `characters_max`."""
     if not text.isprintable():
         text = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+            character if character.isprintable() or character in _JOINERS
+            else character.encode("unicode_escape").decode("ascii")
             for character in text[:characters_max]
         )
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"

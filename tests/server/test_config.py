@@ -385,5 +385,6 @@ def test_a_closed_stream_does_not_stop_the_server() -> None:
 
 
 def test_escaping_keeps_letters_and_drops_powers() -> None:
-    assert escaped("Kapitän 佐藤 😀") == "Kapitän 佐藤 😀"
+    assert escaped("Kapitän 佐藤 😀 👩‍💻") == "Kapitän 佐藤 😀 👩‍💻"
+    assert escaped("a\u202eb👩‍💻") == "a\\u202eb👩‍💻"
     assert escaped("a\r\n\t\x9b\ud800") == "a\\r\\n\\t\\x9b\\ud800"
