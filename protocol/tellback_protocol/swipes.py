@@ -76,6 +76,10 @@ class SwipeChange:
     def count(self) -> int:
         return len(self.value["swipes"])
 
+    def own_copy(self) -> None:
+        """The text of the working copy was just written: it is that of the swipe shown now, wherever else it stands."""
+        self._clamped = False
+
     def do(self, *operations: Operation) -> None:
         if operations:
             # What later operations change must neither change the values of earlier ones nor one another.
@@ -269,6 +273,8 @@ def follow(before: dict[str, Any], after: dict[str, Any]) -> SwipeChange | None:
     if moved and change.active == len(swipes) and "mes" not in edited:
         # A swipe that is not there, and nobody wrote a text for it.
         change.active = len(swipes) - 1
+    if "mes" in edited and after["mes"] not in _UNFINISHED:
+        change.own_copy()
     now = change.active
     led = [
         key for key in _COPY_KEYS

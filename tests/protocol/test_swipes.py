@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tellback_protocol import swipes
@@ -130,6 +130,7 @@ def test_select_there_and_back_shows_the_same_message(message: dict[str, Any], o
             assert equal(back[key], before[key])
 
 
+@example(before={"id": "m", "mes": ""}, wanted={"id": "m", "mes": "a", "swipes": ["a", ""], "swipe_id": 2})
 @given(messages(odd=False), messages(odd=True))
 def test_an_edit_keeps_working_copy_and_active_swipe_in_step(before: dict[str, Any], wanted: dict[str, Any]) -> None:
     """[Y5, Y6] Any edit of a message that was in step."""
