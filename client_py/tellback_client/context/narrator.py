@@ -26,6 +26,7 @@ from tellback_protocol.effects import (
     RenamedEffect,
     StateEffect,
 )
+from tellback_protocol.links import is_all
 from tellback_protocol.values import loads
 
 from ..events import Committed
@@ -79,6 +80,8 @@ class Narrator:
         for effect in event.effects:
             self._install(effect)
         told: list[Told] = []
+        # The server alone makes a link follow a chat that has another name: nothing was branched, nothing edited.
+        is_link = not event.mine and event.by is None and is_all(event.effects)
         for effect in event.effects:
             match effect:
                 case AppendEffect() | InsertEffect():
@@ -86,7 +89,9 @@ class Narrator:
                         self._tell_added(bytes(raw), told)
                 case PatchEffect():
                     position = self.position(effect.message)
-                    if position is not None:
+                    if position is not None and is_link:
+                        told.append((EventTypes.MESSAGE_UPDATED, (position, {"message_id": effect.message})))
+                    elif position is not None:
                         tell_patched(position, effect.message, loads(bytes(effect.patch)), told)
                 case DeleteEffect():
                     ids = list(effect.messages)

@@ -351,6 +351,26 @@ async def test_a_branch_is_told_to_every_tab(server: ServerProcess) -> None:
         assert theirs.chat_metadata["main_chat"] == FIRST
 
 
+async def test_a_link_that_follows_a_rename_is_no_branch_and_no_edit(server: ServerProcess) -> None:
+    """[J12]: the message is updated, and what it links to reads by its new name."""
+    async with connect(server.url) as client, await shown(client) as context:
+        message_id = context.chat[10]["id"]
+        chat = await client.open(f"character:{ALICE}/{FIRST}")
+        point = await chat.branch(message_id, to="My checkpoint", kind="checkpoint")
+        await context.events_delivered()
+        heard: list[tuple[Any, ...]] = []
+        for name in (EventTypes.MESSAGE_UPDATED, EventTypes.MESSAGE_EDITED, EventTypes.CHAT_BRANCH_CREATED):
+            context.event_source.on(name, lambda *arguments, name=name: heard.append((name.name, *arguments)))
+        await point.rename("Point")
+        async with asyncio.timeout(5):
+            while context.chat[10]["extra"]["bookmark_link"] != "Point":  # noqa: ASYNC110  - Nobody announces it.
+                await asyncio.sleep(0.01)
+        await context.events_delivered()
+        assert heard == [("MESSAGE_UPDATED", 10, {"message_id": message_id})]
+        await context.open_character_chat("Point")
+        assert context.chat_metadata["main_chat"] == FIRST
+
+
 async def test_reloading_reads_what_others_wrote_one_at_a_time(server: ServerProcess) -> None:
     async with (
         connect(server.url) as one, connect(server.url) as other,
