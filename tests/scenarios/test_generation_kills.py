@@ -1,4 +1,4 @@
-"""The browser closes, the producer dies, the server is killed, each at every stage of a reply, for every kind of target.
+"""The browser closes, the producer dies, the server is killed: each at every stage of a reply, for every target.
 
 What always holds then: what was told durable is there, once; no chat stays with a generation that runs; every tab has
 the same statuses; the chat goes on.
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.test_generations import Frame, Listener, delta, durable, start, two
+from tests.scenarios.test_generations import Frame, Listener, delta, start, two
 from tests.support.forked_server import ForkedServer
 from tests.support.oracle import LOST
 from tests.support.server import TabClient, new_session, texts
@@ -76,7 +76,7 @@ async def statuses(tab: TabClient, chat: str) -> dict[str, str]:
 async def settled(tabs: list[TabClient], chat: str) -> tuple[list[str], str]:
     """When no generation runs any more: what the chat says and how g1 ended, the same in every tab."""
     async with asyncio.timeout(5):
-        while "running" in (await statuses(tabs[0], chat)).values():
+        while "running" in (await statuses(tabs[0], chat)).values():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     seen: list[tuple[list[str], dict[str, str]]] = []
     for tab in tabs:
@@ -214,29 +214,31 @@ async def test_R10_R13_the_server_is_killed(tmp_path: Path, moment: str) -> None
         await exchange.chunk(DONE)
         await exchange.end()
 
-    async with SseServer(script) as model:
-        async with ForkedServer(tmp_path / "data", upstream=[f"local={model.url}"]) as server:
-            replies = [Reply(server, f"character:Alice/{kind}", kind, moment) for kind in kinds_of(moment)]
-            for reply in replies:
-                tab = await chat_with_turns(server.url, reply.chat, reply.session)
-                reply.op = tab.ops[reply.chat] + 1
-            await server.stop()
-            server.settings["failpoints"] = f"{moment}=kill@1" if "." in moment else ""
-            for reply in replies:
-                finish.clear()
-                await server.start()
-                reply.tab = await TabClient.join(server.url, reply.session)
-                await reply.tab.open(reply.chat)
-                with contextlib.suppress(*LOST):
-                    async with asyncio.timeout(5):
-                        await reply.until_killed(finish)
-                if "." in moment:
-                    await server.ended()
-            server.settings["failpoints"] = ""
+    async with (
+        SseServer(script) as model,
+        ForkedServer(tmp_path / "data", upstream=[f"local={model.url}"]) as server,
+    ):
+        replies = [Reply(server, f"character:Alice/{kind}", kind, moment) for kind in kinds_of(moment)]
+        for reply in replies:
+            tab = await chat_with_turns(server.url, reply.chat, reply.session)
+            reply.op = tab.ops[reply.chat] + 1
+        await server.stop()
+        server.settings["failpoints"] = f"{moment}=kill@1" if "." in moment else ""
+        for reply in replies:
+            finish.clear()
             await server.start()
-            finish.set()
-            for reply in replies:
-                await check(server, reply)
+            reply.tab = await TabClient.join(server.url, reply.session)
+            await reply.tab.open(reply.chat)
+            with contextlib.suppress(*LOST):
+                async with asyncio.timeout(5):
+                    await reply.until_killed(finish)
+            if "." in moment:
+                await server.ended()
+        server.settings["failpoints"] = ""
+        await server.start()
+        finish.set()
+        for reply in replies:
+            await check(server, reply)
 
 
 async def check(server: ForkedServer, reply: Reply) -> None:
@@ -335,35 +337,34 @@ async def test_R06_R10_a_tab_that_closes_at_every_stage_and_comes_back_has_what_
         await exchange.chunk(DONE)
         await exchange.end()
 
-    async with SseServer(script) as model:
-        async with two(tmp_path, upstream=[f"local={model.url}"]) as (app, mine, stays):
-            url, chat = app.urls[0], f"character:Alice/{kind}"
-            await chat_with_turns(url, chat, new_session())
-            await mine.open(chat)
-            await stays.open(chat)
-            leaver = mine if kind == "generate" else await TabClient.join(url)
-            opened = await leaver.open(chat)
-            reply = Reply(None, chat, kind, "")  # type: ignore[arg-type]  # No server is killed here.
-            reply.tab, reply.op = mine, mine.ops[chat] + 1
-            assert (await reply.begin())["type"] == "ack"
-            heard, known = "", Listener(stays)
-            for one, gate in zip(PIECES, gates, strict=True):
-                leaver.raw.abort()
-                leaver = await TabClient.join(url, leaver.session)
-                opened = await leaver.open(chat, since=opened["head"])
-                (listed,) = opened["generations"]
-                assert (listed["state"], listed["text"]) == ("running", heard)
-                if kind == "generate":
-                    gate.set()
-                else:
-                    await delta(mine, len(heard.encode("utf-16-le")) // 2, one, chat=chat)
-                late = Listener(leaver, heard)
-                heard += one
-                assert (await late.until(len(heard))).text == (await known.until(len(heard))).text == heard
+    async with SseServer(script) as model, two(tmp_path, upstream=[f"local={model.url}"]) as (app, mine, stays):
+        url, chat = app.urls[0], f"character:Alice/{kind}"
+        await chat_with_turns(url, chat, new_session())
+        await mine.open(chat)
+        await stays.open(chat)
+        leaver = mine if kind == "generate" else await TabClient.join(url)
+        opened = await leaver.open(chat)
+        reply = Reply(None, chat, kind, "")  # type: ignore[arg-type]  # No server is killed here.
+        reply.tab, reply.op = mine, mine.ops[chat] + 1
+        assert (await reply.begin())["type"] == "ack"
+        heard, known = "", Listener(stays)
+        for one, gate in zip(PIECES, gates, strict=True):
             leaver.raw.abort()
-            if kind != "generate":
-                assert (await reply.end())["type"] == "ack"
-            await known.hear()
             leaver = await TabClient.join(url, leaver.session)
-            assert (await leaver.open(chat, since=opened["head"]))["mode"] == "replay"
-            assert await settled([stays, leaver], chat) == (WHOLE[kind], "stored")
+            opened = await leaver.open(chat, since=opened["head"])
+            (listed,) = opened["generations"]
+            assert (listed["state"], listed["text"]) == ("running", heard)
+            if kind == "generate":
+                gate.set()
+            else:
+                await delta(mine, len(heard.encode("utf-16-le")) // 2, one, chat=chat)
+            late = Listener(leaver, heard)
+            heard += one
+            assert (await late.until(len(heard))).text == (await known.until(len(heard))).text == heard
+        leaver.raw.abort()
+        if kind != "generate":
+            assert (await reply.end())["type"] == "ack"
+        await known.hear()
+        leaver = await TabClient.join(url, leaver.session)
+        assert (await leaver.open(chat, since=opened["head"]))["mode"] == "replay"
+        assert await settled([stays, leaver], chat) == (WHOLE[kind], "stored")
