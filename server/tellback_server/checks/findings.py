@@ -181,6 +181,7 @@ CODES: Final[dict[str, Code]] = {
     "group-chat-unlisted": _info("no group lists this chat"),
     "card-not-png": _warning("the card is no PNG", _FROM_BACKUP),
     "card-broken": _damage("a piece of the picture does not match its checksum or is cut off", _FROM_BACKUP),
+    "card-trailing": _info("bytes stand behind the end of the picture"),
     "card-without-character": _warning("the picture holds no character that can be read", _FROM_BACKUP),
     "preset-not-json": _damage("the preset cannot be read", _FROM_BACKUP),
     # Backups and trash.

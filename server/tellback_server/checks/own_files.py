@@ -84,7 +84,7 @@ class OwnCheck:
 
     def _log(self, is_served: bool) -> dict[str, list[LogFinding]]:
         """What is wrong with the log, by file. At a running server a torn end is a batch on its way."""
-        if not self._image.is_there or not self._wants_log():
+        if not self._wants_log() or not (self._image.is_there or self._had_log()):
             return {}
         report: Report = verify(self._fs, self._image.directory)
         for _turn in range(3):
@@ -97,6 +97,10 @@ class OwnCheck:
             if not (is_served and finding.what == "torn-tail"):
                 told.setdefault(finding.path, []).append(finding)
         return told
+
+    def _had_log(self) -> bool:
+        """Whether a server was at work here, so that a log that is missing was lost or is being repaired."""
+        return self._fs.stat(os.path.join(self._scope.own_folder, "term")) is not None
 
     def _wants_log(self) -> bool:
         only = self._scope.only

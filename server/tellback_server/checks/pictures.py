@@ -46,5 +46,7 @@ def check_card(file: Readable, size_bytes: int, tally: Tally) -> None:
         at += 12 + length
     if not is_ended:
         tally.add("card-broken", "the picture has no end", offset=at)
+    elif at < size_bytes:
+        tally.add("card-trailing", f"{size_bytes - at:,} bytes", offset=at)
     elif read_card(file, size_bytes) == Card():
         tally.add("card-without-character")

@@ -14,6 +14,7 @@ Rules of this module (BEHAVIOUR X10):
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -27,9 +28,11 @@ from tellback_server.checks.scope import Scope
 from tellback_server.clock import Clock
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import Fs, FsError
+from tellback_server.log.errors import LogCorrupt
 from tellback_server.log.format import (
     BATCH_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
+    Position,
     Record,
     SegmentHeader,
     decode_record,
@@ -45,17 +48,20 @@ from tellback_server.log.segment import (
     segment_name,
     segment_numbers,
 )
-from tellback_server.log.term import TermLine, encode_term
+from tellback_server.log.term import TermFile, TermLine, encode_term
 from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, COMMIT, decode_base
 from tellback_server.repairs.choices import Choice
 
-__all__ = ["LogRepair", "Salvage", "salvaged"]
+__all__ = ["LogRepair", "Salvage", "SalvageReader", "salvaged"]
 
 NEW_FOLDER: Final = "log-repaired"
 BATCH_BYTES: Final = 1 << 20
 SEGMENT_BYTES: Final = 16 << 20
 POSITIONS_SKIPPED: Final = 1 << 20
 """Between the last position that can be read and the first new one: more than can stand in what cannot be read."""
+
+ALL_LOST: Final = 1 << 40
+"""Taken for the last position of a log of which nothing can be read: session files remember positions."""
 
 
 class Salvage(msgspec.Struct):
@@ -140,6 +146,20 @@ def _batches(reader: SegmentReader, header: SegmentHeader, salvage: Salvage, num
         offset = found.end
 
 
+class SalvageReader:
+    """A damaged log as a LogReader: what can be read of it. Cost: a pass a call."""
+
+    def __init__(self, fs: Fs, directory: str) -> None:
+        self._fs = fs
+        self._directory = directory
+
+    def records(self, owner: str, after_seq: int = 0) -> Iterator[tuple[Position, Record]]:
+        """One owner's. Positions count what can be read."""
+        for number, record in enumerate(salvaged(self._fs, self._directory, Salvage()), 1):
+            if record.owner == owner and record.seq > after_seq:
+                yield Position(number), record
+
+
 class LogRepair:
     """Makes the new log. `folders` are the logs that were put aside."""
 
@@ -148,10 +168,14 @@ class LogRepair:
         self._clock = clock
         self._own = scope.own_folder
         self._directory = log_folder(scope.data_root)
+        self._ready = os.path.join(self._own, NEW_FOLDER, "term")
+        """Its term file is written when the new log is whole."""
         self.folders: list[str] = []
 
     def choice(self, path: str, findings: list[Finding]) -> Choice:
         """What would be done. Cost: the log."""
+        if self._unfinished_aside() is not None and self._fs.stat(self._ready) is not None:
+            return Choice(path, "", findings, ["the log that was made takes its place"], None, self._run)
         salvage = Salvage()
         for _record in salvaged(self._fs, self._directory, salvage):
             pass
@@ -174,7 +198,7 @@ class LogRepair:
             return
         new = os.path.join(self._own, NEW_FOLDER)
         log = os.path.join(new, "log")
-        ready = os.path.join(new, "term")
+        ready = self._ready
         aside = self._unfinished_aside()
         if fs.stat(self._directory) is not None and fs.stat(ready) is not None and aside is None:
             # It was made and not used: the old log may have gone on since.
@@ -214,6 +238,8 @@ class LogRepair:
         salvage = Salvage()
         for _record in salvaged(fs, self._directory, salvage):
             pass
+        with contextlib.suppress(FsError, LogCorrupt):
+            salvage.term = max(salvage.term, TermFile(fs, os.path.join(self._own, "term")).load().term)
         maker = _LogMaker(fs, self._clock, log, salvage)
         for record in salvaged(fs, self._directory, Salvage()):
             maker.add(record)
@@ -242,8 +268,8 @@ class _LogMaker:
         self._term = salvage.term + 1
         self._first = self._segment = salvage.segment + 1
         # What cannot be read may have held more of both.
-        self._batch = salvage.batch + POSITIONS_SKIPPED
-        self._position = salvage.position + POSITIONS_SKIPPED
+        self._batch = (salvage.batch or ALL_LOST) + POSITIONS_SKIPPED
+        self._position = (salvage.position or ALL_LOST) + POSITIONS_SKIPPED
         self._records: list[bytes] = []
         self._records_bytes = 0
         self._bodies: list[tuple[bytes, int]] = []

@@ -43,7 +43,7 @@ from tellback_server.repairs.aside import Aside, close_unfinished
 from tellback_server.repairs.chat_mending import Remembered, mend_chat
 from tellback_server.repairs.choices import Choice, Made, Unmendable
 from tellback_server.repairs.header import HeaderFacts
-from tellback_server.repairs.log_repair import LogRepair
+from tellback_server.repairs.log_repair import LogRepair, SalvageReader
 from tellback_server.repairs.owner_memory import remembered_messages, remembered_states
 from tellback_server.repairs.small_files import mended_manifest, mended_sync, rebuilt_term
 from tellback_server.sealed import seal, unseal
@@ -190,8 +190,10 @@ class Repairer:
     def _past(self, user: str, known: Known) -> OwnerPast | None:
         if not known.chat_id or known.base is None:
             return None
+        image = self._image
+        reader = image if image.error is None else SalvageReader(self._fs, image.directory)
         return OwnerPast.read(
-            self._image, owner_key(user, known.chat_id), known.base, None, self._now_ms, outcomes=False
+            reader, owner_key(user, known.chat_id), known.base, None, self._now_ms, outcomes=False
         )
 
     def _chat(self, user: str, absolute: str, kind: Kind, codes: set[str]) -> Made | None:
@@ -322,7 +324,8 @@ class Repairer:
         by_user: dict[str, list[Choice]] = {}
         for choice in choices:
             by_user.setdefault(choice.user, []).append(choice)
-        for user, chosen in by_user.items():
+        # The server's own files last: users' lines come back from the log as it is.
+        for user, chosen in sorted(by_user.items(), key=lambda one: one[0] == ""):
             above = (
                 os.path.join(self._scope.users[user], "backups", "tellback") if user else self._scope.own_folder
             )
