@@ -50,8 +50,8 @@ class Sending:
         """The server has no room for more until then."""
         self.is_aligned = False
         """`sent` is what the server has on this connection, or will have."""
-        self.is_fresh = True
-        """Nothing was said of the server's text yet: it is taken for ours."""
+        self.is_fresh = False
+        """It is resumed, and the server has not said yet what there is: that is taken for ours."""
         self.is_closing = False
         """The end was asked for: nothing is held back, and nothing more comes."""
         self.is_over = False

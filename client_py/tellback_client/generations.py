@@ -274,6 +274,7 @@ class Generations:
     def resumed(self, one: Followed) -> None:
         """Text of this session comes from here again, behind what the server has."""
         one.sending = Sending()
+        one.sending.is_fresh = True
         self.realign(one)
 
     def collect(self, address: str, now_s: float) -> list[bytes]:
@@ -382,7 +383,7 @@ class Generations:
         mine = str(one.running.text), str(one.running.reasoning)
         sending = one.sending
         if sending is not None:
-            if sending.is_fresh and not any(mine):
+            if sending.is_fresh:
                 one.running.text, one.running.reasoning = StreamedText(text), StreamedText(reasoning)
             elif not (mine[0].startswith(text) and mine[1].startswith(reasoning)):
                 sending.refusal = refused("generation-mismatch", "The server has another text than this program sent.")

@@ -38,7 +38,7 @@ from tellback_protocol.frames import (
 from tellback_protocol.frames import (
     Conflict as ConflictFrame,
 )
-from tellback_protocol.generation_requests import GenerationStart
+from tellback_protocol.generation_requests import GenerationCancel, GenerationStart
 from tellback_protocol.generations import NAMESPACE
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Close, Open, owner_named
@@ -405,10 +405,8 @@ class Subscription(Writes):
         if self.replica.follows(frame.version):
             self._install(frame.version, effects)
             self.events.append(Committed(frame.version, effects, None, True, pending.intent))
-        if isinstance(pending.write, GenerationStart) and not isinstance(pending.intent, RecordedIntent):
-            self.generations.began(
-                pending.write.generation, pending.write.target, frame.message if isinstance(frame.message, str) else ""
-            )
+        if isinstance(pending.write, GenerationStart):
+            self._began(pending, pending.write, frame)
         self._settle(pending, _result(frame, effects))
         self._follow(effects)
 
@@ -446,6 +444,14 @@ class Subscription(Writes):
             case GenerationStored() | GenerationDone():
                 if self.generations.ended(frame):
                     self.look_up()
+
+    def _began(self, pending: PendingWrite, write: GenerationStart, frame: Ack) -> None:
+        if isinstance(pending.intent, RecordedIntent):
+            # Whoever wanted to produce it died before it began: nobody will.
+            self.submit(PendingWrite(RecordedIntent(GenerationCancel("", write.generation))))
+        else:
+            message = frame.message if isinstance(frame.message, str) else ""
+            self.generations.began(write.generation, write.target, message)
 
     def look_up(self) -> None:
         """Find out what became of generations whose end was not heard."""

@@ -504,6 +504,32 @@ def test_the_turn_is_shown_at_once_and_a_start_far_back_keeps_its_place() -> Non
     assert wire.ids() == ["u1"]
 
 
+def test_r13_a_start_that_an_earlier_process_left_does_not_leave_a_chat_that_waits_for_text() -> None:
+    """[R45] The turn is stored; nobody will produce the reply."""
+    wire = Wire()
+    wire.open()
+    start = GenerationStart("", "g1", [msgspec.Raw(b'{"id":"u1","mes":"And then?"}')])
+    wire.subscription.submit(PendingWrite(RecordedIntent(start)))
+    (frame,) = wire.sent()
+    wire.receive(ack(frame, 2, ops=[appended("u1"), document(2, "g1", entry(by=SESSION))], message="r1"))
+    (frame,) = wire.sent()
+    assert (frame["type"], frame["generation"], frame["op"]) == ("generation-cancel", "g1", 2)
+
+
+def test_t20_what_is_resumed_begins_with_what_the_server_has() -> None:
+    """Also when it has more than this client heard: a tab gave text back after a crash."""
+    wire = Wire()
+    wire.open(generations=[listed("Once", by=SESSION)])
+    wire.subscription.generations.resumed(one(wire))
+    (attach,) = wire.sent()
+    assert attach["type"] == "generation-attach"
+    wire.receive(started("Once upon", by=SESSION))
+    assert text(wire) == "Once upon"
+    one(wire).running.add(9, " a time")
+    (frame,) = wire.sent()
+    assert (frame["offset"], frame["text"]) == (9, " a time")
+
+
 def test_an_end_that_an_earlier_process_left_without_its_text_is_given_up() -> None:
     """[R45] The text died with the process: the lease stores what the server has, and no other write is held up."""
     wire = Wire()

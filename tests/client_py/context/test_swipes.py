@@ -116,7 +116,7 @@ async def test_state_and_buttons(tellback_server: ServerProcess) -> None:
             await reply.push("being written")
             assert not mine.swipe.is_allowed()
         assert mine.swipe.is_allowed()
-        assert mine.get_message(-1)["mes"] == "being written"
+        assert mine.chat[-1]["mes"] == "being written"
 
 
 async def test_two_tabs_swipe_at_once(tellback_server: ServerProcess) -> None:
