@@ -114,7 +114,7 @@ class Damage(msgspec.Struct, frozen=True):
     """A line of a chat's file that is no message; its bytes are kept."""
 
     line: int
-    """1-based, as editors count."""
+    """1-based, as editors count; 0 when it is about the file as a whole (X6)."""
     problem: str
 
 
