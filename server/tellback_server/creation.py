@@ -93,7 +93,7 @@ class Creation:
         hub, user, place, clock = self._hub, actor.user, chat_of(actor.name), self._hub.clock
         hub.admit()
         now_ms = clock.now_ms()
-        around = Around.of(hub.actors, user, actor.name)
+        around = self._around(actor)
         found = await self._run(lambda: self._plans.room_for(user, actor.name, request, around, now_ms))
         refused, edits = found.refused, found.edits
         if refused is None and await self.is_live(actor, actor.name):
@@ -129,12 +129,17 @@ class Creation:
         """Raises Refused when the chat that this actor is to be cannot be made: its name is taken, or kept for another.
         """
         request, now_ms = ChatCreate(actor.name), self._hub.clock.now_ms()
-        around = Around.of(self._hub.actors, actor.user, actor.name)
+        around = self._around(actor)
         found = await self._run(lambda: self._plans.room_for(actor.user, actor.name, request, around, now_ms))
         if found.refused is not None:
             raise Refused(*found.refused, pointer="/chat")
         if await self.is_live(actor, actor.name):
             raise Refused("exists", "A name that differs only in case or Unicode form is taken.", pointer="/chat")
+
+    def _around(self, actor: Actor) -> Around:
+        """Who links to whom matters for a name that somebody had."""
+        had = self.registrar.had(actor.user, actor.name)
+        return Around.of(self._hub.actors, actor.user, actor.name, with_chats=bool(had))
 
     async def is_live(self, actor: Actor, name: str) -> bool:
         """Whether a live owner has this name, or one that differs only in case or Unicode form."""

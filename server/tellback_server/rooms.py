@@ -167,13 +167,15 @@ class Around(msgspec.Struct, kw_only=True):
     """Of the version that it begins with."""
 
     @classmethod
-    def of(cls, actors: Iterable[Actor], user: str, name: str) -> Around:
-        """What is live around `name`. Loop. Cost: one pointer for each message of the live chats beside it."""
+    def of(cls, actors: Iterable[Actor], user: str, name: str, *, with_chats: bool = True) -> Around:
+        """What is live around `name`. Loop. Cost: one pointer for each message of the live chats beside it; without
+        these (`with_chats`) only names.
+        """
         live = {one.name: one.stream for one in actors if one.user == user and one.stream is not None}
         folder = name.rpartition("/")[0]
         return cls(live=set(live), beside={
             other: (stream.chat.metadata, list(stream.chat.messages.values()))
-            for other, stream in live.items() if other.rpartition("/")[0] == folder
+            for other, stream in live.items() if with_chats and other.rpartition("/")[0] == folder
         })
 
 
