@@ -16,6 +16,7 @@ from benchmarks.chats import FillError
 from benchmarks.generator import GeneratorError
 from benchmarks.samples import Samples
 from benchmarks.scenarios import Plan, Scenario
+from benchmarks.scenarios.checks import Checks
 from benchmarks.scenarios.fanout import Fanout
 from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.lag import Lag
@@ -29,7 +30,9 @@ from benchmarks.scenarios.work import Work
 from benchmarks.server import ServerError
 from benchmarks.targets import IDS, TARGETS
 
-SCENARIOS: tuple[type[Scenario], ...] = (Work, Pace, Fanout, Memory, Growth, Tail, Lag, Lists, Streams, AgainstShareDB)
+SCENARIOS: tuple[type[Scenario], ...] = (
+    Work, Pace, Fanout, Memory, Growth, Tail, Lag, Lists, Checks, Streams, AgainstShareDB,
+)
 OURS = (ServerError, GeneratorError, FillError)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -66,6 +66,7 @@ TARGETS: tuple[Target, ...] = (
     _less("gen", "gen durable", "the same: push to told durable, p99", 250.0, None, " ms"),
     _less("gen", "gen cpu", "CPU per delivered token against a raw relay of the same bytes", 2.5, 2.0),
     Target("gen", "gen appends", "durable appends/s at w1 beside them against alone", 0.5, 0.6),
+    _less("check", "check", "tellback check of 10,000 chats against reading their bytes once", 30.0, 15.0),
     _less("list", "list", "first page of 200 of 10,000 chats, warm", 100.0, 50.0, " ms"),
 )
 
