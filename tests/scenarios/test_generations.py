@@ -700,3 +700,20 @@ async def test_a_kill_at_any_write_leaves_one_turn_and_at_most_one_reply(tmp_pat
         opened = await tab.open(CHAT)
         assert texts(opened["messages"]) == ["And then?", text]
         assert [one["state"] for one in opened["generations"]] == ["stored"]
+
+
+async def test_a_backup_in_the_chats_place_ends_the_reply_and_keeps_its_text(tmp_path: Path) -> None:
+    """[T24]"""
+    async with two(tmp_path) as (_app, producer, watcher):
+        await watcher.append(CHAT, "as it was")
+        made = await watcher.ask("backup-create", chat=CHAT)
+        ack = await start(producer)
+        await delta(producer, 0, "in the backup")
+        await Listener(watcher).until(13)
+        fields = {"backup": made["backup"]["backup"], "base": ack["version"]["integrity"]}
+        restored = await watcher.write("backup-restore", CHAT, **fields)
+        assert restored["type"] == "ack", restored
+        assert (await producer.raw.receive_until(type="generation-stored"))["state"] == "cancelled"
+        assert texts(await messages(watcher)) == ["as it was"]
+        kept = b"".join(path.read_bytes() for path in (tmp_path / "default-user/backups").rglob("*.jsonl*"))
+        assert b"in the backup" in kept
