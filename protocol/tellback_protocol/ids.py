@@ -43,7 +43,7 @@ _RESERVED_NAMESPACE = re.compile(r"chat_sync|.*__floor_log|.*__orphans|tellback_
 _ILLEGAL_CHARACTERS = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f-\x9f]')
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 # Marks that turn the direction of text: a name that reads as another one.
-_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f]")
+_BIDI = re.compile("[\u061c\u202a-\u202e\u2066-\u2069\u200e\u200f]")
 
 
 class Version(msgspec.Struct, frozen=True, gc=False):
