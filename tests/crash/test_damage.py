@@ -14,6 +14,8 @@ import msgspec
 import orjson
 import pytest
 
+from tellback_protocol.ids import Version
+from tellback_server.backup_folder import BackupFolder, Source
 from tellback_server.checks.log_image import LogImage, log_folder
 from tellback_server.fs import Fs
 from tellback_server.loading import ChatMissing, LoadedStream, load_chat
@@ -166,6 +168,31 @@ def test_what_is_no_file_is_refused_and_told(kind: str, instead: str, kinds: Kin
     plan = repaired(kinds.data)
     assert path.is_symlink() or not path.is_file() or instead == "unreadable"
     assert plan.left
+
+
+def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
+    """[X4] Also when the file is shared by a later backup, and never by what its lines look like."""
+    files = FileStore(Fs(), str(kinds.data), logger=SilentLogger())
+    loaded = files.read_chat(DEFAULT_USER, PLACE)
+    assert loaded is not None
+    version = Version(1, 5, "8c5f7d0e-1b2c-8d3e-9f4a-000000000005")
+    source = Source(
+        user=DEFAULT_USER, place=PLACE, chat_id=kinds.chat_id, version=version, head=version, file=loaded.identity,
+        state_files={name: one.identity for name, one in files.read_states(DEFAULT_USER, PLACE).items()}, count=3,
+    )
+    manifest = BackupFolder(files).take(source, "demand", 1_763_700_000_000).manifest
+    assert codes(kinds.data) == set()
+    folder = kinds.data / DEFAULT_USER / "backups" / "tellback" / kinds.chat_id
+    for kept in manifest.files.values():
+        path = folder / kept.file
+        data = path.read_bytes()
+        for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, kept.file)[:12]:
+            rot(path, damaged)
+            assert codes(kinds.data) & {"backup-differs", "backup-broken"}, f"{kept.file}: {what}"
+        path.unlink()
+        assert codes(kinds.data) == {"backup-broken"}
+        path.write_bytes(data)
+    assert codes(kinds.data) == set()
 
 
 def test_an_older_copy_of_the_log_is_no_history(kinds: Kinds) -> None:

@@ -186,6 +186,7 @@ CODES: Final[dict[str, Code]] = {
     "preset-not-json": _damage("the preset cannot be read", _FROM_BACKUP),
     # Backups and trash.
     "backup-broken": _damage("a backup cannot be read whole", "Keep it, and make a new one while the chat is well."),
+    "backup-lines-odd": _info("a backup without a manifest holds lines that cannot be read, perhaps as its chat did"),
     "backup-differs": _damage("a backup is not what its manifest says", "Do not restore it."),
     "manifest-broken": _damage(
         "the manifest cannot be read, so that nothing of this entry comes back by itself",

@@ -23,6 +23,7 @@ from tellback_server.checks.documents import check_group, check_manifest, check_
 from tellback_server.checks.findings import Finding, Tally, found
 from tellback_server.checks.kinds import Kind, kind_of
 from tellback_server.checks.log_image import LogImage, OwnerFacts, log_folder
+from tellback_server.checks.manifests import check_backup
 from tellback_server.checks.own_files import OwnCheck
 from tellback_server.checks.owner_files import OwnerCheck
 from tellback_server.checks.pictures import check_card
@@ -204,6 +205,8 @@ class Inspection:
                     read_steady(self._fs, file.path)[0], file.parts[-1].removesuffix(".json"),
                     check.group_chats, check.cards, tally,
                 ))
+            case "backup-manifest":
+                check_backup(self._fs, file.path, tally)
             case "backup-chat" | "backup-state" | "repair-file" | "repair-manifest":
                 check.backup(file.path, kind, tally)
             case "manifest":

@@ -32,7 +32,8 @@ from tellback_server.store.place import CARD_ENDING, CHARACTERS, CHAT_ENDING, ST
 __all__ = ["Kind", "Sort", "kind_of", "own_kind_of"]
 
 Sort = Literal[
-    "chat", "sync", "state", "floor-log", "card", "preset", "group", "backup-chat", "backup-state", "repair-manifest",
+    "chat", "sync", "state", "floor-log", "card", "preset", "group", "backup-chat", "backup-state", "backup-manifest",
+    "repair-manifest",
     "repair-file", "manifest", "trashed", "temporary", "swap", "odd-state", "not-text", "other",
     "log", "log-tail", "log-aside", "term", "lock", "session", "active", "name", "index",
 ]
@@ -111,6 +112,8 @@ def _backup(folders: tuple[str, ...], name: str) -> Kind:
         return Kind("repair-manifest" if is_manifest else "repair-file")
     found = _BACKUP.fullmatch(name)
     if len(folders) == 1 and found and is_integrity(folders[0]):
+        if name == f"{found[1]}-{found[2]}.json":
+            return Kind("backup-manifest")
         return Kind("backup-chat" if found[3] == "jsonl" else "backup-state")
     return _OTHER
 

@@ -14,14 +14,15 @@ from typing import Final
 
 import msgspec
 
+from tellback_server.backup_folder import Manifest as BackupManifest
 from tellback_server.checks.findings import Tally
 from tellback_server.checks.reading import read_steady, steady_pieces
-from tellback_server.fs import Fs
+from tellback_server.fs import Fs, FsError
 from tellback_server.sealed import seal, unseal
 
 __all__ = [
-    "FILES", "MANIFEST", "QUARANTINE", "REPAIRS", "Change", "Manifest", "check_repair_file", "check_repair_manifest",
-    "decode_manifest", "encode_manifest",
+    "FILES", "MANIFEST", "QUARANTINE", "REPAIRS", "Change", "Manifest", "check_backup", "check_repair_file",
+    "check_repair_manifest", "decode_manifest", "encode_manifest",
 ]
 
 REPAIRS: Final = "repairs"
@@ -70,6 +71,35 @@ def decode_manifest(data: bytes) -> Manifest | None:
         return None if unsealed is None else _decode(unsealed[0])
     except msgspec.MsgspecError:
         return None
+
+
+def check_backup(fs: Fs, path: str, tally: Tally) -> None:
+    """The manifest of a backup, and the files that it was the first to name. Raises FsError, OSError, Busy."""
+    try:
+        manifest = msgspec.json.decode(read_steady(fs, path)[0], type=BackupManifest)
+    except msgspec.MsgspecError as error:
+        tally.add("backup-broken", f"the manifest cannot be read: {error}"[:160])
+        return
+    folder, stem = os.path.split(path.removesuffix(".json"))
+    if manifest.backup != stem:
+        tally.add("backup-broken", "the manifest is that of another backup")
+    for kept in manifest.files.values():
+        # What an earlier backup holds already is looked at with that one, while its manifest stands.
+        earlier = os.path.join(folder, kept.file.split(".")[0] + ".json")
+        is_own = kept.file.startswith(f"{stem}.") or fs.stat(earlier) is None
+        size_bytes = crc32 = 0
+        try:
+            with fs.open_read(os.path.join(folder, kept.file)) as file:
+                if not is_own:
+                    continue
+                for piece in steady_pieces(file):
+                    crc32 = zlib.crc32(piece, crc32)
+                    size_bytes += len(piece)
+        except FsError as error:
+            tally.add("backup-broken", f"{kept.file}: {error.reason}")
+            continue
+        if (size_bytes, crc32) != (kept.size_bytes, kept.crc32):
+            tally.add("backup-differs", kept.file)
 
 
 def check_repair_manifest(data: bytes, tally: Tally) -> None:
