@@ -10,21 +10,19 @@ Rules of this module (BEHAVIOUR T21, T22):
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 import orjson
 
 from .errors import Refused
+from .moments import utc_text
 from .values import read_payload
 
 USAGE_BYTES_MAX: Final = 2048
 """What a model server counted is kept up to this size."""
 FINISH_REASON_CHARS_MAX: Final = 64
 MODEL_CHARS_MAX: Final = 256
-_LAST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999."""
 _SUMMED: Final = ("token_count", "reasoning_duration")
 """What of a continuation adds to what was there."""
 
@@ -77,15 +75,8 @@ def model_of(body: dict[str, Any]) -> str | None:
 
 def times(started_ms: int, ended_ms: int) -> dict[str, str]:
     """The members of a message that tell when it was made."""
-    ended = _iso(ended_ms)
-    return {"send_date": ended, "gen_started": _iso(started_ms), "gen_finished": ended}
-
-
-def _iso(moment_ms: int) -> str:
-    # Another program may have written the document that this comes from.
-    seconds, milliseconds = divmod(min(max(0, moment_ms), _LAST_MS), 1000)
-    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=1000 * milliseconds)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    ended = utc_text(ended_ms)
+    return {"send_date": ended, "gen_started": utc_text(started_ms), "gen_finished": ended}
 
 
 def continued(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

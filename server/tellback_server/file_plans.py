@@ -125,5 +125,5 @@ class FilePlans:
     def renamed(self, held: FileState, stream: Stream, to: str, version: Version) -> NewRecord:
         held.place = place_of(to)
         held.head = version
-        base = planning.base_of(stream, held, version, to)
+        base = held.base(stream, version, to)
         return NewRecord(CHECKPOINT, owner_key(stream.user, stream.chat_id), version.seq, encode(base))

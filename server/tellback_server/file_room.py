@@ -7,7 +7,6 @@ Rules of this module (STORAGE "User files"):
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 
 from tellback_protocol.ids import ChatName, Place, StateOwner, Version, file_integrity, parse_place
 from tellback_protocol.stream import Stream
@@ -68,9 +67,7 @@ class FileRoom:
         place = parse_place(name)
         assert not isinstance(place, str | StateOwner), "only chats are created"
         before = Version(1, 0, file_integrity(1, 0, name, b""))
-        created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        loaded, _header = create_chat(user, place, chat_id, before, now_ms, created_at.replace("+00:00", "Z"))
-        return loaded
+        return create_chat(user, place, chat_id, before, now_ms)
 
     def take(self, stream: Stream, held: FileState, now_ms: int) -> CheckpointJob | None:
         return CheckpointJob.take(stream, held, now_ms)

@@ -4,7 +4,7 @@
         in a thread; raises FileUnsafe, FileUnreadable (as they are), OSError, LogCorrupt
     adopt(files, log, stream, held, now_ms)  the same for a live stream whose files were changed; flush the log first
     needs_adoption(files, user, held)        in a thread: a stat differs, so look closer by `adopt`
-    create_chat(user, place, chat_id, version, now_ms, create_date)    in the loop: a chat that has no file yet
+    create_chat(user, place, chat_id, version, now_ms)    in the loop: a chat that has no file yet
 
     LoadedStream.stream     pending commits folded in
                 .file       FileState: `file.note(effects)` for each commit; `file.anchor(stream)` is the ANCHOR body
@@ -173,17 +173,15 @@ def needs_adoption(files: FileStore, user: str, held: FileState) -> bool:
     return not quick_check(files, user, held)
 
 
-def create_chat(
-    user: str, place: ChatName, chat_id: str, version: Version, now_ms: int, create_date: str
-) -> tuple[LoadedStream, bytes]:
-    """A chat that has no file yet, and its header line. `files.check_free` comes before; the ANCHOR is in `records`."""
-    header = new_header(b"{}", chat_id, now_ms, create_date)
+def create_chat(user: str, place: ChatName, chat_id: str, version: Version, now_ms: int) -> LoadedStream:
+    """A chat that has no file yet. `files.check_free` comes before; the ANCHOR is in `records`."""
+    header = new_header(b"{}", chat_id, now_ms)
     parsed = parse_file(place, header + b"\n")
     stream = Stream(user, str(place), chat_id, Chat(version), version)
     held = FileState(place, None, parsed.image, version, version, {}, {}, 0, Pending())
     held.pending.rewrite = True
     record = NewRecord(ANCHOR, owner_key(user, chat_id), version.seq, held.anchor(stream, header))
-    return LoadedStream(stream=stream, file=held, anchored=True, records=[record], adoption=None), header
+    return LoadedStream(stream=stream, file=held, anchored=True, records=[record], adoption=None)
 
 
 # -- the work --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ Rules this module keeps:
 from __future__ import annotations
 
 import contextlib
-import datetime
 import logging
 import re
 import sys
@@ -22,6 +21,7 @@ from typing import Any, Final, Literal, TextIO
 
 import structlog
 
+from tellback_protocol.moments import utc_text
 from tellback_server.clock import Clock
 from tellback_server.http import LOG_FIELD_CHARACTERS_MAX
 
@@ -125,8 +125,7 @@ class _ToStructlog(logging.Handler):
 
 def _timestamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
     def add(_logger: Any, _method: str, event: Event) -> Event:
-        moment = datetime.datetime.fromtimestamp(clock.now_ms() / 1000, datetime.UTC)
-        event["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        event["timestamp"] = utc_text(clock.now_ms())
         return event
 
     return add

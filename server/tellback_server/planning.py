@@ -40,7 +40,7 @@ from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, loads
 from tellback_server.namesakes import NOBODY, held_back, names_of
 from tellback_server.operations import Move, Operation, Written
-from tellback_server.records import Checkpointed, StateMark
+from tellback_server.records import StateMark
 from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
 from tellback_server.store.groups import GroupEdit, shown_instead
@@ -176,7 +176,7 @@ def rename_operation(
             user=user, chat_id=stream.chat_id, name=to, former=[*former, FormerName(stream.name, now_ms)],
             links=plan.links, linked_as=plan.linked_as if plan.links else [],
         )],
-        bases=[base_of(stream, held, version, to)],
+        bases=[held.base(stream, version, to)],
     )
 
 
@@ -199,14 +199,6 @@ def _group_edits(own: OwnerFiles, action: Literal["replace", "remove"], to: str 
             for path in own.groups
         ]
     return [GroupEdit(path=path, action=action, chat=stem_of(own.place), to=to) for path in own.groups]
-
-
-def base_of(stream: Stream, held: FileState, version: Version, name: str) -> Checkpointed:
-    """What the files hold when an operation at `version` is done."""
-    return Checkpointed(
-        user=stream.user, name=name, chat_id=stream.chat_id, file=held.identity, version=held.version, head=version,
-        states=dict(held.states), inherited=held.image.inherited,
-    )
 
 
 def _synced(
@@ -272,7 +264,7 @@ def delete_operation(
     names = [*own.files, *([own.sync_name] if own.sync_stat is not None else [])]
     paths = [f"{own.folder}/{name}" for name in names] + plan.chats
     gone = Gone(
-        deleted_ms=now_ms, base=base_of(stream, held, version, stream.name), linked_from=plan.facts.linked_from,
+        deleted_ms=now_ms, base=held.base(stream, version, stream.name), linked_from=plan.facts.linked_from,
         groups=own.groups, shown=plan.shown, with_chats=plan.with_chats, chats=plan.gone_chats,
     )
     return Operation(

@@ -86,17 +86,7 @@ class SessionFile(msgspec.Struct, kw_only=True):
     @classmethod
     def take(cls, stream: Stream, held: FileState, now_ms: int, position: int = 0) -> SessionFile:
         """A snapshot over what the files hold now. Cost: what the stream remembers."""
-        base = Checkpointed(
-            user=stream.user,
-            name=stream.name,
-            chat_id=stream.chat_id,
-            file=held.identity,
-            version=held.version,
-            head=held.head,
-            states=dict(held.states),
-            inherited=held.image.inherited,
-        )
-        return cls.of(stream, base, now_ms, position)
+        return cls.of(stream, held.base(stream, held.head, stream.name), now_ms, position)
 
     @classmethod
     def of(cls, stream: Stream, base: Checkpointed, now_ms: int, position: int = 0) -> SessionFile:

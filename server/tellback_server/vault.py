@@ -15,7 +15,6 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -302,7 +301,7 @@ class Vault:
         version = Version(1, 0, file_integrity(1, 0, name, b""))
         stream = Stream(user, name, chat_id, Chat(version), version)
         held = state_of(place, None, version, version)
-        header = _new_header(chat_id, now_ms)
+        header = new_header(b"{}", chat_id, now_ms)
         held.image = msgspec.structs.replace(held.image, header=header, metadata_key="chat_metadata")
         record = NewRecord(ANCHOR, owner_key(user, chat_id), 0, held.anchor(stream, header))
         return LoadedStream(stream=stream, file=held, anchored=True, records=[record], adoption=None)
@@ -388,14 +387,9 @@ def _blank_image(place: Place, past: OwnerPast, chat_id: str, now_ms: int) -> Im
     if isinstance(past.newest, Anchor) and past.newest.header is not None:
         header = past.newest.header.encode()
     elif isinstance(place, CharacterChat):
-        header = _new_header(chat_id, now_ms)
+        header = new_header(b"{}", chat_id, now_ms)
     image = state_of(place, None, Version(1, 0, ""), Version(1, 0, "")).image
     return image if header is None else msgspec.structs.replace(image, header=header, metadata_key="chat_metadata")
-
-
-def _new_header(chat_id: str, now_ms: int) -> bytes:
-    created_at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    return new_header(b"{}", chat_id, now_ms, created_at.replace("+00:00", "Z"))
 
 
 def _odd(messages: dict[str, bytes]) -> set[str]:

@@ -303,7 +303,7 @@ def test_a_message_that_looks_like_a_header_never_becomes_one(headed: bool) -> N
 
 
 def test_our_own_header_is_one() -> None:
-    parsed = parse_chat(new_header(b'{"a":1}', "id", 7, "now") + b"\n", headed=False)
+    parsed = parse_chat(new_header(b'{"a":1}', "id", 7) + b"\n", headed=False)
     assert loads(parsed.metadata) == {"a": 1}
     assert loads(parsed.image.header or b"{}")["chat_id"] == "id"
 

@@ -89,8 +89,7 @@ class Desk:
         self.start()
         version = Version(1, 0, self.clock.uuid4())
         assert not isinstance(self.place, StateOwner), "only chats are created"
-        loaded, _header = create_chat(DEFAULT_USER, self.place, self.clock.uuid4(), version, self.clock.now_ms(), "now")
-        await self.took(loaded)
+        await self.took(create_chat(DEFAULT_USER, self.place, self.clock.uuid4(), version, self.clock.now_ms()))
 
     async def took(self, loaded: LoadedStream) -> None:
         self.loaded = loaded

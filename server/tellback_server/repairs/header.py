@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tellback_protocol.moments import text_of, utc_text
 from tellback_protocol.values import dumps, loads
 
 __all__ = ["HeaderFacts", "date_in_name", "rebuilt_header", "unnested"]
@@ -62,7 +63,7 @@ def rebuilt_header(broken: bytes, facts: HeaderFacts) -> tuple[bytes, list[str]]
     elif metadata is None:
         said.append("the metadata begin empty")
     if "create_date" not in header:
-        header["create_date"] = date_in_name(facts.name) or _iso(facts.changed_ms)
+        header["create_date"] = date_in_name(facts.name) or utc_text(facts.changed_ms)
         said.append("the date comes from the name" if date_in_name(facts.name) else "the date is that of the file")
     header = {"user_name": "unused", "character_name": "unused", **header, "version": "1.0"}
     if facts.chat_id:
@@ -93,11 +94,7 @@ def date_in_name(name: str) -> str | None:
         found = datetime(year, month, day, hour, minute, second, (rest[0] if rest else 0) * 1000, UTC)
     except ValueError:
         return None
-    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return text_of(found)
 
 
 def unnested(header: dict[str, Any]) -> dict[str, Any]:

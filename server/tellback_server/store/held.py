@@ -28,7 +28,7 @@ from tellback_protocol.effects import (
 from tellback_protocol.ids import Place, StateOwner, Version
 from tellback_protocol.stream import Stream, documents_of
 from tellback_server.fs import FileMissing, FileStat
-from tellback_server.records import Anchor, FileIdentity, StateMark, encode
+from tellback_server.records import Anchor, Checkpointed, FileIdentity, StateMark, encode
 from tellback_server.save_strategy import events_of
 from tellback_server.store.files import SYNC_NAMESPACE, FileStore
 from tellback_server.store.jsonl import Image
@@ -143,6 +143,13 @@ class FileState(msgspec.Struct, gc=True):
     def note(self, effects: Iterable[Effect]) -> None:
         """A commit was installed in the stream. Call it once for each, in order."""
         self.pending.add(effects)
+
+    def base(self, stream: Stream, head: Version, name: str) -> Checkpointed:
+        """What the files hold, for a record of its own: under `name`, and up to `head` of the stream."""
+        return Checkpointed(
+            user=stream.user, name=name, chat_id=stream.chat_id, file=self.identity, version=self.version, head=head,
+            states=dict(self.states), inherited=self.image.inherited,
+        )
 
     def anchor(self, stream: Stream, header: bytes | None = None) -> bytes:
         """The body of the ANCHOR record that comes before the first commit; `header` when we create the chat."""

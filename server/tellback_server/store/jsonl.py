@@ -26,6 +26,7 @@ from msgspec import UNSET, Raw, UnsetType
 from tellback_protocol.chat import EMPTY_METADATA, with_id
 from tellback_protocol.frames import Damage
 from tellback_protocol.ids import derived_message_id, message_id_problem
+from tellback_protocol.moments import utc_text
 from tellback_protocol.values import dumps, loads, servable
 
 __all__ = [
@@ -253,13 +254,13 @@ class LineIds:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def new_header(metadata: bytes, chat_id: str, now_ms: int, create_date: str) -> bytes:
+def new_header(metadata: bytes, chat_id: str, now_ms: int) -> bytes:
     """The header line of a chat that we create: SillyTavern's fields and CardShark's."""
     return dumps(
         {
             "user_name": "unused",
             "character_name": "unused",
-            "create_date": create_date,
+            "create_date": utc_text(now_ms),
             "version": "1.0",
             "chat_id": chat_id,
             "timestamp": now_ms,
