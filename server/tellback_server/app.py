@@ -24,9 +24,11 @@ from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits, Mode
 from tellback_server.auth import Authenticator, authenticator_for
 from tellback_server.backup_desk import BackupDesk
 from tellback_server.backups import Backups, BackupSettings
+from tellback_server.catalog import THREADS as CATALOG_THREADS
 from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
 from tellback_server.config import ConfigurationError, Problem, Settings, flag_of, upstream_keys
+from tellback_server.control import Control
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.generation_desk import GenerationLimits
@@ -39,8 +41,10 @@ from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
 from tellback_server.names import Names
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
+from tellback_server.server_backup import UNFINISHED
+from tellback_server.standstill import Standstill
 from tellback_server.storage import choose
-from tellback_server.store.files import FileStore
+from tellback_server.store.files import SERVER_FOLDER, FileStore
 from tellback_server.tab import Tab
 from tellback_server.trash import Trash
 from tellback_server.trash_desk import TrashDesk
@@ -108,6 +112,9 @@ class App:
         if found is not None:
             if found.is_directory:
                 self.fs.lock_directory(data).release()
+                if self.fs.stat(os.path.join(data, UNFINISHED)) is not None:
+                    remedy = "Run `tellback backup server` (or server-restore) again, it goes on; or remove it."
+                    raise ConfigurationError(Problem(flag_of("data"), f"{data}: the copy is not finished.", remedy))
             return
         parent = os.path.dirname(data)
         if self.fs.stat(parent) is None and not self.settings.create:
@@ -182,7 +189,7 @@ class App:
             strategy=settings.save_strategy, backups=Backups(self._hub, self._files, BackupSettings(
                 interval_s=settings.backup_interval_s, deletions_min=settings.backup_deletions_min,
                 bytes_max=settings.backup_bytes_max, policy=settings.backup_policy,
-            )),
+            ), enabled=room.must_settle),
             idle_s=settings.idle_s,
         )
         self._hub.producers = Producers(self._upstreams)
@@ -199,12 +206,18 @@ class App:
             [ModelServer(name) for name in self._hub.producers.models],
         )
         self._hub.tabs = self._reception.tabs
+        self._control = Control(self.fs, os.path.join(data, SERVER_FOLDER), Standstill(
+            self._log, [(self._executor, THREADS), (self._catalog.executor, CATALOG_THREADS)]
+        ))
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()
         await self._catalog.start()
         undo.push_async_callback(self._hub.finish_tasks)
         undo.push_async_callback(self._catalog.stop)
         undo.push_async_callback(self._keeper.stop)
+        undo.push_async_callback(self._control.stop)
+        if room.must_settle:
+            await self._control.start()
         await self._gateway.start()
         self.urls = [
             f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws" for host, port in self._gateway.addresses
@@ -239,6 +252,7 @@ class App:
         # What was read before is still answered; what comes later is not read.
         self._hub.refuse_all("shutting-down", "The server is stopping.")
         try:
+            await self._control.stop()
             await self._log.flush()
             await self._gateway.close_all(CLOSE_GOING_AWAY, "server stops", STOP_TIMEOUT_S)
             await self._keeper.stop()

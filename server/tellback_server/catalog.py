@@ -115,7 +115,7 @@ class Catalog:
         self._shelves = shelves
         self._trash = Trash(files)
         self._active = ActiveChats(hub.log, files)
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tellback-catalog")
+        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tellback-catalog")
         self._users: dict[str, _User] = {}
         self._searches = asyncio.Semaphore(SEARCHES_MAX)
         self._queues: dict[Tab, deque[tuple[UserRequest, int]]] = {}
@@ -143,7 +143,7 @@ class Catalog:
         if self._saving is not None:
             self._saving.cancel()
         await self._save()
-        self._executor.shutdown(wait=True)
+        self.executor.shutdown(wait=True)
 
     # -- what the hub asks -------------------------------------------------------------------------------------------
 
@@ -454,4 +454,4 @@ class Catalog:
             self._save_soon()
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._executor, work)
+        return await self._hub.loop.run_in_executor(self.executor, work)

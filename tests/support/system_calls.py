@@ -187,7 +187,7 @@ async def workload(data: Path, fs: Fs) -> None:
 async def fold(app: Any) -> None:
     """One checkpoint now, to its end, and the log's pause behind it."""
     [actor] = app._hub.actors
-    await app._keeper._fold(actor)
+    await app._keeper._fold(actor, "operation")
     await until(lambda: not actor.folding)
     await asyncio.sleep(0.2)
 

@@ -28,6 +28,7 @@ from tellback_protocol.frames import Ack, StateFrame
 from tellback_protocol.requests import ChatList, OwnerName, StateGet
 from tellback_protocol.values import dumps, loads
 from tellback_server.backup_diff import Change, ChatContent, ChatDiff, diff_chats
+from tellback_server.commands import server_backup
 from tellback_server.commands.conversation import URL, ChatName, Data, Json, Url, asked, date, lines, out, show
 from tellback_server.commands.exits import FOUND_WRONG, fail
 from tellback_server.commands.showing import said, size_text, speaker, table
@@ -36,6 +37,8 @@ from tellback_server.remote import Remote, RemoteRefused
 
 app = typer.Typer(no_args_is_help=True, help="Take, list, compare and restore backups of chats.")
 
+app.command("server")(server_backup.server)
+app.command("server-restore")(server_backup.server_restore)
 TEXT_CHARACTERS_MAX: Final = 2000
 VALUE_CHARACTERS: Final = 200
 BackupName = Annotated[str, typer.Argument(help='As `list` tells it; "last" is the one taken last.')]

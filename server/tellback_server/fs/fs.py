@@ -16,9 +16,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import stat as stat_module
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 
 from tellback_server.clock import system_token
 from tellback_server.failpoint import failpoint
@@ -279,6 +281,61 @@ class Fs:
             if error.errno == errno.ENOTDIR:
                 raise FileUnsafe(path, "is not a directory", errno.ENOTDIR) from error
             raise opening_error(path, error) from error
+
+    @contextlib.contextmanager
+    def short_path(self, directory: str) -> Iterator[str]:
+        """Another path of a directory, for as long as it is used: a socket's path has at most 107 bytes. Linux."""
+        descriptor = self._open_directory(directory)
+        try:
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+
+    def bind_private(self, listener: socket.socket, directory: str, name: str) -> None:
+        """Gives a Unix socket a name in a directory, mode 0600; what has the name goes. Raises OSError."""
+        with contextlib.suppress(FileMissing):
+            self.unlink(os.path.join(directory, name))
+        before = os.umask(0o777 & ~_FILE_MODE)
+        try:
+            with self.short_path(directory) as short:
+                listener.bind(os.path.join(short, name))
+        finally:
+            os.umask(before)
+        self._tell("bind", os.path.join(directory, name), "")
+
+    def copy(self, source: str, target: str, size_bytes: int | None = None) -> tuple[FileMark, int]:
+        """Copies a file's bytes, or its first `size_bytes`, to a new file with the mode and mtime of the source; what
+        has the name is replaced at once. Durable but for the name. Returns what the source was, and the CRC-32.
+
+        Never a link: other programs edit in place. Raises FileUnsafe, FileUnreadable, FileMissing, OSError.
+        """
+        temporary = self.temporary_path(target)
+        file = self.create(temporary)
+        try:
+            try:
+                with self.open_read(source) as original:
+                    stat = original.stat()
+                    left = stat.size_bytes if size_bytes is None else size_bytes
+                    offset, crc32 = 0, 0
+                    while left > 0:
+                        data = original.pread(min(_READ_BYTES, left), offset)
+                        if not data:
+                            break
+                        file.append(data)
+                        crc32 = zlib.crc32(data, crc32)
+                        offset += len(data)
+                        left -= len(data)
+                file.set_owner_and_mode(stat.mode, stat.uid, stat.gid)
+                file.fdatasync()
+            finally:
+                file.close()
+            os.utime(temporary, ns=(stat.mtime_ns, stat.mtime_ns), follow_symlinks=False)
+            self.rename(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.unlink(temporary)
+            raise
+        return FileMark(offset, stat.mtime_ns, stat.inode), crc32
 
     # The one way to replace a file.
 

@@ -197,6 +197,13 @@ class Log:
         return Position(self._durable)
 
     @property
+    def written(self) -> tuple[int, int]:
+        """Number of the segment that is written now, and where the last whole batch in it ends: a copy of all segments
+        up to there, and of nothing behind it, is a log.
+        """
+        return self._writer.written()
+
+    @property
     def first_retained(self) -> Position:
         """The oldest position that can still be read; the next one to come when there is none."""
         return Position(self._index.first_position)

@@ -103,6 +103,8 @@ class Writer:
         self._next_position = recovered.next_position
         self._previous_crc = recovered.previous_crc
         self._term = recovered.term
+        self._written = recovered.header.number, recovered.offset
+        """Set as one, because another thread reads it."""
         self._is_sealed = True
         self._queue: SimpleQueue[list[bytes] | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tellback-log", daemon=True)
@@ -127,6 +129,10 @@ class Writer:
             return
         self._queue.put(_Stop())
         self._thread.join()
+
+    def written(self) -> tuple[int, int]:
+        """The segment that is written now, and where the last whole batch in it ends. From any thread."""
+        return self._written
 
     # In the writer thread from here on.
 
@@ -235,6 +241,7 @@ class Writer:
         self._file.pwrite(data, offset)
         failpoint("log.after_write")
         self._offset = offset + len(data)
+        self._written = self._header.number, self._offset
         self._next_batch += 1
         return offset
 
