@@ -56,6 +56,11 @@ def _without_seal(data: bytes, body: bytes, last: bytes) -> tuple[bytes, bool] |
     # A seal that was begun and cut off, or broken in more than a bit, is damage; no JSON text ends like this.
     if b"\ncrc32" in data[-_SEAL_BYTES - 1 :] or data.endswith(b"\n") or b"\n" in data:
         return None
+    try:
+        # A decoder of JSON says so in an error of another kind than for the rest.
+        data.decode()
+    except UnicodeDecodeError:
+        return None
     return data, False
 
 

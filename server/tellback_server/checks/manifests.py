@@ -77,7 +77,7 @@ def check_backup(fs: Fs, path: str, tally: Tally) -> None:
     """The manifest of a backup, and the files that it was the first to name. Raises FsError, OSError, Busy."""
     try:
         manifest = msgspec.json.decode(read_steady(fs, path)[0], type=BackupManifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         tally.add("backup-broken", f"the manifest cannot be read: {error}"[:160])
         return
     folder, stem = os.path.split(path.removesuffix(".json"))

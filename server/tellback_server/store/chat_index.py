@@ -391,7 +391,7 @@ def index_problem(data: bytes, user: str) -> str | None:
     head, _end, body = data.partition(b"\n")
     try:
         found = msgspec.json.decode(head, type=_Head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return f"damaged: {error}"[:200]
     if found.format != FORMAT or found.user != user:
         return "foreign"
