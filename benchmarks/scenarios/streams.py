@@ -6,6 +6,8 @@ generator's core, whose CPU the figures do not count. While others append both g
 rate that is kept is that of a server and half a generator.
 """
 
+import itertools
+
 from benchmarks import generator, streams
 from benchmarks import server as servers
 from benchmarks.scenarios import Scenario
@@ -15,6 +17,20 @@ from benchmarks.streams import StreamsRun
 LOAD = {"chats": 200, "tabs": 3, "rate": 50}
 APPENDS = {"chats": 100, "subscribers": 2, "chat_prefix": "character:Others/"}
 SETTLE_S = 1.0
+
+
+# Latencies at a fixed rate are those of the machine when others use it: measured again, and then not counted.
+FOREIGN_MAX = 0.25
+TRIES = 3
+NUMBERS = itertools.count()
+
+
+def _problem(one: StreamsRun) -> str | None:
+    if one.missing:
+        return f"{one.missing} tokens missing"
+    if not one.counts:
+        return f"generator {one.busy:.0%} busy"
+    return f"others used {one.foreign_cpu:.0%} of a core" if one.foreign_cpu > FOREIGN_MAX else None
 
 
 class Streams(Scenario):
@@ -28,13 +44,21 @@ class Streams(Scenario):
         runs: dict[str, StreamsRun] = {}
         for kind in (servers.RELAY, servers.TELLBACK):
             with Server(kind) as server:
-                runs[kind.name] = streams.run(server, seconds=seconds, warmup=SETTLE_S, **LOAD)
+                for _ in range(TRIES):
+                    runs[kind.name] = one = streams.run(
+                        server,
+                        seconds=seconds,
+                        warmup=SETTLE_S,
+                        chat_prefix=f"character:Streams {next(NUMBERS)}/",
+                        **LOAD,
+                    )
+                    if one.foreign_cpu <= FOREIGN_MAX:
+                        break
         for name, one in runs.items():
             self._tell(name, one)
-            if one.missing or not one.counts:
-                reason = f"{one.missing} tokens missing" if one.missing else f"generator {one.busy:.0%} busy"
-                self._samples.problem("gen p99", f"{name}: {reason}")
-                self._samples.problem("gen cpu", f"{name}: {reason}")
+            if reason := _problem(one):
+                for target in ("gen p99", "gen durable", "gen cpu"):
+                    self._samples.problem(target, f"{name}: {reason}")
                 return
         ours, relay = runs[servers.TELLBACK.name], runs[servers.RELAY.name]
         self._samples.add("gen p99", ours.p99_ms)
