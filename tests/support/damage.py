@@ -1,6 +1,6 @@
 """Damage: what a disk or a crash makes of a file's bytes, and a folder with a file of every kind to try it on.
 
-TELLBACK_DAMAGE_SHARE (0 to 1) says how much of the whole is tried; the ordinary run takes a seeded twentieth.
+TELLBACK_DAMAGE_SHARE (0 to 1) says how much of the whole is tried; the ordinary run takes a seeded part.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tellback_server.store.files import DEFAULT_USER
 from tellback_server.trash import Entry, Trash
 from tests.support.chat_desk import Desk
 
-SHARE = float(os.environ.get("TELLBACK_DAMAGE_SHARE", "0.05"))
+SHARE = float(os.environ.get("TELLBACK_DAMAGE_SHARE", "0.03"))
 SECTOR_BYTES = 512
 
 
