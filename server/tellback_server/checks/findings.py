@@ -153,7 +153,6 @@ CODES: Final[dict[str, Code]] = {
         "the bytes changed although nobody wrote to the file", "`tellback repair` makes it anew from the log.", True
     ),
     "state-edited": _info("another program changed the state; the next opening adopts that"),
-    "state-missing": _info("another program deleted a state of ours; the next opening adopts that"),
     "state-orphaned": _warning("the state's owner is gone", "`tellback repair` moves it to the trash.", True),
     "state-name-odd": _warning("the name is nearly that of a state, and no namespace", "Rename or delete the file."),
     "sync-unusable": _damage(
@@ -171,7 +170,6 @@ CODES: Final[dict[str, Code]] = {
     "floor-log-odd": _damage("the log of a floor state holds no list of commits", _FROM_BACKUP, True),
     "floor-commit-odd": _warning("a commit of a floor state is not understood and counts for nothing", _SERVED),
     "floor-message-missing": _warning("a commit belongs to a message that is gone", "The next write drops it."),
-    "floor-state-differs": _info("the state is not what its log makes; the log counts"),
     # Groups, cards, presets.
     "group-not-json": _damage("the group's file cannot be read", _FROM_BACKUP),
     "group-chat-missing": _warning("the group lists a chat that has no file", "Take it out of the list."),

@@ -40,7 +40,7 @@ LOOKS_MAX: Final = 4
 LOOK_AGAIN_S: Final = 0.25
 _MAY_PASS: Final = frozenset((
     "chat-append-torn", "chat-edited", "chat-empty", "file-busy", "file-left-over", "group-chat-unlisted",
-    "state-edited", "state-missing", "sync-behind", "sync-copied", "index-unusable", "trash-file-missing",
+    "state-edited", "sync-behind", "sync-copied", "index-unusable", "trash-file-missing",
 ))
 """Infos that a server at work shows for a moment, between two of its steps; every warning and damage may be one."""
 
