@@ -107,7 +107,7 @@ def page(rates: dict[tuple[str, int, int], list[float]]) -> str:
         "One append a save, through the port; ratio to the store of plain files, median of the repetitions (lowest to",
         "highest). The ratios are what counts: other work on the machine moves all rates together.", "",
         "Written by `python -m benchmarks.stores`; load average at the end: "
-        f"{os.getloadavg()[1]:.1f} on {os.cpu_count()} cores (far above the cores: believe only the order).", "",
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, its own included.", "",
         "| store | messages in the chat | writers | saves/s | against files |", "| --- | ---: | ---: | ---: | ---: |",
     ]
     for (name, messages, writers), found in rates.items():
