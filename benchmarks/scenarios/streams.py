@@ -81,16 +81,24 @@ class Streams(Scenario):
         )
 
     def _appends_meanwhile(self, seconds: float) -> None:
-        with Server(servers.TELLBACK) as server:
-            alone = generator.run(server, seconds=seconds, warmup=0.5, **APPENDS)
-            load = streams.start(server, seconds=2 * seconds + 4, warmup=0.5, **LOAD)
-            try:
-                streams.await_streaming(load)
-                meanwhile = generator.run(server, quiet=False, seconds=seconds, warmup=0.5, **APPENDS)
-                streamed = streams.finish(load)
-            finally:
-                load.kill()
+        for _ in range(TRIES):
+            with Server(servers.TELLBACK) as server:
+                alone = generator.run(server, seconds=seconds, warmup=0.5, **APPENDS)
+                load = streams.start(server, seconds=2 * seconds + 4, warmup=0.5, **LOAD)
+                try:
+                    streams.await_streaming(load)
+                    meanwhile = generator.run(server, quiet=False, seconds=seconds, warmup=0.5, **APPENDS)
+                    streamed = streams.finish(load)
+                finally:
+                    load.kill()
+            # To one generator the other is foreign.
+            foreign = max(alone.foreign_cpu, meanwhile.foreign_cpu - streamed.busy)
+            if foreign <= FOREIGN_MAX:
+                break
         self._samples.ran(servers.TELLBACK.name, "w1, nothing else", alone)
         self._samples.ran(servers.TELLBACK.name, "w1 beside 200 replies", meanwhile)
         self._samples.figures["replies: push to tab p99 beside appends at w1, ms"].append(streamed.p99_ms)
-        self._samples.add("gen appends", meanwhile.rate / alone.rate, alone, meanwhile)
+        if foreign > FOREIGN_MAX:
+            self._samples.problem("gen appends", f"others used {foreign:.0%} of a core")
+        else:
+            self._samples.add("gen appends", meanwhile.rate / alone.rate, alone, meanwhile)
