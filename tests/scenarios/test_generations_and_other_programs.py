@@ -33,6 +33,8 @@ async def folded(data: Path, generation: str = "g1") -> None:
     """Wait until the files hold the user's turn and the generation."""
     await until(lambda: (data / STATES).exists() and generation.encode() in (data / STATES).read_bytes())
     await until(lambda: (data / SYNC).exists() and b"And then" in (data / FILE).read_bytes())
+    # Until chat_sync tells of the document, a restart writes it again.
+    await until(lambda: b"tellback_generations" in (data / SYNC).read_bytes())
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
