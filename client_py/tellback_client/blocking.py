@@ -17,9 +17,11 @@ from typing import Any, Literal, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from tellback_protocol.backups import ListedBackup
 from tellback_protocol.catalog_frames import Character, FoundMessage, ListedChat
 from tellback_protocol.ids import Version
 
+from .backups import BackupContent
 from .blocking_generation import BlockingGeneration, BlockingProducing
 from .chat import Batch, Chat, Operations
 from .client import Client, connect
@@ -89,6 +91,22 @@ class BlockingClient:
     def restore_chat(self, chat_id: str, to: str | None = None) -> BlockingChat:
         """As `Client.restore_chat`."""
         return BlockingChat(self, self.wait(lambda: self.client.restore_chat(chat_id, to)))
+
+    def restore_deleted(self, chat_id: str, backup: str, to: str | None = None) -> BlockingChat:
+        """As `Client.restore_deleted`."""
+        return BlockingChat(self, self.wait(lambda: self.client.restore_deleted(chat_id, backup, to)))
+
+    def backups(self, chat: str) -> list[ListedBackup]:
+        """As `Client.backups`."""
+        return self.wait(lambda: self.client.backups(chat))
+
+    def back_up(self, chat: str) -> ListedBackup:
+        """As `Client.back_up`."""
+        return self.wait(lambda: self.client.back_up(chat))
+
+    def backup_content(self, chat: str, backup: str = "last") -> BackupContent:
+        """As `Client.backup_content`."""
+        return self.wait(lambda: self.client.backup_content(chat, backup))
 
     def list_chats(self, **filters: Any) -> list[ListedChat]:
         """As `Client.list_chats`, all of them."""
@@ -215,6 +233,10 @@ class BlockingChat:
     def remove(self, *, force: bool = False) -> WriteResult:
         """As `Chat.remove`."""
         return self._client.wait(lambda: self.chat.remove(force=force))
+
+    def restore_backup(self, backup: str) -> WriteResult:
+        """As `Chat.restore_backup`."""
+        return self._client.wait(lambda: self.chat.restore_backup(backup))
 
     def branch(
         self, message_id: str, *, to: str | None = None, kind: Literal["branch", "checkpoint"] = "branch",

@@ -27,6 +27,7 @@ from tellback_protocol.requests import Open, OwnerName, owner_named, owner_text
 from tellback_protocol.values import loads
 
 from .asking import waiter_of
+from .backups import Backups
 from .catalog import Catalog
 from .chat import Chat
 from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
@@ -77,7 +78,7 @@ def connect(
     )
 
 
-class Client(Catalog, Lives):
+class Client(Catalog, Backups, Lives):
     """One session. Made by `connect`; all methods belong to the event loop it was entered in."""
 
     def __init__(

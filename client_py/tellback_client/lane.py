@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec import Raw
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.codec import encode
 from tellback_protocol.fields import Base, OpBase
 from tellback_protocol.generation_requests import Generate, GenerationCancel, GenerationEnd, GenerationStart
@@ -55,7 +56,10 @@ from .outbox import PendingWrite
 from .own_write import Beginning, OwnWrite, Unbased, shown_as
 from .replica import Replica
 
-Based = DocumentWrite | ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete | GenerationStart | Generate
+Based = (
+    DocumentWrite | ChatRename | ChatDelete | ChatBranch | BackupRestore | OwnerRename | OwnerDelete | GenerationStart
+    | Generate
+)
 """Writes that name the version that they were made against."""
 NEAR_WRITES = 128
 """Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives."""
@@ -170,7 +174,7 @@ class Lane:
         if isinstance(write, ChatRename | OwnerRename | OwnerDelete):
             # Only another name is news to it, and the head says which one was seen.
             return msgspec.structs.replace(write, base=replica.head.integrity)
-        if isinstance(write, ChatDelete):
+        if isinstance(write, ChatDelete | BackupRestore):
             return msgspec.structs.replace(write, base=self._base(write, replica))
         if isinstance(write, Batch):
             for request in write.requests:
@@ -228,7 +232,7 @@ def targets_of_request(request: OwnWrite | Batched) -> tuple[str, ...]:
             return (f"s:{request.namespace}",)
         case ChatRename() | OwnerRename() | OwnerDelete():
             return ("o:",)
-        case ChatDelete():
+        case ChatDelete() | BackupRestore():
             return (ANYTHING,)
         case Swipe() | BatchedSwipe() | ChatBranch():
             return (f"m:{request.message}",)

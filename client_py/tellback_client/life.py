@@ -13,11 +13,12 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import UNSET, Raw
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.effects import Effect
 from tellback_protocol.frames import Ack
 from tellback_protocol.ids import WIRE_INTEGER_MAX
@@ -109,6 +110,21 @@ class LivingChat:
         return chat
 
 
+    async def restore_backup(self: _Lived, backup: str) -> WriteResult:
+        """Put the chat back as a backup holds it; what there is now is backed up first. Everybody who has it open is
+        told `Replaced`. Raises ConflictError when somebody changed the chat meanwhile; RefusedError `backup-unknown`,
+        `backup-damaged`.
+        """
+        return await self.write(LifeIntent(BackupRestore("", backup)))
+
+    async def restore_backup_as(self: _Lived, backup: str, to: str) -> Chat:
+        """A new chat of this name, beside this one, of what a backup holds; opened. Raises RefusedError `exists`."""
+        result = await self.write(LifeIntent(BackupRestore("", backup, to)))
+        assert result.branch is not None, "the ack tells what it made"
+        chat: Chat = await self._client.open(result.branch.chat)
+        return chat
+
+
 class _Client(Protocol):
     """What a client has, besides."""
 
@@ -125,6 +141,10 @@ class _Client(Protocol):
     async def _ask(self, request: Any) -> Any: ...
 
     async def _restore_owner(self, owner: OwnerName) -> None: ...
+
+    async def _out_of_trash(
+        self, chat_id: str, request: Callable[[int], ChatRestore | BackupRestore]
+    ) -> Chat: ...
 
 
 async def _rename(owner: Owner, to: str) -> None:
@@ -168,6 +188,22 @@ class Lives(Asking):
 
         Raises: NotFoundError, RefusedError `exists`.
         """
+        return await self._out_of_trash(chat_id, lambda number: ChatRestore(
+            f"id:{chat_id}", UNSET if to is None else to, op=number
+        ))
+
+    async def restore_deleted(self: _Client, chat_id: str, backup: str, to: str | None = None) -> Chat:
+        """As `restore_chat`, of a backup, whatever the trash holds of the chat.
+
+        Raises: NotFoundError, RefusedError `exists`, `backup-unknown`, `backup-damaged`.
+        """
+        return await self._out_of_trash(chat_id, lambda number: BackupRestore(
+            f"id:{chat_id}", backup, UNSET if to is None else to, op=number
+        ))
+
+    async def _out_of_trash(
+        self: _Client, chat_id: str, request: Callable[[int], ChatRestore | BackupRestore]
+    ) -> Chat:
         address = f"id:{chat_id}"
         for _try in range(RESTORES_MAX):
             try:
@@ -179,7 +215,7 @@ class Lives(Asking):
             else:
                 raise refused("exists", "The chat is not in the trash.", pointer="/chat")
             try:
-                await self._ask(ChatRestore(address, UNSET if to is None else to, op=number))
+                await self._ask(request(number))
             except RefusedError as error:
                 if error.code == "op-mismatch":
                     continue

@@ -6,6 +6,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.generation_requests import (
     Generate,
     GenerationCancel,
@@ -25,7 +26,7 @@ from tellback_protocol.requests import (
 
 __all__ = ["Beginning", "LiveWrite", "OwnWrite", "Unbased", "shown_as"]
 
-LiveWrite = ChatRename | ChatDelete | ChatBranch | OwnerRename | OwnerDelete | GenerationWrite
+LiveWrite = ChatRename | ChatDelete | ChatBranch | BackupRestore | OwnerRename | OwnerDelete | GenerationWrite
 """What is asked of an open chat as a whole, or of a reply; it is no part of a batch."""
 OwnWrite = DocumentWrite | LiveWrite
 Beginning = GenerationStart | Generate

@@ -379,9 +379,9 @@ class Subscription(Writes):
         ready = self.phase != "parts" and (
             version is None or self.replica.knows(version) or (isinstance(frame, Ack) and self.replica.follows(version))
         )
-        if ready and isinstance(frame, Ack) and frame.resync is True and self.replica.follows(frame.version):
-            # What it did is not told any more.
-            ready = False
+        if ready and isinstance(frame, Ack) and self.replica.follows(frame.version):
+            # What it did is not told any more, or was never told: the chat is a backup's now.
+            ready = frame.resync is not True and isinstance(frame.restored, UnsetType)
         if ready:
             self._settle_answer(pending, frame)
             self._caught_up()

@@ -14,8 +14,10 @@ from tellback_client import (
     DeletedError,
     Gone,
     RefusedError,
+    Replaced,
     connect,
 )
+from tests.support.oracle import until
 from tests.support.relay import Relay
 from tests.support.server import running
 
@@ -106,6 +108,55 @@ async def test_characters_and_presets_are_renamed_deleted_and_restored(tmp_path:
         await one.delete_preset("OpenAI Settings/Mine")
         await one.restore_preset("OpenAI Settings/Mine")
         assert (root / "OpenAI Settings/Mine.json").read_text() == "{}"
+
+
+async def test_backups_are_taken_looked_into_and_restored(tmp_path: Path) -> None:
+    """[Z7] [Z9] [Z11]: whoever has the chat open sees the backup's content, and what is written goes on from there."""
+    async with running(tmp_path) as app, connect(app.urls[0]) as one, connect(app.urls[0]) as other:
+        chat = await one.create_chat(CHAT, messages=[{"mes": "Hello."}])
+        await chat.set_state("memory", {"n": 1})
+        taken = await one.back_up(CHAT)
+        theirs = await other.open(CHAT)
+        events = theirs.events()
+        await theirs.append({"mes": "later"})
+        await chat.set_state("memory", {"n": 2})
+        await until(lambda: len(chat.messages) == 2)
+
+        result = await chat.restore_backup(taken.backup)
+
+        # When it returns the chat is the backup.
+        assert [message["mes"] for message in chat.messages] == ["Hello."]
+        assert await chat.state_get("memory") == {"n": 1}
+        assert chat.version.epoch == 2
+        assert result.version.seq == chat.version.seq
+        assert (chat.pending, chat.conflicts, chat.status) == (0, [], "synced")
+        await until(lambda: [message["mes"] for message in theirs.messages] == ["Hello."])
+        seen = []
+        while not any(isinstance(event, Replaced) for event in seen):
+            seen.append(await asyncio.wait_for(anext(events), 5))
+        assert [event.reason for event in seen if isinstance(event, Replaced)] == ["restored"]
+        await theirs.append({"mes": "and on"})
+        await chat.append({"mes": "from here"})
+        await until(lambda: len(theirs.messages) == 3)
+
+        before = (await one.backups(CHAT))[0]
+        assert before.reason == "restore"
+        content = await one.backup_content(f"id:{chat.chat_id}", before.backup)
+        assert [message["mes"] for message in content.messages] == ["Hello.", "later"]
+        assert content.states == {"memory": {"n": 2}}
+        beside = await chat.restore_backup_as(before.backup, "as it was")
+        assert [message["mes"] for message in beside.messages] == ["Hello.", "later"]
+        with pytest.raises(RefusedError, match="no backup"):
+            await chat.restore_backup("1-1")
+
+        await chat.remove()
+        [entry] = await one.trash()
+        assert (entry.name, await one.empty_trash([entry.entry])) == (CHAT, [entry.entry])
+        with pytest.raises(RefusedError, match=r"not-found|not hold"):
+            await one.restore_chat(chat.chat_id)
+        back = await one.restore_deleted(chat.chat_id, "last")
+        assert back.chat_id == chat.chat_id
+        assert {row.chat_id for row in await one.backed_up_chats()} == {chat.chat_id}
 
 
 def test_the_waiting_client_has_the_same_verbs(tmp_path: Path) -> None:
