@@ -94,6 +94,9 @@ class Generations:
                                  runs=listing.state == "running")
             if listing.state == "running":
                 self._text_so_far(one, _text(listing.text), _text(listing.reasoning), listing.durable)
+                if one.sending is not None and one.sending.sent == one.place:
+                    # The next text may be long in coming: the server hears that it comes from here.
+                    self._to_attach.add(one_id)
             elif one.result is None:
                 one.offered = True
                 self._missing.add(one_id)

@@ -186,10 +186,11 @@ class ChatGenerations:
         return found, heard
 
     def returned(self, tab: Tab, owner_json: bytes) -> None:
-        """A session opened the chat: if it produces something here, it is back."""
+        """A session opened the chat: if it produces something here, it may go on, and the lease begins anew."""
         for generation_id, one in self.live.items():
             if one.producer is not tab and self._stream.generations[generation_id].producer == tab.session_id:
                 self._produced_by(one, tab, owner_json)
+                one.lost_s = self._desk.now_s()
 
     def lost(self, tab: Tab) -> None:
         """A connection is gone, and with it what it produced."""
@@ -247,6 +248,7 @@ class ChatGenerations:
             if entry.producer != tab.session_id:
                 raise Refused("not-producer", "Another session produces this text.", pointer="/generation")
             self._produced_by(one, tab, owner_json)
+        one.lost_s = None
         self._desk.counters.generation_deltas += 1
         self.add(one, request.offset, request.text, request.reasoning_offset, request.reasoning)
 

@@ -30,7 +30,7 @@ __all__ = ["GenerationDesk", "GenerationLimits"]
 
 log = structlog.get_logger()
 
-BEAT_S: Final = 0.2
+BEAT_S: Final = 0.18
 """Text waits at most so long for the log; with the sync it is durable within 250 ms."""
 SWEEP_S: Final = 0.5
 UNCOMMITTED_BYTES_MAX: Final = 32 << 20

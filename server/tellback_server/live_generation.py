@@ -48,7 +48,7 @@ class LiveGeneration:
         self.body: Raw | None = None
         """What the model server will be asked; None when it was, or when a session produces the text."""
         self.lost_s: float | None = now_s
-        """Since when there is no producer."""
+        """Since when no producer is known to go on."""
         self.active_s = now_s
         """When the last text came."""
         self.began_s = now_s

@@ -244,10 +244,25 @@ async def test_a_producer_that_comes_back_goes_on(tmp_path: Path) -> None:
         back = await TabClient.join(app.urls[0], producer.session)
         opened = await back.open(CHAT)
         assert opened["generations"][0]["offset"] == 6
+        await back.ask("generation-attach", chat=CHAT, generation="g1")
         await asyncio.sleep(1)
         await delta(back, 6, " and after")
         await end(back, length=16)
         assert (await Listener(watcher, "before").hear()).text == "before and after"
+
+
+async def test_a_page_that_was_loaded_again_and_does_not_go_on_leaves_its_text_within_the_lease(tmp_path: Path) -> None:
+    """[T9, T20, R13] The same session opens the chat, and knows nothing of what it wrote before."""
+    async with two(tmp_path, generation_lease_s=0.6) as (app, producer, watcher):
+        await start(producer)
+        await delta(producer, 0, "half of a sen")
+        await Listener(watcher).until(13)
+        producer.raw.abort()
+        back = await TabClient.join(app.urls[0], producer.session)
+        await back.open(CHAT)
+        stored = await watcher.raw.receive_until(type="generation-stored")
+        assert stored["state"] == "orphaned"
+        assert (await messages(watcher))[-1]["mes"] == "half of a sen"
 
 
 async def test_a_producer_that_is_gone_leaves_its_text_within_the_lease(tmp_path: Path) -> None:
