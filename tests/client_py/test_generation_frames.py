@@ -418,6 +418,16 @@ def test_t20_after_a_lost_connection_text_goes_on_where_the_server_has_it_and_th
     assert outcome[0].duplicate
 
 
+def test_t20_a_producer_with_nothing_to_send_yet_says_that_it_goes_on() -> None:
+    wire = Producer()
+    wire.push("Once")
+    assert len(wire.sent()) == 1
+    frames = wire.reopen(2, generations=[listed("Once", by=SESSION)])
+    assert [frame["type"] for frame in frames] == ["generation-attach"]
+    wire.receive(started("Once", by=SESSION))
+    assert wire.sent() == []
+
+
 def test_a_gap_told_at_the_end_is_filled_and_the_same_op_sent_again() -> None:
     """[T7]"""
     wire = Producer()
