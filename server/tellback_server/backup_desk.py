@@ -29,7 +29,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.ids import SIDECAR_MARK, ChatById, namespace_problem, parse_chat
 from tellback_protocol.values import servable
 from tellback_server.actor import Actor
-from tellback_server.backup_folder import BackupDamaged, Manifest
+from tellback_server.backup_folder import BackupDamaged, Manifest, Taken
 from tellback_server.backups import Backups
 from tellback_server.fs import FileUnreadable, FileUnsafe
 from tellback_server.hub import Hub
@@ -97,13 +97,22 @@ class BackupDesk:
         return BackupListFrame(chats=await self._run(chats), id=request.id)
 
     async def _create(self, user: str, request: BackupCreate) -> BackupCreated:
+        taken = await self._taken(user, request)
+        return BackupCreated(taken.manifest.chat_id, listed(taken.manifest), taken.is_new, request.id)
+
+    async def _taken(self, user: str, request: BackupCreate) -> Taken:
         actor = await self._actor(user, request.chat)
-        if actor is None or actor.stream is None or actor.state in ("missing", "ended"):
+        if actor is None or actor.stream is None or actor.state == "missing":
             raise Refused("not-found", "There is no such chat.", pointer="/chat")
         if actor.state == "gone":
             raise Refused("deleted", actor.stream.in_trash(), pointer="/chat", details={"chat_id": actor.chat_id})
         try:
-            taken = await self._backups.keep(actor, "demand")
+            return await self._backups.keep(actor, "demand")
+        except Refused:
+            if actor.state != "ended":
+                raise
+            # It left memory meanwhile, or became another one; its successor answers.
+            return await self._taken(user, request)
         except OutsideEdit:
             self._hub.shelf.look(actor)
             raise Refused(
@@ -115,7 +124,6 @@ class BackupDesk:
             raise
         except OSError:
             raise Refused("storage-full", "The backup could not be written; nothing else was touched.") from None
-        return BackupCreated(taken.manifest.chat_id, listed(taken.manifest), taken.is_new, request.id)
 
     async def _get(self, user: str, request: BackupGet) -> BackupFrame:
         chat_id = await self._chat_id(user, request.chat)
