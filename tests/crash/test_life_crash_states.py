@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.ids import Version, provisional_chat_id
 from tellback_protocol.life import branch_twig
 from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerName, OwnerRestore
 from tellback_protocol.stream import Stream
-from tellback_server.fs import Fs
+from tellback_server.backup_folder import BackupFolder, Source
+from tellback_server.fs import FileMark, Fs
 from tellback_server.loading import LoadedStream, load_chat
 from tellback_server.log import Position, Record
-from tellback_server.operations import Move, Operation, carry_out
+from tellback_server.operations import Move, Operation, Replaced, carry_out
 from tellback_server.planning import (
     delete_operation,
     place_of,
@@ -28,6 +30,7 @@ from tellback_server.planning import (
     stage_branch,
 )
 from tellback_server.registrar import Registrar
+from tellback_server.restoring import plan_backup_restore
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
 from tests.support.chat_desk import SilentLogger
@@ -85,6 +88,8 @@ def begun(what: str) -> tuple[Operation, Disk]:
     name = "character:Alice" if what.startswith("owner") else "group:Old"
     stream, held = loaded(files, name)
     match what:
+        case "backup-restore":
+            return begun_backup_restore(files, registrar, stream, held), fs.disk()
         case "rename":
             plan = plan_rename(files, registrar, USER, name, ChatRename(name, "New"), 1)
             assert plan.facts.refused is None
@@ -107,6 +112,45 @@ def begun(what: str) -> tuple[Operation, Disk]:
     return restore_operation(plan, registrar, stream, LATER, 2), fs.disk()
 
 
+def begun_backup_restore(files: FileStore, registrar: Registrar, stream: Stream, held: FileState) -> Operation:
+    """A backup is taken, then the chat, a state and the group change; what there is then is backed up, too."""
+    backups = BackupFolder(files)
+
+    def taken(version: Version, held: FileState) -> str:
+        source = Source(
+            user=USER, place=held.place, chat_id=stream.chat_id, version=version, head=version, file=held.identity,
+            state_files=held.state_files, count=1, inherited=held.image.inherited,
+        )
+        return backups.take(source, "demand", version.seq).manifest.backup
+
+    backup = taken(VERSION, held)
+    files.fs.write_atomically(f"{HOME}/Old.jsonl", b'{"chat_metadata":{}}\n{"id":"m2","mes":"two"}\n')
+    files.fs.write_atomically(f"{HOME}/Old.luker-state.memory.json", b'{"a":2}')
+    files.fs.write_atomically(f"{HOME}/Old.luker-state.later.json", b'["came later"]')
+    stream, held = loaded(files, "group:Old")
+    taken(LATER, held)
+    asked = BackupRestore("group:Old", backup)
+    plan = plan_backup_restore(files, registrar, stream, asked, 3, live={}, chat_id="", integrity="")
+    assert plan.facts.refused is None
+    return plan.operation(files, registrar, stream, held, LATER, 3)
+
+
+def replaced_on(one: Replaced, found: Disk, fs: SimFs) -> Replaced:
+    """As `as_on`: the staged file and the one that it replaces are known by their bytes."""
+    source, target = f"/data/{USER}/{one.source}", f"/data/{USER}/{one.target}"
+    inode, was = one.inode, one.was
+    for path in (source, target):
+        stat = fs.stat(path) if path[-1] != "/" else None
+        if stat is None:
+            continue
+        data = fs.read(path)
+        if one.source and data == found[source]:
+            inode = stat.inode
+        elif data == found.get(target):
+            was = FileMark(stat.size_bytes, stat.mtime_ns, stat.inode)
+    return Replaced(one.source, one.target, inode, was)
+
+
 def as_on(operation: Operation, found: Disk, fs: SimFs) -> Operation:
     """The same operation where inodes have the numbers that this disk gives: a file is known by its bytes, of which no
     two are equal.
@@ -126,6 +170,7 @@ def as_on(operation: Operation, found: Disk, fs: SimFs) -> Operation:
     return msgspec.structs.replace(
         operation, moves=[renumbered(move) for move in operation.moves],
         unlinked=[renumbered(move) for move in operation.unlinked],
+        replaced=[replaced_on(one, found, fs) for one in operation.replaced],
     )
 
 
@@ -156,6 +201,7 @@ class Leaving(RecordingFs):
 LEFT = {
     "rename": f"{HOME}/Old", "delete": f"{HOME}/Old", "owner-delete": f"{CARDS}/Alice",
     "restore": f"/data/{USER}/trash/", "owner-restore": f"/data/{USER}/trash/", "branch": "nothing",
+    "backup-restore": f"{HOME}/Old.luker-state.later",
 }
 """How the paths begin under which nothing is left."""
 CAME = {
@@ -165,6 +211,7 @@ CAME = {
     "owner-delete": {},
     "owner-restore": {f"{CARDS}/Alice.png": f"{CARDS}/Alice.png",
                       f"{TALKS}/Alice/Talk.jsonl": f"{TALKS}/Alice/Talk.jsonl"},
+    "backup-restore": {f"{HOME}/Old.jsonl": f"{HOME}/Old.jsonl", ODD: ODD},
     "branch": {f"{HOME}/New.luker-state.Odd One.json": ODD, f"{HOME}/Old.jsonl": f"{HOME}/Old.jsonl"},
 }
 """Where files stand afterwards, by where they stood."""
@@ -189,7 +236,9 @@ def test_whatever_a_power_cut_leaves_the_redo_ends_at_the_same_files_j3(
         group = wanted[f"/data/{USER}/groups/7.json"]
         assert json.loads(group)["chats"] == ["Other", "New"]
     states = 0
-    mine = {data for path, data in contents(BASE).items() if "groups/" not in path}
+    mine = {
+        data for path, data in contents(found if what == "backup-restore" else BASE).items() if "groups/" not in path
+    }
     for _done, disk in crash_states(recording, disk_class=disk_class):
         states += 1
         assert mine <= set(contents(disk).values()), "nothing may be lost at any moment"
