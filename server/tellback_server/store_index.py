@@ -7,14 +7,14 @@
 Rules of this module:
 - Derived: asked of the store once for each user, then kept by what is saved, renamed and deleted. Nobody else writes
   to the store (`claim`).
-- What was put while the store was being asked is newer than what it told.
+- What was put while the store was being asked is newer than what it told; a name that the log knows is newer than both.
 - Cost: an entry for each owner.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -77,15 +77,21 @@ class _Known:
 class StoreIndex:
     """See the module."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, name_of: Callable[[str, str], str | None]) -> None:
+        """`name_of` tells what the log calls an owner now, by user and id; the store may not have heard of it yet."""
         self._store = store
+        self._name_of = name_of
         self._users: dict[str, _Known] = {}
         self._lock = threading.Lock()
 
     def put(self, user: str, listed: ListedOwner) -> None:
         """The store holds this now."""
         with self._lock:
-            self._of(user).put(listed)
+            self._of(user).put(self._named(user, listed))
+
+    def _named(self, user: str, listed: ListedOwner) -> ListedOwner:
+        name = self._name_of(user, listed.chat_id)
+        return listed if name in (None, listed.name) else msgspec.structs.replace(listed, name=name)
 
     def rename(self, user: str, chat_id: str, name: str) -> None:
         """An owner that the store may hold has another name."""
@@ -101,6 +107,19 @@ class StoreIndex:
             known = self._of(user)
             known.drop(chat_id)
             known.gone.add(chat_id)
+
+    def ask_again(self) -> None:
+        """The store may hold owners that it did not tell; the next question asks it anew."""
+        with self._lock:
+            for known in self._users.values():
+                known.is_asked = False
+                known.changes += 1
+
+    def known_name(self, user: str, chat_id: str) -> str | None:
+        """As `name_of`, as far as it was told; never blocks for the store."""
+        with self._lock:
+            listed = self._of(user).owners.get(chat_id)
+        return None if listed is None else listed.name
 
     def name_of(self, user: str, chat_id: str) -> str | None:
         """Blocks the first time. Raises StoreError."""
@@ -152,7 +171,7 @@ class StoreIndex:
                     with self._lock:
                         for listed in found:
                             if listed.chat_id not in known.owners and listed.chat_id not in known.gone:
-                                known.put(listed)
+                                known.put(self._named(user, listed))
                         known.gone.clear()
                         known.is_asked = True
         return known

@@ -182,9 +182,9 @@ class StorePlans:
             return StorePlan(facts=Facts(to=name, refused=("not-found", "The trash does not hold it any more.")))
         plan = StorePlan(facts=Facts(to=name), entry=entry, out=out)
         refused, place = self._refused(stream, name, around, now_ms, chat_id), place_of(name)
-        for chat in plan.chats_out():
-            if refused is None and self._vault.taken(user, chat) is not None:
-                refused = "exists", f"{chat} stands where a chat would come back to."
+        for value in out[1:]:
+            if refused is None and self._vault.taken(user, value.name, value.chat_id) is not None:
+                refused = "exists", f"{value.name} stands where a chat would come back to."
         if registered.name != name:
             plan.links = registered.gone.linked_from
             plan.linked_as = sorted({stem_of(place_of(registered.name)), *_former_stems(registered)} - {stem_of(place)})
@@ -407,6 +407,8 @@ class StorePlans:
                 self._rename_kept(user, chat_id, to)
                 self._index.rename(user, chat_id, to)
                 failpoint("operation.after_link")
+            if operation.what == "rename":
+                self._index.rename(user, operation.chat_id, operation.registered[0].name)
             if operation.what == "restore" and operation.trash is not None:
                 self._remove_from_trash(user, operation.trash)
                 failpoint("operation.after_unlinked")

@@ -5,6 +5,7 @@
 
 Rules of this module (STORAGE "A store in the place of files"):
 - A store that cannot be reached is asked by one call a second; every other call fails at once, so that no thread waits.
+  Calls that read and calls that change something are told apart.
 - Nothing is read or saved before `check` and `claim` said yes, also when the store came up after the server.
 - Writes to what is live go on: the log is durable. Past `behind_bytes_max` of log that waits for the store nothing more
   is admitted, until it has caught up.
@@ -22,6 +23,7 @@ import structlog
 
 from tellback_protocol.effects import Effect
 from tellback_protocol.ids import Version
+from tellback_server.clock import Clock
 from tellback_server.hub import Hub
 from tellback_server.log import Position
 from tellback_server.store.base import ListedOwner, Store, StoredChat, StoreError, StoreHealth, StoreUnavailable
@@ -33,6 +35,40 @@ log = structlog.get_logger()
 ASK_S: Final = 1.0
 
 
+class _Gate:
+    """Calls of one kind: those that read, or those that change something. A store may answer the ones only."""
+
+    def __init__(self, kind: str, clock: Clock) -> None:
+        self._kind = kind
+        self._clock = clock
+        self._asked_s = 0.0
+        self.failing_since_s: float | None = None
+        self.error = ""
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when the store was just asked in vain."""
+        if self.failing_since_s is not None:
+            now_s = self._clock.monotonic_s()
+            if now_s - self._asked_s < ASK_S:
+                raise StoreUnavailable(f"not reached: {self.error}")
+            self._asked_s = now_s
+
+    def failed(self, error: StoreUnavailable) -> None:
+        self.error = str(error)
+        if self.failing_since_s is None:
+            self._asked_s = self.failing_since_s = self._clock.monotonic_s()
+            log.error("store-unavailable", kind=self._kind, error=self.error, meaning="What is live goes on.")
+
+    def passed(self) -> bool:
+        """True when it had failed before."""
+        if self.failing_since_s is None:
+            return False
+        failed_s = round(self._clock.monotonic_s() - self.failing_since_s, 3)
+        self.failing_since_s = None
+        log.warning("store-reached", kind=self._kind, failed_s=failed_s)
+        return True
+
+
 class StoreWatch:
     """See the module. `asking` is for any thread, the rest for the loop."""
 
@@ -41,55 +77,51 @@ class StoreWatch:
         self._behind_bytes_max = behind_bytes_max
         self.failures = 0
         """Calls that failed."""
-        self.error = ""
-        """What was wrong last."""
-        self._failing_since_s: float | None = None
-        self._asked_s = 0.0
+        self._reading = _Gate("read", hub.clock)
+        self._saving = _Gate("save", hub.clock)
         self._reached_s = 0.0
-        """When the store was back."""
+        """When the store took something again."""
+        self.recoveries = 0
+        """How often it was reached again."""
         self.behind_from: Position | None = None
         """The oldest record that the store may not hold because it could not be reached."""
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
+    def asking(self, *, saving: bool) -> Iterator[None]:
         """Around every call of the store. Raises StoreUnavailable at once when it was just asked in vain."""
-        now_s = self._hub.clock.monotonic_s()
-        if self._failing_since_s is not None:
-            if now_s - self._asked_s < ASK_S:
-                raise StoreUnavailable(f"not reached: {self.error}")
-            self._asked_s = now_s
+        gate = self._saving if saving else self._reading
+        gate.check()
         try:
             yield
         except StoreUnavailable as error:
             self.failures += 1
-            self._failed(error)
-            raise
-        except StoreError as error:
-            self.failures += 1
-            self.error = str(error)
-            raise
-        if self._failing_since_s is not None:
-            self._reached_s = self._hub.clock.monotonic_s()
-            failed_s, self._failing_since_s = self._reached_s - self._failing_since_s, None
-            log.warning("store-reached", failed_s=round(failed_s, 3), failures=self.failures)
-
-    def _failed(self, error: StoreUnavailable) -> None:
-        self.error = str(error)
-        if self._failing_since_s is None:
-            self._asked_s = self._failing_since_s = self._hub.clock.monotonic_s()
             if self.behind_from is None:
                 self.behind_from = self._hub.log.sequenced
-            log.error("store-unavailable", error=self.error, meaning="Writes go on as far as the log has room.")
+            gate.failed(error)
+            raise
+        except StoreError:
+            self.failures += 1
+            raise
+        if gate.passed():
+            self.recoveries += 1
+            if saving:
+                self._reached_s = self._hub.clock.monotonic_s()
 
     @property
     def is_failing(self) -> bool:
-        """The last call did not reach the store."""
-        return self._failing_since_s is not None
+        """The last call of a kind did not reach the store."""
+        return self._saving.failing_since_s is not None or self._reading.failing_since_s is not None
+
+    @property
+    def error(self) -> str:
+        """What was wrong last."""
+        return self._saving.error or self._reading.error
 
     @property
     def failing_s(self) -> float:
         """How long the store has not been reached."""
-        since_s = self._failing_since_s
+        times_s = [gate.failing_since_s for gate in (self._saving, self._reading)]
+        since_s = min((time_s for time_s in times_s if time_s is not None), default=None)
         return 0.0 if since_s is None else self._hub.clock.monotonic_s() - since_s
 
     @property
@@ -101,7 +133,7 @@ class StoreWatch:
         """Now and then: stop writes that the log should not hold alone, or let them go on. `waits_since_s` is when the
         oldest commit was made that the store does not hold.
         """
-        if not self.is_failing and (waits_since_s is None or waits_since_s > self._reached_s):
+        if self._saving.failing_since_s is None and (waits_since_s is None or waits_since_s > self._reached_s):
             self.behind_from = None
         is_over = self.behind_bytes > self._behind_bytes_max
         if is_over and self._hub.held_up is None:
@@ -144,30 +176,35 @@ class WatchedStore:
             return self.health
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
-        with self._watch.asking():
+    def _asking(self, *, saving: bool = False) -> Iterator[None]:
+        with self._watch.asking(saving=saving):
             if self.health is None:
                 self.prepare()
             yield
 
     def check(self) -> StoreHealth:
-        with self._watch.asking():
+        with self._watch.asking(saving=True):
             return self.prepare()
 
     def load(self, user: str, chat_id: str) -> StoredChat | None:
         with self._asking():
             return self._store.load(user, chat_id)
 
+    def other_copy(self, user: str, chat_id: str, than: StoredChat | None) -> StoredChat | None:
+        """There is one copy. See multi.Guarded."""
+        del user, chat_id, than
+        return None
+
     def save(self, user: str, base: Version | None, effects: Sequence[Effect] | None, value: StoredChat) -> None:
-        with self._asking():
+        with self._asking(saving=True):
             self._store.save(user, base, effects, value)
 
     def delete(self, user: str, chat_id: str, head: Version) -> None:
-        with self._asking():
+        with self._asking(saving=True):
             self._store.delete(user, chat_id, head)
 
     def rename(self, user: str, chat_id: str, name: str) -> None:
-        with self._asking():
+        with self._asking(saving=True):
             self._store.rename(user, chat_id, name)
 
     def list(self, user: str) -> Iterator[ListedOwner]:
@@ -179,7 +216,7 @@ class WatchedStore:
             return list(self._store.users())
 
     def claim(self, data_id: str) -> None:
-        with self._watch.asking():
+        with self._watch.asking(saving=True):
             self._store.claim(data_id)
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.ids import (
     CharacterChat,
+    CharacterOwner,
     ChatName,
     Place,
     StateOwner,
@@ -151,10 +152,12 @@ class Vault:
         self._store = store
         self.names = names
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tellback-store")
-        self.index = StoreIndex(store)
+        self.index = StoreIndex(store, names.name_of)
         self.watch = watch
         self.staged = Staged(files)
         self._is_kept_told = False
+        self._registrar: Registrar
+        """Set once, with the plans."""
 
     @property
     def keeps_log(self) -> bool:
@@ -170,6 +173,7 @@ class Vault:
         return NoLookout()
 
     def plans(self, registrar: Registrar) -> StorePlans:
+        self._registrar = registrar
         return StorePlans(self._files, self._store, self, registrar)
 
     def users(self) -> list[str]:
@@ -203,9 +207,10 @@ class Vault:
     def load(self, user: str, place: Place, chat_id: str | None, now_ms: int) -> LoadedStream | ChatMissing:
         name = str(place)
         if chat_id is None:
-            chat_id = self._id_of(user, place)
-        if chat_id is None:
-            return ChatMissing(user=user, name=name, chat_id="", head=None, pending=0)
+            chat_id = self._id_of(user, place, now_ms)
+        if chat_id is None or self._is_gone(user, chat_id):
+            # The log may still tell all of it.
+            return ChatMissing(user=user, name=name, chat_id=chat_id or "", head=None, pending=0)
         value = self.read(user, chat_id)
         return self._joined(user, place, chat_id, value, now_ms)
 
@@ -217,12 +222,25 @@ class Vault:
         kept = self.staged.kept(user, chat_id)
         return kept if found is None or (kept is not None and kept.head.seq > found.head.seq) else found
 
-    def _id_of(self, user: str, place: Place) -> str | None:
+    def _is_gone(self, user: str, chat_id: str) -> bool:
+        """It is in the trash, by itself or with its character."""
+        registered = self._registrar.of(user, chat_id)
+        is_gone = registered is not None and registered.gone is not None
+        return is_gone or self._registrar.went_with(user, chat_id) is not None
+
+    def _id_of(self, user: str, place: Place, now_ms: int) -> str | None:
         name = str(place)
         chat_id = self.index.id_of(user, name)
         if chat_id is not None and self.names.name_of(user, chat_id) in (None, name):
             return chat_id
-        return self._files.new_id(user, name) if isinstance(place, StateOwner) else None
+        if not isinstance(place, StateOwner):
+            return None
+        if self._registrar.former(user, name, now_ms) is not None:
+            # The name answers for who had it, until it is used again: by a chat of a new character.
+            character = place.character if isinstance(place, CharacterOwner) else ""
+            if character not in self.index.characters_like(user, character):
+                return None
+        return self._files.new_id(user, name)
 
     def _joined(
         self, user: str, place: Place, chat_id: str, value: StoredChat | None, now_ms: int
@@ -285,6 +303,8 @@ class Vault:
             for other in self.index.characters_like(user, character):
                 if other not in (character, own_character):
                     return "A character whose name differs only in case or Unicode form is there."
+        if known is not None and self._is_gone(user, known):
+            known = None
         if known not in (None, own_id) or (twin == name and twin_id != own_id and self._is_named(user, twin_id, name)):
             return "The name is taken."
         if twin is not None and twin_id != own_id and self._is_named(user, twin_id, twin):

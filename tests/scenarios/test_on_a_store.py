@@ -48,6 +48,10 @@ def everything() -> list[Scenario]:
     ]
 
 
+def chat_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.jsonl") if "trash" not in path.parts]
+
+
 chosen = everything() if os.environ.get("TELLBACK_STORE_SCENARIOS") == "all" else SCENARIOS
 
 
@@ -55,8 +59,8 @@ chosen = everything() if os.environ.get("TELLBACK_STORE_SCENARIOS") == "all" els
 async def test_a_scenario_of_files_holds_on_sqlite(
     scenario: Scenario, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """[ST1]"""
+    """[SV1]"""
     monkeypatch.setenv("TELLBACK_STORE", f"sqlite://{tmp_path_factory.mktemp('store')}/chats.db")
     given: dict[str, Any] = {"tmp_path": tmp_path, "monkeypatch": monkeypatch}
     await scenario(**{name: given[name] for name in inspect.signature(scenario).parameters})
-    assert not list(tmp_path.rglob("*.jsonl")), "chats are in the store, and only there"
+    assert not chat_files(tmp_path), "chats are in the store, and only there"

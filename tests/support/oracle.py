@@ -171,6 +171,8 @@ class Writer:
         await raw.receive_until(type="welcome")
         await raw.send({"type": "open", "id": 0, "chat": self.chat, "since": self.replica.head})
         opened = await raw.receive_until(id=0)
+        if opened.get("retry") == "backoff":
+            raise OSError(opened["code"])
         assert opened["type"] == "opened", opened
         self._opened(opened)
         assert min(self.pending, default=self.last_op + 1) <= opened["next_op"] <= self.last_op + 1
