@@ -14,11 +14,7 @@ Rules of this module (STORAGE "A store in the place of files"):
 
 from __future__ import annotations
 
-import contextlib
-import os
-import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,15 +22,11 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.effects import RenamedEffect
 from tellback_protocol.floors import branched
 from tellback_protocol.ids import (
-    CharacterChat,
     CharacterOwner,
-    ChatName,
     GroupChat,
     Place,
-    StateOwner,
     Version,
     new_name_problem,
-    sidecar_name,
     stem_of,
 )
 from tellback_protocol.life import Facts, branch_stem, branch_twig, branched_name, sibling
@@ -51,9 +43,8 @@ from tellback_protocol.requests import (
     OwnerRestore,
 )
 from tellback_protocol.stream import StateDocument, Stream
-from tellback_protocol.values import dumps, loads
+from tellback_protocol.values import loads
 from tellback_server.failpoint import failpoint
-from tellback_server.fs import FileMissing
 from tellback_server.loaded import LoadedStream, NewRecord
 from tellback_server.namesakes import held_back
 from tellback_server.operations import Operation, StoredChange
@@ -61,22 +52,17 @@ from tellback_server.planning import NUMBERS_MAX, chat_of, place_of
 from tellback_server.records import ANCHOR, Checkpointed, encode, owner_key
 from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar, write_registered
 from tellback_server.rooms import Around, RoomFor
-from tellback_server.store.base import ListedOwner, Store, StoredChat, StoreError
-from tellback_server.store.files import SYNC_NAMESPACE, FileStore, SyncMark, Watermark
-from tellback_server.store.held import FileState, state_mark
-from tellback_server.store.jsonl import Image, render
-from tellback_server.store.place import file_of
+from tellback_server.store.base import ListedOwner, Store, StoredChat
+from tellback_server.store.files import FileStore
+from tellback_server.store.held import FileState
 from tellback_server.store.store_state import StoreState, decode_listing, listing_of
-from tellback_server.trash import MANIFEST, Entry, Trash
+from tellback_server.store_trash import StoreTrash, as_files
+from tellback_server.trash import Entry
 
 if TYPE_CHECKING:
     from tellback_server.vault import Vault
 
 __all__ = ["StorePlans"]
-
-OWNERS: Final = "owners"
-"""Folder of a trash entry with the owners as the store had them."""
-
 
 class StorePlan(msgspec.Struct, kw_only=True):
     """See rooms.Plan."""
@@ -108,7 +94,7 @@ class StorePlans:
         self._index = vault.index
         self._staged = vault.staged
         self._registrar = registrar
-        self._trash = Trash(files)
+        self._trash = StoreTrash(files, self._staged)
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +163,7 @@ class StorePlans:
                 return StorePlan(facts=Facts())
             name = sibling(name, request.to)
         entry = self._trash.find(user, chat_id)
-        out = [] if entry is None else self._owners_of(user, entry, chat_id)
+        out = [] if entry is None else self._trash.owners_of(user, entry, chat_id)
         if entry is None or not out:
             return StorePlan(facts=Facts(to=name, refused=("not-found", "The trash does not hold it any more.")))
         plan = StorePlan(facts=Facts(to=name), entry=entry, out=out)
@@ -388,7 +374,7 @@ class StorePlans:
             failpoint("operation.begin")
             if operation.what == "delete":
                 assert operation.trash is not None, "a deletion has an entry"
-                self._put_into_trash(user, operation.trash, change)
+                self._trash.put(user, operation.trash, change.staged)
                 failpoint("operation.after_trash")
             elif operation.what in ("restore", "branch"):
                 for name in change.staged:
@@ -410,7 +396,7 @@ class StorePlans:
             if operation.what == "rename":
                 self._index.rename(user, operation.chat_id, operation.registered[0].name)
             if operation.what == "restore" and operation.trash is not None:
-                self._remove_from_trash(user, operation.trash)
+                self._trash.remove(user, operation.trash)
                 failpoint("operation.after_unlinked")
             for name in change.staged:
                 self._staged.remove(user, name)
@@ -430,59 +416,6 @@ class StorePlans:
         kept = self._staged.kept(user, chat_id)
         if kept is not None and kept.name != to:
             self._staged.keep(user, msgspec.structs.replace(kept, name=to))
-
-    def _put_into_trash(self, user: str, entry: Entry, change: StoredChange) -> None:
-        """The manifest last: from then on the trash holds all of it."""
-        fs, root = self._files.fs, f"trash/{entry.folder}"
-        manifest = self._files.checked_path(user, f"{root}/{MANIFEST}")
-        if fs.stat(manifest) is not None:
-            return
-        for name in change.staged:
-            value = self._staged.get(user, name)
-            if value is None:
-                raise StoreError(f"what was staged of {entry.name} is gone")
-            for path, data in as_files(value, entry.deleted_ms).items():
-                self._write(user, f"{root}/{path}", data)
-            self._staged.hand_over(user, name, self._made(user, f"{root}/{OWNERS}/{value.chat_id}"))
-            failpoint("trash.after_move")
-        fs.write_atomically(manifest, msgspec.json.encode(entry))
-        failpoint("trash.after_manifest")
-
-    def _made(self, user: str, path: str) -> str:
-        """A path below the user's root, its folder made."""
-        self._files.fs.make_directories(os.path.dirname(os.path.join(self._files.user_root(user), path)))
-        return self._files.checked_path(user, path)
-
-    def _write(self, user: str, path: str, data: bytes) -> None:
-        self._files.fs.write_atomically(self._made(user, path), data)
-
-    def _owners_of(self, user: str, entry: Entry, chat_id: str) -> list[StoredChat]:
-        """What the trash holds of an entry, the owner that it is about first. Raises OSError, StoreDamaged."""
-        root = self._files.checked_path(user, f"trash/{entry.folder}/{OWNERS}")
-        with contextlib.suppress(FileMissing):
-            names = [name for name in self._files.fs.listdir(root) if not name.endswith(".tellback-tmp")]
-            found = [self._staged.read_handed(os.path.join(root, name)) for name in names]
-            owners = sorted(filter(None, found), key=lambda value: value.chat_id != chat_id)
-            return owners if owners and owners[0].chat_id == chat_id else []
-        return []
-
-    def _remove_from_trash(self, user: str, entry: Entry) -> None:
-        """The manifest goes last. Whatever else stands there stays."""
-        fs, folder = self._files.fs, self._files.checked_path(user, f"trash/{entry.folder}")
-        paths = [os.path.join(folder, path) for path in entry.files]
-        owners = os.path.join(folder, OWNERS)
-        with contextlib.suppress(FileMissing):
-            paths += [os.path.join(owners, name) for name in fs.listdir(owners)]
-        for path in (*paths, os.path.join(folder, MANIFEST)):
-            with contextlib.suppress(FileMissing):
-                fs.unlink(path)
-        for one in sorted({os.path.dirname(path) for path in paths} | {folder}, key=len, reverse=True):
-            while len(one) >= len(folder):
-                with contextlib.suppress(OSError):
-                    fs.remove_directory(one)
-                one = os.path.dirname(one)
-        with contextlib.suppress(FileMissing):
-            fs.fsync_directory(os.path.dirname(folder))
 
     def renamed(self, held: FileState, stream: Stream, to: str, version: Version) -> NewRecord:
         assert isinstance(held, StoreState), "of an owner in a store"
@@ -504,44 +437,6 @@ def value_of(stream: Stream, held: StoreState, now_ms: int) -> StoredChat:
     )
     value.summary = msgspec.json.encode(listing_of(held.image, value, now_ms))
     return value
-
-
-def as_files(value: StoredChat, now_ms: int) -> dict[str, bytes]:
-    """An owner as SillyTavern and Luker keep it, by path below the user's root."""
-    place = place_of(value.name)
-    folder, own = "/".join(file_of(place)[0]), file_of(place)[1]
-    files: dict[str, bytes] = {}
-    watermark = Watermark(0, 0, 0)
-    if not isinstance(place, StateOwner):
-        data = _chat_file(place, value, now_ms)
-        files[f"{folder}/{own}"] = data
-        watermark = Watermark(len(data), len(value.messages), zlib.crc32(data))
-    marks = {}
-    for namespace, document in value.states.items():
-        if document.data is not None and document.version is not None:
-            files[f"{folder}/{sidecar_name(place, namespace)}"] = document.data
-            marks[namespace] = state_mark(document.version, document.data)
-    mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, marks)
-    fields = {
-        "integrity": value.version.integrity, "updated_at": now_ms, "tellback": msgspec.to_builtins(mark),
-    }
-    files[f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"] = dumps(fields)
-    return dict(_nameable(files))
-
-
-def _nameable(files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Without what no file system could name; the owner itself stands beside its files."""
-    for path, data in files.items():
-        if len(path.rpartition("/")[2].encode("utf-8", "surrogatepass")) <= 255:
-            yield path, data
-
-
-def _chat_file(place: ChatName, value: StoredChat, now_ms: int) -> bytes:
-    header = decode_listing(value.summary).header
-    line = None if header is None else header.encode("utf-8", "surrogatepass")
-    image = Image(isinstance(place, CharacterChat), line, None if line is None else "chat_metadata")
-    data = render(image, value.messages, set(), value.metadata, value.chat_id, now_ms).data
-    return data if data.endswith(b"\n") or not data else data + b"\n"
 
 
 def _former_stems(registered: Registered | None) -> set[str]:

@@ -1,0 +1,143 @@
+"""Store trash: where owners of a store go when they are deleted: the data folder's trash, as files for people.
+
+    <user>/trash/<deleted ms>-<id>/<path of the file>      as SillyTavern and Luker would keep it
+    <user>/trash/<deleted ms>-<id>/owners/<chat_id>        the owner as the store had it: what comes back (`staged`)
+    <user>/trash/<deleted ms>-<id>/manifest.json           goes there last: from then on the trash holds all of it
+
+Rules of this module (STORAGE "A store in the place of files"):
+- Every step may be done twice, and nothing else in the folder is touched.
+- Who edits the files of an entry edits a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from tellback_protocol.ids import FILE_NAME_BYTES_MAX, CharacterChat, ChatName, StateOwner, sidecar_name
+from tellback_protocol.values import dumps
+from tellback_server.failpoint import failpoint
+from tellback_server.fs import FileMissing
+from tellback_server.planning import place_of
+from tellback_server.staged import Staged
+from tellback_server.store.base import StoredChat, StoreError
+from tellback_server.store.files import SYNC_NAMESPACE, FileStore, SyncMark, Watermark
+from tellback_server.store.held import state_mark
+from tellback_server.store.jsonl import Image, render
+from tellback_server.store.marks import mark_fields
+from tellback_server.store.place import file_of
+from tellback_server.store.store_state import decode_listing
+from tellback_server.trash import MANIFEST, Entry, Trash
+
+__all__ = ["StoreTrash", "as_files"]
+
+OWNERS: Final = "owners"
+
+
+class StoreTrash:
+    """Of all users. Every method blocks."""
+
+    def __init__(self, files: FileStore, staged: Staged) -> None:
+        self._files = files
+        self._staged = staged
+        self._trash = Trash(files)
+
+    def find(self, user: str, owner_id: str) -> Entry | None:
+        """What was deleted last under this id."""
+        return self._trash.find(user, owner_id)
+
+    def put(self, user: str, entry: Entry, names: Iterable[str]) -> None:
+        """Fill an entry with what is staged under these names. Durable on return. Raises OSError, StoreError."""
+        fs, root = self._files.fs, f"trash/{entry.folder}"
+        manifest = self._files.checked_path(user, f"{root}/{MANIFEST}")
+        if fs.stat(manifest) is not None:
+            return
+        for name in names:
+            value = self._staged.get(user, name)
+            if value is None:
+                raise StoreError(f"what was staged of {entry.name} is gone")
+            for path, data in as_files(value, entry.deleted_ms).items():
+                self._write(user, f"{root}/{path}", data)
+            self._staged.hand_over(user, name, self._made(user, f"{root}/{OWNERS}/{value.chat_id}"))
+            failpoint("trash.after_move")
+        fs.write_atomically(manifest, msgspec.json.encode(entry))
+        failpoint("trash.after_manifest")
+
+    def _made(self, user: str, path: str) -> str:
+        """A path below the user's root, its folder made."""
+        self._files.fs.make_directories(os.path.dirname(os.path.join(self._files.user_root(user), path)))
+        return self._files.checked_path(user, path)
+
+    def _write(self, user: str, path: str, data: bytes) -> None:
+        self._files.fs.write_atomically(self._made(user, path), data)
+
+    def owners_of(self, user: str, entry: Entry, chat_id: str) -> list[StoredChat]:
+        """What the trash holds of an entry, the owner that it is about first. Raises OSError, StoreDamaged."""
+        root = self._files.checked_path(user, f"trash/{entry.folder}/{OWNERS}")
+        with contextlib.suppress(FileMissing):
+            names = [name for name in self._files.fs.listdir(root) if not name.endswith(".tellback-tmp")]
+            found = [self._staged.read_handed(os.path.join(root, name)) for name in names]
+            owners = sorted(filter(None, found), key=lambda value: value.chat_id != chat_id)
+            return owners if owners and owners[0].chat_id == chat_id else []
+        return []
+
+    def remove(self, user: str, entry: Entry) -> None:
+        """The manifest goes last. Whatever else stands there stays."""
+        fs, folder = self._files.fs, self._files.checked_path(user, f"trash/{entry.folder}")
+        paths = [os.path.join(folder, path) for path in entry.files]
+        owners = os.path.join(folder, OWNERS)
+        with contextlib.suppress(FileMissing):
+            paths += [os.path.join(owners, name) for name in fs.listdir(owners)]
+        for path in (*paths, os.path.join(folder, MANIFEST)):
+            with contextlib.suppress(FileMissing):
+                fs.unlink(path)
+        for one in sorted({os.path.dirname(path) for path in paths} | {folder}, key=len, reverse=True):
+            while len(one) >= len(folder):
+                with contextlib.suppress(OSError):
+                    fs.remove_directory(one)
+                one = os.path.dirname(one)
+        with contextlib.suppress(FileMissing):
+            fs.fsync_directory(os.path.dirname(folder))
+
+
+def as_files(value: StoredChat, now_ms: int) -> dict[str, bytes]:
+    """An owner as SillyTavern and Luker keep it, by path below the user's root."""
+    place = place_of(value.name)
+    folder, own = "/".join(file_of(place)[0]), file_of(place)[1]
+    files: dict[str, bytes] = {}
+    watermark = Watermark(0, 0, 0)
+    if not isinstance(place, StateOwner):
+        data = _chat_file(place, value, now_ms)
+        files[f"{folder}/{own}"] = data
+        watermark = Watermark(len(data), len(value.messages), zlib.crc32(data))
+    marks = {}
+    for namespace, document in value.states.items():
+        if document.data is not None and document.version is not None:
+            files[f"{folder}/{sidecar_name(place, namespace)}"] = document.data
+            marks[namespace] = state_mark(document.version, document.data)
+    mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, marks)
+    fields = {
+        "integrity": value.version.integrity, "updated_at": now_ms, "tellback": mark_fields(mark),
+    }
+    files[f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"] = dumps(fields)
+    return dict(_nameable(files))
+
+
+def _nameable(files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Without what no file system could name; the owner itself stands beside its files."""
+    for path, data in files.items():
+        if len(path.rpartition("/")[2].encode("utf-8", "surrogatepass")) <= FILE_NAME_BYTES_MAX:
+            yield path, data
+
+
+def _chat_file(place: ChatName, value: StoredChat, now_ms: int) -> bytes:
+    header = decode_listing(value.summary).header
+    line = None if header is None else header.encode("utf-8", "surrogatepass")
+    image = Image(isinstance(place, CharacterChat), line, None if line is None else "chat_metadata")
+    data = render(image, value.messages, set(), value.metadata, value.chat_id, now_ms).data
+    return data if data.endswith(b"\n") or not data else data + b"\n"
