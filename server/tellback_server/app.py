@@ -18,6 +18,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from tellback_protocol.frames import CLOSE_GOING_AWAY, SUBPROTOCOL, Limits, ModelServer
@@ -36,13 +37,14 @@ from tellback_server.http import FrontDoor, HttpResponse
 from tellback_server.hub import Hub
 from tellback_server.keeper import Keeper
 from tellback_server.lock import DataLock
-from tellback_server.log import Log, LogPoisoned
+from tellback_server.log import Log, LogPoisoned, Position
 from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
 from tellback_server.names import Names
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
 from tellback_server.server_backup import UNFINISHED
 from tellback_server.standstill import Standstill
+from tellback_server.status import Status
 from tellback_server.storage import choose
 from tellback_server.store.files import SERVER_FOLDER, FileStore
 from tellback_server.tab import Tab
@@ -143,7 +145,10 @@ class App:
             front_door=FrontDoor.configured(
                 extra_origins=settings.allowed_origins,
                 loopback_only=authenticator.kind == "none",
-                routes={"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics},
+                routes={
+                    "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics,
+                    "/statusz": self._statusz,
+                },
             ),
             limits=TransportLimits(),
             connections_max=settings.connections_max,
@@ -200,7 +205,7 @@ class App:
         self._catalog.backups = BackupDesk(self._hub, self._keeper.backups)
         self._catalog.trash = TrashDesk(self._hub, Trash(self._files), self._keeper.lifecycle.lock_of)
         self._hub.desk = self._catalog
-        self._keeper.needed_elsewhere = lambda: self._catalog.needed
+        self._keeper.needed_elsewhere = self._needed
         self._reception = Reception(
             authenticator, f"tellback/{version()}", settings.heartbeat_ms,
             [ModelServer(name) for name in self._hub.producers.models],
@@ -212,9 +217,11 @@ class App:
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()
         await self._catalog.start()
+        await self._storage.start(self._keeper)
         undo.push_async_callback(self._hub.finish_tasks)
         undo.push_async_callback(self._catalog.stop)
         undo.push_async_callback(self._keeper.stop)
+        undo.push_async_callback(self._storage.stop)
         undo.push_async_callback(self._control.stop)
         if room.must_settle:
             await self._control.start()
@@ -255,6 +262,7 @@ class App:
             await self._control.stop()
             await self._log.flush()
             await self._gateway.close_all(CLOSE_GOING_AWAY, "server stops", STOP_TIMEOUT_S)
+            await self._storage.stop()
             await self._keeper.stop()
             await self._catalog.stop()
             await self._hub.finish_tasks()
@@ -306,6 +314,11 @@ class App:
             await asyncio.sleep(LAG_SAMPLE_S)
             self._lag_max_s = max(self._lag_max_s, loop.time() - planned_s)
 
+    def _needed(self) -> Position | None:
+        """The oldest record of the log that somebody beside the keeper needs."""
+        known = [one for one in (self._catalog.needed, self._storage.needed) if one is not None]
+        return min(known, default=None)
+
     # -- plain HTTP --------------------------------------------------------------------------------------------------
 
     def _healthz(self) -> HttpResponse:
@@ -316,6 +329,15 @@ class App:
             state = self._storage.state
             return HttpResponse(200, f"degraded: {state}\n".encode() if state else b"ready\n")
         return HttpResponse(503, b"not ready\n")
+
+    def _statusz(self) -> HttpResponse:
+        status = Status(
+            server=f"tellback/{version()}", ready=self._readyz().status == 200, state=self._storage.state,
+            connections=self._gateway.connection_count, chats=len(self._hub.actors),
+            log_segments=self._log.segment_count, checkpoint_lag_s=self._keeper.lag_s(),
+            stores=self._storage.reports,
+        )
+        return HttpResponse(200, msgspec.json.encode(status), "application/json")
 
     def _metrics(self) -> HttpResponse:
         body = render(self.counters, self._log.stats, {

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tellback_server.cipher_settings import cipher_settings
 from tellback_server.config_problems import (
     ENVIRONMENT_PREFIX,
     ConfigurationError,
@@ -95,7 +96,20 @@ class Settings(BaseSettings):
     create: bool = Field(default=False, description="Make the missing folders around `data`, too")
     store: str = Field(
         default="files", min_length=1,
-        description="Where chats are kept: `files` in the users' folders of `data`, or the URL of a store",
+        description="Where chats are kept: `files` in the users' folders of `data`, the URL of a store, or `multi`",
+    )
+    primary: str | None = Field(
+        default=None, min_length=1, description="With `multi`: `files` or the URL of the store that is read and written"
+    )
+    backup: str | None = Field(
+        default=None, min_length=1, description="With `multi`: the URL of the store that gets everything from the log"
+    )
+    flush_interval_s: float = Field(
+        default=5.0, ge=0.01, le=3600, allow_inf_nan=False, description="How often the backup is brought up to the log"
+    )
+    flush_timeout_s: float = Field(
+        default=10.0, ge=0, le=3600, allow_inf_nan=False,
+        description="How long a stop brings the backup up to the log; the next start goes on",
     )
     store_behind_bytes_max: int = Field(
         default=1 << 30, ge=_KIB, le=1 << 40, description="Log that may wait for a store that cannot be reached"
@@ -225,9 +239,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file that one of the two names."""
-        path = init_settings().get("config") or env_settings().get("config")
-        return init_settings, env_settings, _FileSource(settings_cls, path)
+        """Flags, then the environment, then what Cipher's variables say, then the file that one of the first two names.
+        """
+        flags, variables = init_settings(), env_settings()
+        file = _FileSource(settings_cls, flags.get("config") or variables.get("config"))
+        named = {**file(), **variables, **flags}
+        return init_settings, env_settings, _CipherSource(settings_cls, named), file
 
     @field_validator("config", "data", "auth_file", "jwt_key_file", mode="after")
     @classmethod
@@ -334,6 +351,30 @@ class Settings(BaseSettings):
         """Paths of key files by the name of their upstream."""
         return {name: path for name, _, path in (text.partition("=") for text in self.upstream_key_file)}
 
+    @model_validator(mode="after")
+    def _multi_has_two(self) -> Self:
+        if self.store != "multi":
+            for name, value in (("primary", self.primary), ("backup", self.backup)):
+                if value is not None:
+                    raise ValueError(f"{name} is set without store multi; give --store multi, or leave it out")
+            return self
+        if self.primary is None:
+            raise ValueError("store multi has no primary; give --primary files or --primary URL")
+        if self.backup is None:
+            raise ValueError("store multi has no backup; give --backup URL, for instance sqlite:///srv/backup.db")
+        if self.backup in ("files", "multi") or self.primary == "multi":
+            raise ValueError("a backup is the URL of a store; a folder of readable copies is files:///srv/mirror")
+        if self.primary == self.backup:
+            raise ValueError("primary and backup are one store; a copy beside itself is none")
+        return self
+
+    @property
+    def primary_and_backup(self) -> tuple[str, str]:
+        """The two of `multi`."""
+        assert self.primary is not None, "checked"
+        assert self.backup is not None, "checked"
+        return self.primary, self.backup
+
     @property
     def save_strategy(self) -> Strategy:
         """When chats are folded into their files."""
@@ -354,6 +395,20 @@ class Settings(BaseSettings):
     def has_users(self) -> bool:
         """Whether clients must say who they are."""
         return self.auth_file is not None or self.jwt_key_file is not None
+
+
+class _CipherSource(PydanticBaseSettingsSource):
+    """What the variables of Cipher's MultiBackend say; nothing where our own settings choose a store."""
+
+    def __init__(self, settings_cls: type[BaseSettings], named: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = cipher_settings(os.environ, named)
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
 
 
 class _FileSource(PydanticBaseSettingsSource):

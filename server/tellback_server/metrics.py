@@ -67,6 +67,8 @@ GAUGES: Final = {
     "tellback_store_up": "1 while the store answers",
     "tellback_store_failures": "Calls of the store that failed",
     "tellback_store_behind_bytes": "Log that has to stay because the store could not be reached",
+    "tellback_store_lag_seconds": "Age of the oldest durable write that the store may not hold",
+    "tellback_store_pending_entries": "Writes that the store may not hold: records for a backup, commits else",
     "tellback_loop_lag_seconds": "Longest time the event loop was late since the last scrape",
 }
 """The names that `render` takes, with their help."""
@@ -169,7 +171,11 @@ def version() -> str:
     return importlib.metadata.version("tellback")
 
 
-def render(counters: Counters, log_stats: LogStats, gauges: Mapping[str, Callable[[], float]]) -> bytes:
+Gauge = Callable[[], float] | Callable[[], dict[str, float]]
+"""A value, or one for each store."""
+
+
+def render(counters: Counters, log_stats: LogStats, gauges: Mapping[str, Gauge]) -> bytes:
     """The answer to GET /metrics. `gauges` has names of GAUGES; each is called once."""
     unknown = gauges.keys() - GAUGES.keys()
     if unknown:
@@ -181,7 +187,7 @@ def render(counters: Counters, log_stats: LogStats, gauges: Mapping[str, Callabl
 
 
 class _Server(Collector):
-    def __init__(self, counters: Counters, gauges: Mapping[str, Callable[[], float]]) -> None:
+    def __init__(self, counters: Counters, gauges: Mapping[str, Gauge]) -> None:
         self._counters = counters
         self._gauges = gauges
 
@@ -205,7 +211,14 @@ class _Server(Collector):
         text = "From asking to the first token, latest replies"
         yield _summary("tellback_upstream_first_token_seconds", text, self._counters.upstream_first_token_s)
         for name, read in self._gauges.items():
-            yield GaugeMetricFamily(name, GAUGES[name], value=read())
+            value = read()
+            if not isinstance(value, dict):
+                yield GaugeMetricFamily(name, GAUGES[name], value=value)
+                continue
+            family = GaugeMetricFamily(name, GAUGES[name], labels=["store"])
+            for store, one in value.items():
+                family.add_metric([store], one)
+            yield family
 
 
 class _Log(Collector):

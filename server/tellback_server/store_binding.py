@@ -1,6 +1,7 @@
 """Store binding: which store a data folder belongs to, and the other way round.
 
     <data>/.tellback/store      {"data_id", "store"}, sealed; written before the first owner goes there
+    <data>/.tellback/mirror     the same of a store that mirrors users' files
 
 Rules of this module (STORAGE "A store in the place of files"):
 - A data folder has users' files or one store, never both: outcomes and names in it are about owners that stand there.
@@ -20,9 +21,10 @@ from tellback_server.fs import FileMissing, Fs
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.address import StoreAddress
 
-__all__ = ["Binding", "bind", "check_files", "moved"]
+__all__ = ["Binding", "bind", "check_files", "mirror_binding", "moved"]
 
 NAME = "store"
+MIRROR_NAME = "mirror"
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -36,9 +38,9 @@ class Binding(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(Binding).decode
 
 
-def read_binding(fs: Fs, data: str) -> Binding | None:
+def read_binding(fs: Fs, data: str, name: str = NAME) -> Binding | None:
     """None when the folder was never bound to a store. Raises ConfigurationError, FsError."""
-    path = _path(data)
+    path = _path(data, name)
     try:
         found = unseal(fs.read(path))
         if found is not None:
@@ -75,10 +77,11 @@ def bind(fs: Fs, data: str, url: str, new_id: Callable[[], str], *, has_chats: b
     return write_binding(fs, data, Binding(new_id(), str(StoreAddress(url))))
 
 
-def write_binding(fs: Fs, data: str, binding: Binding) -> Binding:
+def write_binding(fs: Fs, data: str, binding: Binding, name: str = NAME) -> Binding:
     """Durable on return."""
-    fs.make_directories(os.path.dirname(_path(data)))
-    fs.write_atomically(_path(data), seal(msgspec.json.encode(binding)))
+    path = _path(data, name)
+    fs.make_directories(os.path.dirname(path))
+    fs.write_atomically(path, seal(msgspec.json.encode(binding)))
     return binding
 
 
@@ -97,5 +100,15 @@ def moved(fs: Fs, data: str, binding: Binding, url: str, *, holds_owners: bool) 
     return write_binding(fs, data, Binding(binding.data_id, here))
 
 
-def _path(data: str) -> str:
-    return os.path.join(data, ".tellback", NAME)
+def mirror_binding(fs: Fs, data: str, url: str, new_id: Callable[[], str]) -> Binding:
+    """What a store that mirrors the folder is claimed with, wherever it is. Raises ConfigurationError, FsError."""
+    binding = read_binding(fs, data, MIRROR_NAME)
+    here = str(StoreAddress(url))
+    if binding is not None and binding.store == here:
+        return binding
+    data_id = new_id() if binding is None else binding.data_id
+    return write_binding(fs, data, Binding(data_id, here), MIRROR_NAME)
+
+
+def _path(data: str, name: str) -> str:
+    return os.path.join(data, ".tellback", name)

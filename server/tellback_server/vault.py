@@ -46,7 +46,7 @@ from tellback_server.loaded import ChatMissing, LoadedStream, NewRecord
 from tellback_server.names import Names
 from tellback_server.operations import Operation
 from tellback_server.owner_past import OwnerPast
-from tellback_server.records import ANCHOR, CHECKPOINT, Anchor, Checkpointed, FileIdentity, encode, owner_key
+from tellback_server.records import ANCHOR, CHECKPOINT, COMMIT, Anchor, Checkpointed, FileIdentity, encode, owner_key
 from tellback_server.registrar import Registrar
 from tellback_server.rooms import NoLookout
 from tellback_server.sessions import read_sessions
@@ -55,10 +55,11 @@ from tellback_server.store.base import ListedOwner, StoreBehind, StoreDamaged, S
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
 from tellback_server.store.jsonl import Image, new_header
+from tellback_server.store.multi import Guarded
 from tellback_server.store.store_state import StorePending, StoreState, listing_of, state_of
 from tellback_server.store_index import StoreIndex, character_of
 from tellback_server.store_plans import StorePlans
-from tellback_server.store_watch import StoreWatch, WatchedStore
+from tellback_server.store_watch import StoreWatch
 
 __all__ = ["Vault"]
 
@@ -145,7 +146,7 @@ class Vault:
 
     must_settle = False
 
-    def __init__(self, hub: Hub, files: FileStore, store: WatchedStore, names: Names, watch: StoreWatch) -> None:
+    def __init__(self, hub: Hub, files: FileStore, store: Guarded, names: Names, watch: StoreWatch) -> None:
         """`files` are the data folder: names, outcomes, trash and what is staged."""
         self._hub = hub
         self._files = files
@@ -211,8 +212,26 @@ class Vault:
         if chat_id is None or self._is_gone(user, chat_id):
             # The log may still tell all of it.
             return ChatMissing(user=user, name=name, chat_id=chat_id or "", head=None, pending=0)
-        value = self.read(user, chat_id)
-        return self._joined(user, place, chat_id, value, now_ms)
+        try:
+            value = self.read(user, chat_id)
+        except StoreUnavailable:
+            if not self._is_all_in_log(user, chat_id):
+                raise
+            value = None
+        try:
+            return self._joined(user, place, chat_id, value, now_ms)
+        except StoreDamaged:
+            other = self._store.other_copy(user, chat_id, value)
+            if other is None:
+                raise
+            return self._joined(user, place, chat_id, other, now_ms)
+
+    def _is_all_in_log(self, user: str, chat_id: str) -> bool:
+        """Whether the log holds an owner from its first commit on, so that no store has to be asked."""
+        for _position, record in self._hub.log.records(owner_key(user, chat_id)):
+            if record.kind == COMMIT:
+                return record.seq == 1
+        return False
 
     def read(self, user: str, chat_id: str) -> StoredChat | None:
         """What the store holds, or what the data folder keeps for one that loses everything. Raises StoreError."""
@@ -354,7 +373,8 @@ class Vault:
         value.summary = msgspec.json.encode(listing)
         try:
             self._store.save(job.user, job.base, job.effects, value)
-        except StoreBehind as error:
+        except (StoreBehind, StoreDamaged) as error:
+            # What it became is here, whole.
             log.warning("store-behind", chat=value.name, error=str(error))
             job.effects = None
             self._store.save(job.user, job.base, None, value)

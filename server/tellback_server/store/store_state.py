@@ -117,6 +117,8 @@ class Listing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     size_bytes: int = 0
     changed_ms: int = 0
     header: str | None = None
+    mark: tuple[int, int, int] | None = None
+    """Size, mtime and inode of the file that this is a copy of; None in the place of files."""
 
 
 _decode_listing = msgspec.json.Decoder(Listing).decode
@@ -130,8 +132,11 @@ def decode_listing(summary: bytes) -> Listing:
         return Listing()
 
 
-def listing_of(image: Image, value: StoredChat, now_ms: int) -> Listing:
-    """What a list shows of a chat. Cost: a look at each message's size; the last one becomes a value."""
+def listing_of(image: Image, value: StoredChat, now_ms: int, identity: FileIdentity | None = None) -> Listing:
+    """What a list shows of a chat; `identity` is its file, when it is kept in one.
+
+    Cost: a look at each message's size; the last one becomes a value.
+    """
     messages = value.messages
     last = line_object(messages[next(reversed(messages))])[0] if messages else None
     main_chat = None
@@ -142,6 +147,7 @@ def listing_of(image: Image, value: StoredChat, now_ms: int) -> Listing:
         len(messages), preview(last) if last is not None else "", main_chat,
         sum(map(len, messages.values())) + len(messages) + len(value.metadata), now_ms,
         None if header is None else header.decode("utf-8", "surrogatepass"),
+        None if identity is None else (identity.size_bytes, identity.mtime_ns, identity.inode),
     )
 
 

@@ -1,0 +1,109 @@
+"""Primary and backup: saves go to the one, the log brings the other up, reads fall back, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tellback_server.store.schemes import open_store
+from tests.support.oracle import until
+from tests.support.server import TabClient, running, sillytavern_copy, texts, tree
+from tests.support.stored import USER, caught_up, sqlite_url, stored
+
+CHAT = "character:Alice/First meeting"
+
+
+def pair(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Settings of a server on two files."""
+    return {
+        "store": "multi", "primary": sqlite_url(folder / "primary"), "backup": sqlite_url(folder / "backup"),
+        "flush_interval_s": 0.05, **settings,
+    }
+
+
+async def test_the_backup_gets_everything_from_the_log(tmp_path: Path) -> None:
+    """[SM1]: appends, patches, deletions, states and metadata; by integrity and byte by byte."""
+    settings = pair(tmp_path)
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one", "two", "three")
+        found = await caught_up(settings["backup"], tab, CHAT)
+        assert len(found.messages) == 3
+        first = next(iter(found.messages))
+        answer = await tab.write("delete", CHAT, base=found.version.integrity, messages=[first])
+        assert answer["type"] == "ack", answer
+        await tab.append(CHAT, "four")
+        await tab.write_state("state-update", CHAT, namespace="memory", base=None, set={"in": "memory"})
+        second = list(found.messages)[1]
+        change = [{"op": "replace", "path": "/mes", "value": "changed"}]
+        base = (await tab.open(CHAT))["version"]["integrity"]
+        assert (await tab.write("patch", CHAT, base=base, message=second, patch=change))["type"] == "ack"
+        await caught_up(settings["backup"], tab, CHAT)
+        await caught_up(settings["primary"], tab, CHAT)
+
+
+async def test_rename_delete_and_restore_reach_the_backup(tmp_path: Path) -> None:
+    """[SM5]: a character with its chats, too."""
+    settings = pair(tmp_path)
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        chat_id = (await tab.open(CHAT, create=True))["chat_id"]
+        await tab.append(CHAT, "one")
+        await caught_up(settings["backup"], tab, CHAT)
+        answer = await tab.write("chat-rename", CHAT, to="Second", base="*")
+        assert answer["type"] == "ack", answer
+        await until(lambda: named(settings["backup"], chat_id) == "character:Alice/Second")
+        to = "character:Alice/Second"
+        opened = await tab.open(to)
+        assert (await tab.write("chat-delete", to, base=opened["version"]["integrity"]))["type"] == "ack"
+        await until(lambda: stored(settings["backup"], chat_id) is None)
+        assert stored(settings["primary"], chat_id) is None
+        tab.ops[f"id:{chat_id}"] = tab.ops[to]
+        answer = await tab.write("chat-restore", f"id:{chat_id}")
+        assert answer["type"] == "ack", answer
+        await until(lambda: stored(settings["backup"], chat_id) is not None)
+        assert texts((await tab.open(to))["messages"]) == ["one"]
+        await tab.append(to, "two")
+        assert len((await caught_up(settings["backup"], tab, to)).messages) == 2
+
+
+async def test_a_folder_of_chats_is_mirrored(tmp_path: Path) -> None:
+    """[SM2]: chats that nobody opened, what tellback writes, what others write; nothing is written into the folder."""
+    data = sillytavern_copy(tmp_path)
+    before = tree(data)
+    url = sqlite_url(tmp_path / "backup")
+    settings = {"store": "multi", "primary": "files", "backup": url, "flush_interval_s": 0.05}
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        chats = [one["chat"] for one in (await tab.ask("chat-list"))["chats"]]
+        await until(lambda: len(listed(url)) >= len(chats))
+        assert sorted(listed(url)) == sorted(chats)
+        assert tree(data) == before
+        for chat in chats[:3]:
+            await caught_up(url, tab, chat)
+        await tab.append(chats[0], "from tellback")
+        found = await caught_up(url, tab, chats[0])
+        assert b"from tellback" in list(found.messages.values())[-1]
+    async with running(data, **settings) as app:
+        # What nobody changed is not read again, what somebody else changed meanwhile is.
+        tab = await TabClient.join(app.urls[0])
+        await caught_up(url, tab, chats[0])
+
+
+def listed(url: str) -> list[str]:
+    """Names in a store."""
+    store = open_store(url)
+    try:
+        store.check()
+        return [one.name for one in store.list(USER)]
+    finally:
+        store.close()
+
+
+def named(url: str, chat_id: str) -> str | None:
+    found = stored(url, chat_id)
+    return None if found is None else found.name
