@@ -158,4 +158,10 @@ class Commit(msgspec.Struct, gc=False):
     """What else the ack says, as one JSON object; empty when nothing."""
 
 
+def versions_chat(commit: Commit) -> bool:
+    """Whether the chat document has its version from this commit: it changed the chat, or the chat began with it."""
+    begins = commit.version.seq == 1 and not commit.ops and commit.by is None
+    return begins or any(isinstance(effect, ChatEffect) for effect in commit.ops)
+
+
 decode_commit = msgspec.json.Decoder(Commit).decode

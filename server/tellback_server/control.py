@@ -67,11 +67,12 @@ class Control:
 
     async def start(self) -> None:
         """Listen. A folder that cannot hold a socket (some network shares) is served without one."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             self._fs.bind_private(listener, self._folder, CONTROL)
             self._server = await asyncio.start_unix_server(self._accepted, sock=listener, limit=LINE_BYTES_MAX)
         except OSError as error:
+            listener.close()
             log.warning("no-control-socket", error=str(error))
 
     async def stop(self) -> None:

@@ -27,7 +27,7 @@ from __future__ import annotations
 from msgspec import Raw
 
 from tellback_protocol.chat import Chat
-from tellback_protocol.effects import ChatEffect, Commit, Effect, StateEffect, encode_effects
+from tellback_protocol.effects import ChatEffect, Commit, Effect, StateEffect, encode_effects, versions_chat
 from tellback_protocol.generations import NAMESPACE as GENERATIONS
 from tellback_protocol.generations import as_line, generations_of
 from tellback_protocol.ids import ChatName, Integrity, Place, StateOwner, Version
@@ -340,6 +340,7 @@ class _Loading:
                 for effect in effects:
                     chat.apply(effect)
                     stream.follow(effect)
+            if versions_chat(commit) and not found.holds(commit):
                 chat.version = commit.version
             states.fold(stream, commit, pending)
         # Also when a crash came just behind the files: chat_sync and CHECKPOINT have yet to say what they hold.
@@ -365,7 +366,7 @@ class _Loading:
             assert base is not None, "a file that is ours has a base"
             _file_head, version = found.versions(past, base)
             for commit in pending:
-                if any(isinstance(effect, ChatEffect) for effect in commit.ops):
+                if versions_chat(commit):
                     version = commit.version
             head = Version(epoch, before.seq, states.integrity(epoch, before.seq, self.name))
         decision = self._decide(found, version, pending)

@@ -24,8 +24,8 @@ from typing import ClassVar
 from tests.support.crash_states import (
     SECTOR_BYTES,
     Change,
-    Disk,
     NameChange,
+    NumberedDisk,
     StrictDisk,
     changed,
     rename_in,
@@ -70,7 +70,7 @@ class JournaledDisk(StrictDisk):
             rename_in(self.names, change)
         self.journal.clear()
 
-    def disks(self, chance: random.Random) -> Iterator[Disk]:
+    def disks(self, chance: random.Random) -> Iterator[NumberedDisk]:
         """Every prefix of the journal, with all data, with none, and with one file anywhere between."""
         files = [file for file, changes in self.pending.items() if changes]
         whole = {file: changed(self.files.get(file, b""), self.pending[file]) for file in files}

@@ -10,20 +10,22 @@ Rules this module keeps:
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tellback_server.fs import DirectoryLock, File, FileStat, Fs
+from tellback_server.fs import DirectoryLock, File, FileMark, FileStat, Fs
 
 DIRECTORY = -1
-"""The file number of a directory."""
+"""The file number of a directory; where directories are told apart, all numbers from here down are."""
 
 
 class Made(NamedTuple):
     """A directory was made."""
 
     path: str
+    file: int = DIRECTORY
 
 
 class Created(NamedTuple):
@@ -190,8 +192,14 @@ class RecordingFs(Fs):
     def listdir(self, path: str) -> list[str]:
         return self._inner.listdir(path)
 
+    def scan(self, path: str, ending: str) -> tuple[dict[str, FileMark], dict[str, int]]:
+        return self._inner.scan(path, ending)
+
     def free_bytes(self, path: str) -> int:
         return self._inner.free_bytes(path)
+
+    def bind_private(self, listener: socket.socket, directory: str, name: str) -> None:
+        self._inner.bind_private(listener, directory, name)
 
     def open_read(self, path: str) -> File:
         with self.lock:
@@ -224,7 +232,10 @@ class RecordingFs(Fs):
     def rename(self, source: str, target: str) -> None:
         with self.lock:
             self._inner.rename(source, target)
-            self._numbers[target] = self._numbers.pop(source)
+            self._numbers.pop(target, None)
+            # A folder takes what is in it along.
+            for path in [path for path in self._numbers if path == source or path.startswith(source + "/")]:
+                self._numbers[target + path[len(source):]] = self._numbers.pop(path)
             self.trace.append(Renamed(source, target))
 
     def exchange(self, first: str, second: str) -> bool:

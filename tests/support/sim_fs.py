@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ from tellback_server.fs import (
     DirectoryLock,
     DirectoryLocked,
     File,
+    FileMark,
     FileMissing,
     FileStat,
     FileTaken,
@@ -118,21 +120,37 @@ class SimLock(DirectoryLock):
 
 
 class SimFs(Fs):
-    """The file system. `disk` is what it holds to begin with: path -> content, None for a directory."""
+    """The file system. `disk` is what it holds to begin with: path -> content, None for a directory.
 
-    def __init__(self, disk: Mapping[str, bytes | None] | None = None) -> None:
+    With `inodes` files keep these numbers, and two names with one number are one file.
+    """
+
+    def __init__(
+        self, disk: Mapping[str, bytes | None] | None = None, inodes: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self._nodes: dict[str, SimNode] = {"/": SimNode(1, None)}
-        self._next_inode = 2
+        known: dict[int, SimNode] = {}
+        self._next_inode = max([2, *(inodes or {}).values()])
         self.locks: set[str] = set()
         self._plan: dict[str, list[int]] = {}
         self._plan_lock = threading.Lock()
         for path, data in (disk or {}).items():
             self._make_parents(path)
             if data is not None:
-                self._nodes[path] = self._node(bytearray(data))
-            elif path not in self._nodes:
-                self._nodes[path] = self._node(None)
+                number = (inodes or {}).get(path)
+                if number is None:
+                    self._nodes[path] = self._node(bytearray(data))
+                elif number in known:
+                    known[number].links += 1
+                    self._nodes[path] = known[number]
+                else:
+                    self._nodes[path] = known[number] = SimNode(number, bytearray(data))
+            else:
+                node = self._nodes.setdefault(path, SimNode(0, None))
+                number = (inodes or {}).get(path, 1)
+                if node.inode == 0 or number > 1:
+                    node.inode = number if number > 1 else self._node(None).inode
 
     def _node(self, data: bytearray | None) -> SimNode:
         self._next_inode += 1
@@ -207,8 +225,22 @@ class SimFs(Fs):
         names = (other[len(prefix) :] for other in list(self._nodes) if other.startswith(prefix))
         return sorted(name for name in names if name and "/" not in name)
 
+    def scan(self, path: str, ending: str) -> tuple[dict[str, FileMark], dict[str, int]]:
+        marks: dict[str, FileMark] = {}
+        inodes: dict[str, int] = {}
+        for name in self.listdir(path):
+            node = self._nodes[f"{path.rstrip('/')}/{name}"]
+            if not name.endswith(ending):
+                inodes[name] = node.inode
+            elif node.data is not None:
+                marks[name] = FileMark(len(node.data), 0, node.inode)
+        return marks, inodes
+
     def free_bytes(self, path: str) -> int:
         return 1 << 40
+
+    def bind_private(self, listener: socket.socket, directory: str, name: str) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no sockets here", directory)
 
     def _existing(self, path: str) -> SimNode:
         node = self._nodes.get(path)
@@ -253,8 +285,14 @@ class SimFs(Fs):
 
     def rename(self, source: str, target: str) -> None:
         self.strike("rename", source)
-        self._existing(source)
-        self._nodes[target] = self._nodes.pop(source)
+        node = self._nodes.get(source)
+        if node is None or node.data is not None:
+            self._existing(source)
+        elif target in self._nodes:
+            # A folder takes the place of an empty one only.
+            self.remove_directory(target)
+        for path in [path for path in self._nodes if path == source or path.startswith(source + "/")]:
+            self._nodes[target + path[len(source):]] = self._nodes.pop(path)
 
     def exchange(self, first: str, second: str) -> bool:
         one, two = self._existing(first), self._existing(second)

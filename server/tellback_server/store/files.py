@@ -421,11 +421,13 @@ class FileStore:
         A swap file stays: it may hold another program's save, and loading its chat decides.
         """
         root = self.user_root(user)
-        folders = [os.path.join(root, "chats", name) for name in self._listed(root, "chats")]
-        folders.extend(os.path.join(root, name) for name in ("group chats", *OWNER_FOLDERS))
+        own = self.server_root
+        folders = [os.path.join(root, name) for name in ("group chats", "groups", *OWNER_FOLDERS)]
+        for above, below in ((root, "chats"), (os.path.join(root, "backups"), "tellback"), (root, "trash")):
+            folders.extend(os.path.join(above, below, name) for name in self._listed(above, below))
+        # Names, sessions and indexes: the log's folder is the log's business.
         folders.extend(
-            os.path.join(root, "backups", "tellback", name)
-            for name in self._listed(os.path.join(root, "backups"), "tellback")
+            os.path.join(own, name, user) for name in self._listed(os.path.dirname(own), SERVER_FOLDER) if name != "log"
         )
         count = 0
         for folder in folders:

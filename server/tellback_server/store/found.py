@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from tellback_protocol.chat import EMPTY_METADATA, Chat
-from tellback_protocol.effects import ChatEffect, Commit, FloorEffect, StateEffect
+from tellback_protocol.effects import ChatEffect, Commit, FloorEffect, StateEffect, versions_chat
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.frames import Damage
@@ -79,7 +79,7 @@ class Content(msgspec.Struct, kw_only=True):
         for commit in past.commits:
             if base.head.seq < commit.version.seq <= self.intent.seq:
                 head = commit.version
-                if any(isinstance(effect, ChatEffect) for effect in commit.ops):
+                if versions_chat(commit):
                     version = commit.version
         return head, version
 

@@ -1,0 +1,137 @@
+"""Every disk a power cut may leave of the reference workload, against the start of the whole server (RELIABILITY F4, F5).
+
+`python -m tests.campaign` runs them all; docs/FAULTS.md has its figures. Here a seeded part runs: TELLBACK_SERVER_STATES
+sets how many. The enumeration is shown to catch bugs that are planted in the server and under it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.campaign.__main__ import CUTS, PROFILES, chosen, quiet
+from tests.campaign.states import Judge, Taken, Violation, states_of
+from tests.campaign.workload import BASE, InodeRecordingFs, TALK, record, world_of
+from tests.support.crash_states import StrictDisk
+from tests.support.headless import Headless, Wire, headless
+from tests.support.recording_fs import RecordingFile
+from tests.support.sim_fs import SimFs
+
+STATES = int(os.environ.get("TELLBACK_SERVER_STATES", "500"))
+SHARES = {"strict": 0.8, "journaled": 0.2}
+CUT_EVERY = 50
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    import structlog
+
+    before = structlog.get_config()
+    quiet()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_start_on_whatever_a_power_cut_leaves_shows_all_that_was_told_g1(profile: str) -> None:
+    """[J3]: the whole server, on disks taken evenly from all of a day with three lives; some starts are cut again."""
+    seed = 3
+    taken = Taken.of(await record(seed), seed)
+    judge = Judge(taken)
+    wanted = int(STATES * SHARES[profile])
+    total = sum(1 for _ in states_of(taken, PROFILES[profile]))
+    assert total > 1500
+    states = cuts = 0
+    for at, number, done, disk in chosen(taken, profile, total, wanted):
+        await judge.first(done, disk, thorough=at % 20 == 0)
+        states += 1
+        if at % CUT_EVERY == 0:
+            cuts += await judge.second(done, disk, CUTS, number, PROFILES[profile])
+    print(f"{profile}: {states} of {total} disks, {cuts} of cut starts")
+    assert states == wanted
+    assert cuts >= wanted // CUT_EVERY * CUTS * 0.8
+
+
+async def test_a_chat_that_has_only_begun_keeps_the_version_that_was_told() -> None:
+    """[V3] [D1]: no message yet, no file yet; a kill."""
+    fs = SimFs(BASE)
+    async with headless(fs) as app:
+        tab = await Wire.join(app)
+        made = await tab.ask("open", chat=TALK, since=None, create=True)
+    async with headless(fs) as app:
+        tab = await Wire.join(app)
+        opened = await tab.ask("open", chat=TALK, since=None)
+        assert (opened["version"], opened["head"]) == (made["version"], made["head"])
+        answer = await tab.ask("append", chat=TALK, op=1, base=made["version"]["integrity"], messages=[{"mes": "one"}])
+        assert answer["type"] == "ack", answer
+
+
+async def test_what_a_cut_leaves_half_written_goes_at_the_next_start() -> None:
+    """In every folder that the server writes to."""
+    fs = SimFs(BASE)
+    async with headless(fs) as app:
+        tab = await Wire.join(app)
+        await tab.ask("open", chat=TALK, since=None, create=True)
+        await app.fold()
+        await app.collect()
+    root = "/data/default-user"
+    fs.make_directories(f"{root}/trash/1-gone")
+    folders = {os.path.dirname(path) for path in fs.files() if ".tellback" in path or "default-user" in path}
+    for folder in {*folders, f"{root}/groups", f"{root}/trash/1-gone"} - {"/data/.tellback"}:
+        fs.create(f"{folder}/.something.0123456789abcdef.tellback-tmp").close()
+    async with headless(fs):
+        assert not [path for path in fs.files() if path.endswith("tellback-tmp") and "/spare." not in path]
+
+
+# -- planted bugs
+
+
+class NoDirectorySync(InodeRecordingFs):
+    """Names in users' folders are never synced."""
+
+    def fsync_directory(self, path: str) -> None:
+        if "default-user" not in path:
+            super().fsync_directory(path)
+
+
+class NoFileSync(InodeRecordingFs):
+    """What is written beside a file and renamed over it is never synced."""
+
+    def create(self, path: str) -> RecordingFile:
+        file = super().create(path)
+        assert isinstance(file, RecordingFile)
+        if "default-user" in path:
+            file.fsync = file.fdatasync = lambda: None  # type: ignore[method-assign]
+        return file
+
+
+class NoLogSync(Headless):
+    """The log tells what it never synced."""
+
+    def __init__(self, fs: SimFs, **settings: object) -> None:
+        super().__init__(fs, unsafe_no_sync=True, **settings)
+
+
+async def caught(every: int = 40, **planted: type) -> str:
+    """The first violation in every nth state, or nothing."""
+    taken = Taken.of(await record(0, **planted), 1)
+    judge = Judge(taken)
+    for number, done, disk in states_of(taken, StrictDisk):
+        if number % every:
+            continue
+        try:
+            await judge.first(done, disk, thorough=True)
+        except Violation as violation:
+            return str(violation)
+    return ""
+
+
+async def test_a_folder_that_is_not_synced_is_caught() -> None:
+    assert await caught(fs_class=NoDirectorySync)
+
+
+async def test_an_ack_before_the_sync_is_caught() -> None:
+    assert await caught(app_class=NoLogSync)
