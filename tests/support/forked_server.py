@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import signal
 import sys
+import traceback
 import uuid
 from pathlib import Path
 
@@ -22,7 +24,10 @@ START_TIMEOUT_S = 20
 
 
 class ForkedServer:
-    """One server at a time on `data`; the same port after every start."""
+    """One server at a time on `data`; the same port after every start.
+
+    The setting `prepare` names modules of tests, whose `prepare` is called in the server's process before it starts.
+    """
 
     def __init__(self, data: Path, **settings: object) -> None:
         self.settings = {"data": str(data), "port": 0, **settings}
@@ -78,6 +83,15 @@ class ForkedServer:
         """Any other signal."""
         os.kill(self._pid, number)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server of the last start has not ended by itself."""
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        return self._pid != 0
+
     def forget(self) -> None:
         """It ended before it was up."""
         self._pid = 0
@@ -128,7 +142,12 @@ def _breed() -> None:
             try:
                 settings = json.loads(line)
                 _set_failpoints(settings.pop("failpoints", ""))
+                for module, arguments in settings.pop("prepare", {}).items():
+                    importlib.import_module(module).prepare(arguments)
                 code = run_server(Settings(**settings))
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 sys.stdout.flush()
                 os._exit(code)

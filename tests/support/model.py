@@ -33,15 +33,15 @@ def _carry_out(document: Document, request: dict[str, Any], new_ids: Iterator[st
             document["messages"] = [message for message in messages if message["id"] not in request["messages"]]
         case "patch" if "message" in request:
             index = next(i for i, message in enumerate(messages) if message["id"] == request["message"])
-            messages[index] = _patched(messages[index], request["patch"])
+            messages[index] = patched(messages[index], request["patch"])
         case "patch":
             for operation in request["patch"]:
                 _patch_chat(document, operation, new_ids)
         case "metadata-update":
-            document["metadata"] = _updated(document["metadata"], request)
+            document["metadata"] = updated(document["metadata"], request)
         case "state-update":
             states = document["states"]
-            states[request["namespace"]] = _updated(states.get(request["namespace"], {}), request)
+            states[request["namespace"]] = updated(states.get(request["namespace"], {}), request)
         case "state-delete":
             document["states"].pop(request["namespace"], None)
 
@@ -52,7 +52,7 @@ def _patch_chat(document: Document, operation: dict[str, Any], new_ids: Iterator
     if operation["op"] == "replace" and len(tokens) == 3 and tokens[1] == "messages":
         kept = document["messages"][int(tokens[2])]["id"]
         operation["value"] = {"id": kept, **operation["value"]}
-    chat = _patched({"metadata": document["metadata"], "messages": document["messages"]}, [operation])
+    chat = patched({"metadata": document["metadata"], "messages": document["messages"]}, [operation])
     if operation["op"] == "copy" and len(tokens) == 3 and tokens[1] == "messages":
         index = len(chat["messages"]) - 1 if tokens[2] == "-" else int(tokens[2])
         if chat["messages"][index].get("id") in before:
@@ -65,15 +65,15 @@ def _identified(message: dict[str, Any], new_ids: Iterator[str]) -> dict[str, An
     return message if "id" in message else {"id": next(new_ids), **message}
 
 
-def _updated(old: Any, request: dict[str, Any]) -> Any:
+def updated(old: Any, request: dict[str, Any]) -> Any:
     if "set" in request:
         return request["set"]
     if "patch" in request:
-        return _patched(old, request["patch"])
+        return patched(old, request["patch"])
     return _merged(old, request["merge"])
 
 
-def _patched(value: Any, operations: list[dict[str, Any]]) -> Any:
+def patched(value: Any, operations: list[dict[str, Any]]) -> Any:
     for operation in operations:
         # The library does not take the whole document away; RFC 6902 does not forbid it.
         taken = operation["op"] == "remove" and operation["path"] == ""

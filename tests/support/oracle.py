@@ -279,6 +279,9 @@ def effects_of(request: dict[str, Any], ack: dict[str, Any]) -> list[dict[str, A
         case "state-update":
             state = {"op": "state", "namespace": request["namespace"], "version": ack["version"]}
             return [{**state, "data": request["set"]} if "set" in request else {**state, "patch": request["patch"]}]
+        case "floor-update":
+            floor = {"op": "floor", "namespace": request["namespace"], "version": ack["version"]}
+            return [{**floor, "patch": request["patch"]}]
         case "state-delete":
             return [{"op": "state", "namespace": request["namespace"], "version": ack["version"], "deleted": True}]
     raise AssertionError(f"the ack of {request['type']} has no ops")

@@ -1,0 +1,245 @@
+"""A run: a real server, tabs, chaos, and at the end evidence and a verdict. The same plan makes the same requests and
+the same faults; only their timing is the machine's.
+
+A run that fails leaves one folder: the plan with its seed, the notes, the evidence, the server's log and the data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.checker import power
+from tests.checker.evidence import Evidence, load, read_disk, read_server, read_store, save
+from tests.checker.invariants import Violation, verify
+from tests.checker.linearizability import second_opinion
+from tests.checker.notebook import Notebook, read
+from tests.checker.tab import Tab
+from tests.support.forked_server import ForkedServer
+from tests.support.oracle import LOST
+from tests.support.server import TabClient
+from tests.support.stored import caught_up
+
+CHAT = "character:Alice/Checked"
+ROUND_S = 4.0
+"""A round that gets no answers ends all the same."""
+END_S = 40.0
+LOG_SEGMENT_BYTES = 64 << 10
+
+CHAOS = {"kill": 5, "power": 4, "pause": 2, "wires": 3, "stop": 1}
+"""What happens at the end of a round, and how often."""
+
+
+class Plan(msgspec.Struct):
+    """Everything that a run depends on."""
+
+    seed: int
+    rounds: int = 8
+    tabs: int = 4
+    window: int = 4
+    answers: int = 40
+    """Of a round."""
+    chaos: dict[str, int] = msgspec.field(default_factory=lambda: dict(CHAOS))
+    planted: str | None = None
+    """A bug of `planted`."""
+    store: str | None = None
+    """The URL of a store, `{folder}` being the run's own folder."""
+    settings: dict[str, Any] = {}
+    fail_syncs: bool = False
+    """Now and then an fdatasync of the log fails; the server ends itself and is started again."""
+
+
+class Run:
+    """One run in a folder of its own."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.data = folder / "data"
+        self.journal = folder / "journal"
+        self.chance = random.Random(plan.seed)
+        self.problems: list[tuple[str, str]] = []
+        self.rounds = 0
+        store = {} if plan.store is None else {"store": plan.store.format(folder=folder)}
+        self.store_url = store.get("store")
+        self.server = ForkedServer(self.data, **{
+            "checkpoint_interval_s": 0.05, "log_segment_bytes": LOG_SEGMENT_BYTES, **store, **plan.settings,
+        })
+
+    async def run(self) -> list[Violation]:
+        """Do it all; every broken promise."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir()
+        (self.folder / "plan.json").write_bytes(msgspec.json.encode(self.plan))
+        notebook = Notebook(self.folder / "notes.jsonl")
+        evidence = Evidence({})
+        self._prepare()
+        try:
+            async with self.server:
+                with contextlib.suppress(_Over):
+                    await self._hold(notebook, evidence)
+        finally:
+            notebook.close()
+            evidence.problems = self.problems
+            save(evidence, self.folder / "evidence.json")
+        return judged(self.folder)
+
+    def _prepare(self) -> None:
+        prepare: dict[str, Any] = {}
+        if self.plan.planted is not None:
+            prepare["tests.checker.planted"] = self.plan.planted
+        fail_at = self.chance.randrange(8, 60) if self.plan.fail_syncs else 0
+        prepare["tests.checker.power"] = {
+            "journal": str(self.journal), "data": str(self.data), "fail_sync_at": fail_at,
+        }
+        self.server.settings["prepare"] = prepare
+
+    async def _start(self) -> None:
+        self._prepare()
+        try:
+            await self.server.start()
+        except (AssertionError, TimeoutError) as error:
+            self.server.forget()
+            self.problems.append(("durable", f"after {self.rounds} rounds the server does not start: {error}"))
+            raise _Over from None
+
+    async def _hold(self, notebook: Notebook, evidence: Evidence) -> None:
+        first = await TabClient.join(self.server.url)
+        opened = await first.open(CHAT, create=True)
+        await first.append(CHAT, "one", "two", "three")
+        evidence.first = await first.open(CHAT)
+        await first.close()
+        chat = f"id:{opened['chat_id']}"
+        stop = asyncio.Event()
+        tabs = [
+            Tab(f"t{number}", chat, notebook, lambda: self.server.url, self.plan.seed, window=self.plan.window)
+            for number in range(self.plan.tabs)
+        ]
+        tasks = [asyncio.create_task(tab.run(stop)) for tab in tabs]
+        try:
+            for _ in range(self.plan.rounds):
+                await self._round(notebook, tabs, tasks)
+                self.rounds += 1
+            stop.set()
+            await self._ended(notebook, tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            for failure in found:
+                if isinstance(failure, Exception):
+                    self.problems.append(("broadcast-stream", f"a tab gave up: {failure!r}"))
+        await self._evidence(chat, evidence)
+
+    async def _round(self, notebook: Notebook, tabs: list[Tab], tasks: list[asyncio.Task[None]]) -> None:
+        wanted = notebook.answers + self.chance.randrange(self.plan.answers // 2, self.plan.answers * 3 // 2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROUND_S):
+                while notebook.answers < wanted and not any(task.done() for task in tasks):
+                    await asyncio.sleep(0.002)
+                    await self._revive(notebook)
+        [kind] = self.chance.choices(list(self.plan.chaos), list(self.plan.chaos.values()))
+        notebook.note("", "chaos", kind=kind)
+        match kind:
+            case "kill":
+                await self.server.kill()
+                await self._start()
+            case "power":
+                await self.server.kill()
+                notebook.note("", "chaos", kind=power.cut(self.journal, self.data, self.chance))
+                await self._start()
+            case "stop":
+                await self.server.stop()
+                await self._start()
+            case "pause":
+                self.server.signal(signal.SIGSTOP)
+                await asyncio.sleep(self.chance.uniform(0.05, 0.2))
+                self.server.signal(signal.SIGCONT)
+            case "wires":
+                for tab in self.chance.sample(tabs, max(1, len(tabs) // 2)):
+                    tab.cut()
+
+    async def _revive(self, notebook: Notebook) -> None:
+        """A server that found its disk failing has ended itself; as after a real EIO, what was not synced is gone."""
+        if not self.plan.fail_syncs or self.server.is_running:
+            return
+        code = await self.server.ended()
+        notebook.note("", "chaos", kind=f"ended with {code}")
+        power.cut(self.journal, self.data, random.Random(0))
+        await self._start()
+
+    async def _ended(self, notebook: Notebook, tasks: list[asyncio.Task[None]]) -> None:
+        try:
+            async with asyncio.timeout(END_S):
+                while not all(task.done() for task in tasks):
+                    await self._revive(notebook)
+                    await asyncio.wait(tasks, timeout=0.02)
+        except TimeoutError:
+            self.problems.append(("exactly-once", "some ops get no outcome, however often they are resent"))
+
+    async def _evidence(self, chat: str, evidence: Evidence) -> None:
+        chat_id = chat.removeprefix("id:")
+        try:
+            self.plan.fail_syncs = False
+            await self.server.kill()
+            await self._start()
+            await read_server(self.server.url, chat, evidence)
+            if self.store_url is not None:
+                reader = await TabClient.join(self.server.url)
+                with contextlib.suppress(TimeoutError, AssertionError):
+                    await caught_up(self.store_url, reader, chat, timeout_s=10)
+                await reader.close()
+            code = await self.server.stop()
+            if code != 0:
+                self.problems.append(("durable", f"the server ended with {code}"))
+            if self.store_url is not None:
+                evidence.store = await read_store(self.store_url, chat_id)
+            else:
+                evidence.disk = read_disk(self.data, chat_id)
+        except (*LOST, AssertionError, KeyError, ValueError) as error:
+            self.problems.append(("model-equality", f"what is there cannot be read: {error!r}"))
+
+
+class _Over(Exception):
+    """The run cannot go on; why is noted."""
+
+
+def judged(folder: Path) -> list[Violation]:
+    """The verdict over a run that was held, from its folder alone."""
+    with (folder / "notes.jsonl").open() as lines:
+        notes = read(lines)
+    evidence = load(folder / "evidence.json")
+    found = verify(notes, evidence)
+    if evidence.final:
+        found += [Violation("linearizable", text) for text in second_opinion(notes, evidence)]
+    return found
+
+
+async def hold(plan: Plan, folder: Path, keep: Path | None = None) -> list[Violation]:
+    """One run below `folder`; a failed one is kept as `keep/<seed>`."""
+    run = Run(plan, folder / f"run-{plan.seed}-{plan.planted or 'sound'}")
+    found = await run.run()
+    if found and keep is not None:
+        _keep(run, keep / run.folder.name, found)
+    return found
+
+
+def _keep(run: Run, artefact: Path, found: list[Violation]) -> None:
+    shutil.rmtree(artefact, ignore_errors=True)
+    artefact.mkdir(parents=True)
+    for name in ("plan.json", "notes.jsonl", "evidence.json"):
+        if (run.folder / name).exists():
+            shutil.copy(run.folder / name, artefact / name)
+    shutil.copy(run.server.errors, artefact / "server.log")
+    shutil.copytree(run.data, artefact / "data", ignore=lambda folder, names: [
+        name for name in names if not (Path(folder) / name).is_file() and not (Path(folder) / name).is_dir()
+    ])
+    (artefact / "violations.json").write_text(json.dumps([violation._asdict() for violation in found], indent=1))
