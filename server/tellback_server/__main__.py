@@ -20,7 +20,9 @@ from tellback_server.commands import (
     check,
     demo,
     doctor,
+    exporting,
     generations,
+    importing,
     log,
     repair,
     serve,
@@ -60,6 +62,8 @@ app.command("tail")(tail.tail)
 app.command("doctor")(doctor.doctor)
 app.command("check")(check.check)
 app.command("repair")(repair.repair)
+app.command("import")(importing.import_chats)
+app.command("export")(exporting.export_chats)
 app.add_typer(chats.app, name="chats")
 app.add_typer(backup.app, name="backup")
 app.add_typer(trash.app, name="trash")

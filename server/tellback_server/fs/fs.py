@@ -16,11 +16,10 @@ import ctypes
 import errno
 import fcntl
 import os
-import socket
 import stat as stat_module
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from tellback_server.clock import system_token
 from tellback_server.failpoint import failpoint
@@ -282,27 +281,6 @@ class Fs:
                 raise FileUnsafe(path, "is not a directory", errno.ENOTDIR) from error
             raise opening_error(path, error) from error
 
-    @contextlib.contextmanager
-    def short_path(self, directory: str) -> Iterator[str]:
-        """Another path of a directory, for as long as it is used: a socket's path has at most 107 bytes. Linux."""
-        descriptor = self._open_directory(directory)
-        try:
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-
-    def bind_private(self, listener: socket.socket, directory: str, name: str) -> None:
-        """Gives a Unix socket a name in a directory, mode 0600; what has the name goes. Raises OSError."""
-        with contextlib.suppress(FileMissing):
-            self.unlink(os.path.join(directory, name))
-        before = os.umask(0o777 & ~_FILE_MODE)
-        try:
-            with self.short_path(directory) as short:
-                listener.bind(os.path.join(short, name))
-        finally:
-            os.umask(before)
-        self._tell("bind", os.path.join(directory, name), "")
-
     def copy(self, source: str, target: str, size_bytes: int | None = None) -> tuple[FileMark, int]:
         """Copies a file's bytes, or its first `size_bytes`, to a new file with the mode and mtime of the source; what
         has the name is replaced at once. Durable but for the name. Returns what the source was, and the CRC-32.
@@ -329,13 +307,20 @@ class Fs:
                 file.fdatasync()
             finally:
                 file.close()
-            os.utime(temporary, ns=(stat.mtime_ns, stat.mtime_ns), follow_symlinks=False)
+            self.set_mtime(temporary, stat.mtime_ns)
             self.rename(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 self.unlink(temporary)
             raise
         return FileMark(offset, stat.mtime_ns, stat.inode), crc32
+
+    def set_mtime(self, path: str, mtime_ns: int) -> None:
+        """Dates a file. Not durable by itself: a date is for people. Raises FileMissing, OSError."""
+        try:
+            os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise FileMissing(path, "does not exist", errno.ENOENT) from error
 
     # The one way to replace a file.
 

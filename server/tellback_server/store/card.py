@@ -19,7 +19,7 @@ import msgspec
 from tellback_protocol.values import loads
 from tellback_server.store.chat_summary import whole
 
-__all__ = ["Card", "read_card"]
+__all__ = ["Card", "read_card", "read_card_value"]
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _TEXT_BYTES_MAX: Final = 16 << 20
@@ -46,9 +46,20 @@ class Card(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 def read_card(file: Readable, size_bytes: int) -> Card:
     """The card in a PNG of `size_bytes`. Raises OSError when the disk does. Cost: one small read a chunk."""
+    value = read_card_value(file, size_bytes)
+    if value is None:
+        return Card()
+    inner = value.get("data")
+    name = _text(inner.get("name")) if isinstance(inner, dict) else None
+    chat = _text(value.get("chat"))
+    return Card(name or _text(value.get("name")), None if chat is None else chat.removesuffix(".jsonl"))
+
+
+def read_card_value(file: Readable, size_bytes: int) -> dict[str, Any] | None:
+    """All that the card tells; None when there is none. Raises OSError."""
     texts: dict[bytes, bytes] = {}
     if file.pread(len(_SIGNATURE), 0) != _SIGNATURE:
-        return Card()
+        return None
     at = len(_SIGNATURE)
     for _chunk in range(_CHUNKS_MAX):
         head = file.pread(8, at)
@@ -63,23 +74,18 @@ def read_card(file: Readable, size_bytes: int) -> Card:
             texts.setdefault(keyword.lower(), text)
         at += 12 + length
     for keyword in _KEYWORDS:
-        card = _card(texts[keyword]) if keyword in texts else None
-        if card is not None:
-            return card
-    return Card()
+        value = _value(texts[keyword]) if keyword in texts else None
+        if value is not None:
+            return value
+    return None
 
 
-def _card(text: bytes) -> Card | None:
+def _value(text: bytes) -> dict[str, Any] | None:
     try:
         value = loads(base64.b64decode(text))
     except (binascii.Error, ValueError, RecursionError):
         return None
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("data")
-    name = _text(inner.get("name")) if isinstance(inner, dict) else None
-    chat = _text(value.get("chat"))
-    return Card(name or _text(value.get("name")), None if chat is None else chat.removesuffix(".jsonl"))
+    return value if isinstance(value, dict) else None
 
 
 def _text(value: Any) -> str | None:

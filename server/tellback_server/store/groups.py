@@ -21,7 +21,7 @@ from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.store.touch import replace_state
 
-__all__ = ["GroupEdit", "edit_group", "edited", "group_path", "groups_with", "shown_instead"]
+__all__ = ["GroupEdit", "edit_group", "edited", "group_path", "groups_with", "shown_instead", "with_id"]
 
 FOLDER: Final = "groups"
 TRIES_MAX: Final = 8
@@ -161,6 +161,17 @@ def edited(data: bytes, edit: GroupEdit) -> bytes | None:
                 group["chats"] = [edit.to if chat == edit.chat else chat for chat in chats]
             _follow(group, edit.chat, edit.to)
     return None if json.dumps(group) == before else _written(group, data)
+
+
+def with_id(data: bytes, group_id: str) -> bytes:
+    """The file under another id; what is no group is returned as it is."""
+    try:
+        group = loads(data)
+    except ValueError:
+        return data
+    if not isinstance(group, dict) or "id" not in group:
+        return data
+    return _written({**group, "id": group_id}, data)
 
 
 def _follow(group: dict[str, Any], old: str, new: str) -> None:

@@ -1,0 +1,230 @@
+"""`tellback export FORMAT DEST`: a user's chats for other programs, from a folder or a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from typing import Annotated
+
+import msgspec
+import typer
+from msgspec import UnsetType
+from rich.console import Console
+from rich.text import Text
+
+from tellback_protocol.catalog_frames import ChatListFrame
+from tellback_protocol.frames import StateFrame
+from tellback_protocol.ids import CharacterOwner
+from tellback_protocol.requests import ChatList, StateGet, owner_named
+from tellback_protocol.values import loads
+from tellback_server.checks.log_image import LogImage, log_folder
+from tellback_server.checks.scope import is_served
+from tellback_server.commands.conversation import Json, asked, out
+from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRONG, explained, fail
+from tellback_server.commands.showing import size_text
+from tellback_server.commands.transfer_report import anomaly_table, print_json, watching
+from tellback_server.fs import FileMissing, Fs
+from tellback_server.logging_setup import configure_logging
+from tellback_server.remote import Remote, served
+from tellback_server.store.files import DEFAULT_USER, FileStore
+from tellback_server.transfer.anomalies import Anomaly
+from tellback_server.transfer.exporter import Exporter, Form, Given, wants
+from tellback_server.transfer.folder_source import FolderSource
+from tellback_server.transfer.item import Item
+from tellback_server.transfer.served_chat import item_of
+from tellback_server.transfer.source import overlap
+
+__all__ = ["export_chats"]
+
+
+class Report(msgspec.Struct, omit_defaults=True):
+    """What `--json` prints. Read by scripts: keep the fields."""
+
+    format: str
+    folder: str
+    done: bool = False
+    """False when it was cut off by an error; run it again."""
+    dry_run: bool = False
+    messages: int = 0
+    size_bytes: int = 0
+    actions: dict[str, int] = {}
+    items: list[Given] = []
+
+    def add(self, given: Given) -> None:
+        """One more."""
+        self.actions[given.action] = self.actions.get(given.action, 0) + 1
+        if given.action == "written":
+            self.messages += given.messages
+            self.size_bytes += given.size_bytes
+        self.items.append(given)
+
+    @property
+    def anomalies(self) -> list[Anomaly]:
+        """All of them."""
+        return [note for item in self.items for note in item.notes]
+
+
+def export_chats(
+    form: Annotated[Form, typer.Argument(metavar="FORMAT", help="sillytavern, luker, cardshark, openai or text.")],
+    dest: Annotated[str, typer.Argument(help='The folder to write; "-" for one chat on stdout.')],
+    data: Annotated[str | None, typer.Option("--data", help="A data folder that nobody serves.")] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="TELLBACK_URL", help="A running server instead: its chats and their states.")
+    ] = None,
+    user: Annotated[str, typer.Option(help="Whose, of a folder; a server knows by the token.")] = DEFAULT_USER,
+    chat: Annotated[
+        list[str] | None, typer.Option(help='Only this chat, "character:<character>/<chat>" or "group:<chat>".')
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace files there that differ.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Report everything, write nothing.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Also what is only worth knowing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Export a user's chats, or some of them. Nothing there is overwritten; doing it twice changes nothing.
+
+    Exit code 0 when everything is there, 1 when something was damaged or in the way.
+    """
+    if (data is None) == (url is None):
+        fail("name a folder with --data, or a running server with --url.", CONFIGURATION)
+    fs = Fs()
+    configure_logging("error")
+    only = frozenset(chat or ())
+    folder = "" if dest == "-" else os.path.abspath(os.path.expanduser(dest))
+    if not folder and len(only) != 1:
+        fail("on stdout goes one chat: name it with --chat.", CONFIGURATION)
+    report = Report(form, folder, dry_run=dry_run)
+    exporter = Exporter(fs, folder or os.curdir, form, overwrites=overwrite, is_dry=dry_run or not folder)
+    run = _Run(exporter, report, form, only, to_stdout=not folder)
+    with explained():
+        if data is not None:
+            _of_folder(fs, os.path.abspath(os.path.expanduser(data)), folder, user, run)
+        elif url is not None:
+            _of_server(url, run)
+        run.finish()
+    if not folder:
+        raise typer.Exit(FOUND_WRONG if any(one.severity == "damage" for one in report.anomalies) else 0)
+    if as_json:
+        print_json(report)
+    else:
+        _tell(report, show_all)
+    if any(one.severity != "info" for one in report.anomalies):
+        raise typer.Exit(FOUND_WRONG)
+
+
+class _Run:
+    """What is done with each item."""
+
+    def __init__(
+        self, exporter: Exporter, report: Report, form: Form, only: frozenset[str], *, to_stdout: bool
+    ) -> None:
+        self._exporter = exporter
+        self._report = report
+        self._form = form
+        self.only = only
+        self._to_stdout = to_stdout
+        self._found: set[str] = set()
+
+    def take(self, item: Item) -> None:
+        """Write it, when it is asked for."""
+        name = str(item.target)
+        if self.only and name not in self.only:
+            if isinstance(item.target, CharacterOwner):
+                self._exporter.know(item)
+            return
+        self._found.add(name)
+        if not wants(item, self._form):
+            return
+        if self._to_stdout:
+            for data in self._exporter.bytes_of(item):
+                out(data)
+        self._report.add(self._exporter.take(item))
+
+    def finish(self) -> None:
+        """What stands beside all of them. Ends the command when a chat was not there."""
+        missing = sorted(self.only - self._found)
+        if missing:
+            fail(f"there is no such chat: {', '.join(missing)}", FOUND_WRONG)
+        for given in self._exporter.finish():
+            self._report.add(given)
+        self._report.done = True
+
+
+def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run) -> None:
+    if fs.stat(os.path.realpath(data)) is None:
+        raise FileMissing(data, "does not exist")
+    if folder and overlap(fs, data, folder):
+        fail(f"{folder} and {data} lie in each other. Export to another place.", CONFIGURATION)
+    if is_served(fs, os.path.realpath(data)):
+        fail(f"{data} is in use by a server. Ask it with --url, or stop it first.", DATA_LOCKED)
+    files = FileStore(fs, data, (user,))
+    _fold(fs, files, user)
+    source = FolderSource(fs, files.user_root(user))
+    with watching("exporting", source.plan()) as progress:
+        for item in source.items():
+            if isinstance(item, Item):
+                run.take(item)
+                progress.advance(progress.task_ids[0], item.size_bytes)
+
+
+def _fold(fs: Fs, files: FileStore, user: str) -> None:
+    """After a kill the log may know more than the files: a server that runs for a moment writes it into them."""
+    image = LogImage(fs, log_folder(files.data_root))
+    behind = [
+        facts.base.name for facts in image.facts().values()
+        if facts.base is not None and facts.base.user == user and not facts.is_gone
+        and (facts.is_pending or facts.has_no_file_yet)
+    ]
+    if image.error is not None:
+        raise image.error
+    if not behind:
+        return
+
+    async def open_all() -> None:
+        async with served("", None, files.data_root) as remote:
+            for name in behind:
+                if (not name.startswith("preset:") and "/" in name) or name.startswith("group:"):
+                    await remote.open(name, 0)
+
+    asyncio.run(open_all())
+
+
+def _of_server(url: str, run: _Run) -> None:
+    async def work(remote: Remote) -> None:
+        cursor: str | None = None
+        changed: dict[str, int] = {}
+        while True:
+            page = await remote.ask(ChatList(limit=1000, cursor=cursor), ChatListFrame)
+            changed.update({one.chat: one.changed_ms for one in page.chats})
+            cursor = page.cursor
+            if cursor is None:
+                break
+        with watching("exporting", len(changed)) as progress:
+            for name in sorted(changed):
+                progress.advance(progress.task_ids[0])
+                if run.only and name not in run.only:
+                    continue
+                opened = await remote.open(name, header=True)
+                answer = await remote.ask(StateGet(owner_named(name)), StateFrame)
+                states = {
+                    namespace: loads(bytes(state.data)) for namespace, state in answer.states.items()
+                    if state is not None and not isinstance(state.data, UnsetType)
+                }
+                run.take(item_of(opened, changed[name], states))
+
+    asked(work, url, None)
+
+
+def _tell(report: Report, show_all: bool) -> None:
+    console = Console(highlight=False)
+    anomaly_table(console, report.anomalies, show_all=show_all)
+    counts = Counter(report.actions)
+    words = {"written": "written", "same": "there already", "left-out": "left out"}
+    told = [f"{counts[action]:,} {word}" for action, word in words.items() if counts[action]] or ["nothing to export"]
+    told.append(f"{report.messages:,} messages, {size_text(report.size_bytes)}")
+    if not show_all and any(one.severity == "info" for one in report.anomalies):
+        told.append("more with --all")
+    is_well = all(one.severity == "info" for one in report.anomalies)
+    console.print(Text("; ".join(told) + ".", style="green" if is_well else "yellow"), soft_wrap=True)
+    if report.dry_run:
+        console.print(Text("Nothing was written: this was a dry run."), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Transfer: chats from other programs into a data folder, and back to them."""
