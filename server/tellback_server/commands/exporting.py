@@ -28,7 +28,7 @@ from tellback_server.fs import FileMissing, Fs
 from tellback_server.logging_setup import configure_logging
 from tellback_server.remote import Remote, served
 from tellback_server.store.files import DEFAULT_USER, FileStore
-from tellback_server.transfer.anomalies import Anomaly
+from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.exporter import Exporter, Form, Given, wants
 from tellback_server.transfer.folder_source import FolderSource
 from tellback_server.transfer.item import Item
@@ -85,7 +85,7 @@ def export_chats(
 
     Exit code 0 when everything is there, 1 when something was damaged or in the way.
     """
-    if (data is None) == (url is None):
+    if data is None and url is None:
         fail("name a folder with --data, or a running server with --url.", CONFIGURATION)
     fs = Fs()
     configure_logging("error")
@@ -140,6 +140,11 @@ class _Run:
                 out(data)
         self._report.add(self._exporter.take(item))
 
+    def tell(self, notes: list[Anomaly]) -> None:
+        """What is said of all of them."""
+        if self._form in ("sillytavern", "luker") and not self.only:
+            self._report.items.append(Given("left-out", "", notes=notes))
+
     def finish(self) -> None:
         """What stands beside all of them. Ends the command when a chat was not there."""
         missing = sorted(self.only - self._found)
@@ -190,6 +195,10 @@ def _fold(fs: Fs, files: FileStore, user: str) -> None:
 
 
 def _of_server(url: str, run: _Run) -> None:
+    notes = Notes("")
+    notes.add("export-without", "left out; export its folder to have them", detail="cards, presets and groups")
+    run.tell(notes.take())
+
     async def work(remote: Remote) -> None:
         cursor: str | None = None
         changed: dict[str, int] = {}

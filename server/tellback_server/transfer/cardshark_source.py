@@ -79,6 +79,8 @@ class CardSharkSource:
             notes.add("source-map-unreadable", "the folders and headers tell")
         else:
             self._maps[entry.parts[-1]] = found
+            if entry.parts[-1] == "active_chats.json" and found:
+                notes.add("source-active-chats", "not taken over; the chat that was changed last is shown first")
         self._left_out += notes.take()
 
     def has(self, source: str) -> bool:
@@ -180,7 +182,7 @@ class CardSharkSource:
         yield Item(
             source=entry.name, target=CharacterChat(character, name), data=chat.data, content=data,
             mtime_ns=stat.mtime_ns,
-            size_bytes=len(data), messages=chat.messages, source_id=chat.chat_id, notes=notes.take(),
+            size_bytes=len(data), messages=chat.messages, notes=notes.take(),
         )
 
 

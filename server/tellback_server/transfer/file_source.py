@@ -124,7 +124,7 @@ class FileSource:
                 data=from_role_content(chat, str(place), when_ms),
                 content=b"\n".join([dumps(chat.fields), *chat.lines]), mtime_ns=stat.mtime_ns,
                 size_bytes=len(data) if number == 1 else 0, messages=chat.messages,
-                source_id=str(chat.fields.get("id", "")), notes=[*told, *own.take()],
+                notes=[*told, *own.take()],
             )
             told = []
 

@@ -19,6 +19,7 @@ from tellback_protocol.values import dumps, loads
 from tellback_server.checks.chat_lines import ChatScan
 from tellback_server.checks.kinds import kind_of
 from tellback_server.fs import Fs
+from tellback_server.store.files import SERVER_FOLDER
 from tellback_server.store.marks import SYNC_NAMESPACE, sync_of
 from tellback_server.transfer.anomalies import Anomaly, Notes, from_finding
 from tellback_server.transfer.item import GroupFile, Item
@@ -28,6 +29,7 @@ __all__ = ["FolderSource", "user_roots"]
 
 _CHATS: Final = ("chats", "group chats")
 _FLAT: Final = ("characters", "group chats", *sorted(PRESET_FOLDERS), "groups")
+_TAKEN: Final = frozenset(("chats", *_FLAT))
 _ABOVE: Final = ("data", "public")
 """Where an installation of SillyTavern keeps its users, and its one user before 1.12."""
 
@@ -92,6 +94,11 @@ class FolderSource:
 
     def items(self) -> Iterator[Found]:
         yield from self._left_out
+        for name in self._reading.fs.listdir(self.root):
+            if name not in _TAKEN:
+                notes = Notes(name.encode("utf-8", "replace").decode())
+                notes.add("source-server-file" if name == SERVER_FOLDER else "source-other", "left out")
+                yield from notes.take()
         for entry in self._reading.listed(("chats",)):
             yield entry if isinstance(entry, Anomaly) else _other(entry)
         for folder in self._folders:
@@ -152,7 +159,6 @@ class FolderSource:
         data, stat = read
         size_bytes = len(data)
         states: dict[str, bytes] = {}
-        source_id = ""
         for namespace, entry in family.states.items():
             told = Notes(entry.name)
             state = self._reading.read(entry, told)
@@ -160,38 +166,37 @@ class FolderSource:
                 size_bytes += len(state[0])
                 kept = state[0]
                 if namespace == SYNC_NAMESPACE:
-                    kept, source_id = _without_mark(kept, told)
+                    kept = _without_mark(kept, told)
                 if kept:
                     states[namespace] = kept
             for one in told.take():
                 notes.put(one)
         messages = 0
         if isinstance(place, CharacterChat | GroupChat):
-            messages, chat_id = _scan(data, place, family.main.name, notes)
-            source_id = source_id or chat_id
+            messages = _scan(data, place, family.main.name, notes)
         yield Item(
             source=family.main.name, target=place, data=data, states=states, mtime_ns=stat.mtime_ns,
-            size_bytes=size_bytes, messages=messages, source_id=source_id, notes=notes.take(),
+            size_bytes=size_bytes, messages=messages, notes=notes.take(),
         )
 
 
-def _scan(data: bytes, place: Place, path: str, notes: Notes) -> tuple[int, str]:
+def _scan(data: bytes, place: Place, path: str, notes: Notes) -> int:
     scan = ChatScan(path, headed=isinstance(place, CharacterChat))
     scan.feed(data)
     scan.finish()
     for finding in scan.tally.take():
         notes.put(from_finding(finding, path))
-    return scan.messages, scan.chat_id or ""
+    return scan.messages
 
 
-def _without_mark(data: bytes, notes: Notes) -> tuple[bytes, str]:
-    """A chat_sync without what another tellback wrote into it, and the id that it gave the chat."""
+def _without_mark(data: bytes, notes: Notes) -> bytes:
+    """A chat_sync without what another tellback wrote into it; empty when nothing else is in it."""
     sync = sync_of(data)
     if sync is None or "tellback" not in sync.fields:
-        return data, ""
+        return data
     notes.add("sync-of-a-server", "they count there and stay there; the messages keep their ids")
     rest = {key: value for key, value in sync.fields.items() if key != "tellback"}
-    return dumps(rest) if rest else b"", "" if sync.mark is None else sync.mark.chat_id
+    return dumps(rest) if rest else b""
 
 
 def _other(entry: Entry) -> Anomaly:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tellback_protocol.ids import CharacterChat, GroupChat, parse_place, sidecar_name
+from tellback_protocol.ids import CharacterChat, GroupChat, sidecar_name
 from tellback_server.checks.log_image import LogImage
 from tellback_server.clock import Clock
 from tellback_server.failpoint import failpoint
@@ -25,11 +25,12 @@ from tellback_server.fs import FileMissing, FileTaken, Fs, FsError
 from tellback_server.store.files import FileStore
 from tellback_server.store.groups import GroupEdit, edited, with_id
 from tellback_server.store.held import OutsideEdit
+from tellback_server.store.jsonl import parse_chat
 from tellback_server.store.marks import SYNC_NAMESPACE
 from tellback_server.store.place import STATE_ENDING, is_nameable, twin_key
 from tellback_server.store.touch import replace_state
 from tellback_server.transfer.anomalies import Anomaly, Notes
-from tellback_server.transfer.item import GroupFile, Item, Target, beside, digest, path_of
+from tellback_server.transfer.item import GroupFile, Item, Target, beside, digest, path_of, target_of
 from tellback_server.transfer.journal import Entry, Journal
 from tellback_server.transfer.source import Found, Source
 
@@ -107,18 +108,29 @@ class Importer:
         """What an earlier run made of it; None when it is new."""
         entry = self._journal.same(item.fingerprint, str(item.target))
         if entry is None:
-            moved = [one for one in self._journal.copies(item.fingerprint) if not self._source.has(one.source)]
-            if not moved:
+            entry = self._renamed_there(item)
+            if entry is None:
                 return None
-            entry = moved[-1]
             notes.add("renamed-there", "left as it is here", detail=f"as {entry.target}")
-        path = self._path_of_text(entry.target)
+        target = target_of(entry.target)
+        path = None if target is None else self._path(target)
         now = None if path is None else self._digest(path)
         if now is None:
             notes.add("gone-here", "not imported again without --again", detail=entry.target)
         elif now != entry.stored:
             notes.add("changed-here", "left as it is here", detail=entry.target)
         return Taken("known", item.source, entry.target, item.messages)
+
+    def _renamed_there(self, item: Item) -> Entry | None:
+        """The import of the same chat, which had another name in this source then."""
+        if not isinstance(item.target, CharacterChat | GroupChat) or not item.messages:
+            return None
+        folders, _name = path_of(item.target)
+        return next((
+            one for one in self._journal.copies(item.fingerprint)
+            if one.root == self._source.root and not self._source.has(one.source)
+            and (place := target_of(one.place)) is not None and path_of(place)[0] == folders
+        ), None)
 
     def _place(self, item: Item, notes: Notes) -> Taken:
         updated = self._update(item, notes)
@@ -206,12 +218,6 @@ class Importer:
         folders, name = path_of(target)
         return self._files.checked_path(self._user, "/".join((*folders, name)))
 
-    def _path_of_text(self, text: str) -> str | None:
-        if text.startswith("groups/"):
-            return self._path(GroupFile(text.removeprefix("groups/")))
-        place = parse_place(text)
-        return None if isinstance(place, str) else self._path(place)
-
     def _digest(self, path: str) -> str | None:
         if self._is_dry and path in self._written:
             return self._written[path]
@@ -288,9 +294,8 @@ class Importer:
 
     def _remember(self, item: Item, target: Target, data: bytes) -> None:
         self._journal.add(Entry(
-            item.source, str(item.target), str(target), item.fingerprint, digest(data),
-            {namespace: digest(state) for namespace, state in item.states.items()}, item.source_id,
-            self._clock.now_ms(),
+            self._source.root, item.source, str(item.target), str(target), item.fingerprint, digest(data),
+            {namespace: digest(state) for namespace, state in item.states.items()}, self._clock.now_ms(),
         ))
         failpoint("import.after_journal")
 
@@ -309,15 +314,22 @@ class Importer:
     # -- what the source changed since -------------------------------------------------------------------------------
 
     def _update(self, item: Item, notes: Notes) -> Taken | None:
-        """Replaces what an earlier run wrote and nobody touched since. None when that is not so."""
-        entry = self._journal.before(item.source, item.source_id)
-        if entry is None or entry.place != str(item.target) or entry.fingerprint == item.fingerprint or self._again:
+        """Replaces what an earlier run wrote and nobody touched since, when the source has a later state of the same.
+
+        None when that is not so.
+        """
+        entry = self._journal.before(str(item.target))
+        if entry is None or self._again:
             return None
-        path = self._path_of_text(entry.target)
-        target = item.target if entry.target == entry.place else None
-        if path is None or target is None or self._digest(path) != entry.stored or entry.target in self._logged:
-            if path is not None and self._digest(path) is not None:
-                notes.add("changed-there", "imported beside, because it was changed here too", detail=entry.target)
+        target = target_of(entry.target)
+        path = None if target is None else self._path(target)
+        if target is None or path is None or (now := self._digest(path)) is None:
+            return None
+        is_same = (entry.root, entry.source) == (self._source.root, item.source)
+        if not is_same and not (isinstance(target, CharacterChat | GroupChat) and self._goes_on(item, path)):
+            return None
+        if now != entry.stored or entry.target in self._logged:
+            notes.add("changed-there", "not replaced, because it was changed here too", detail=entry.target)
             return None
         if isinstance(target, GroupFile):
             self._take_new_names(item)
@@ -331,12 +343,22 @@ class Importer:
                 replace_state(self._files, path, item.data, standing.identity, "import")
                 self._fs.set_mtime(path, item.mtime_ns)
             except OutsideEdit:
-                notes.add("changed-there", "imported beside, because it was changed here too", detail=entry.target)
+                notes.add("changed-there", "not replaced, because it was changed here too", detail=entry.target)
                 return None
         self._written_now(path, item.data)
         self._remember(item, target, item.data)
         notes.add("changed-there", "replaced, because nobody changed it here; what stood here is kept", detail=kept)
         return Taken("updated", item.source, entry.target, item.messages, item.size_bytes, kept)
+
+    def _goes_on(self, item: Item, path: str) -> bool:
+        """Whether the source has every message that stands here, and others behind them."""
+        headed = isinstance(item.target, CharacterChat)
+        try:
+            here = list(parse_chat(self._files.read(path).data, headed=headed).messages.values())
+        except FsError:
+            return False
+        there = list(parse_chat(item.data, headed=headed).messages.values())
+        return len(here) > 0 and there[: len(here)] == here
 
     def _kept_before(self, target: Target, data: bytes) -> str:
         if isinstance(target, CharacterChat | GroupChat):
@@ -346,7 +368,7 @@ class Importer:
         return self._kept(f"{digest(data)}{os.path.splitext(name)[1]}", data)
 
     def _replace_states(self, item: Item, target: Target, entry: Entry, notes: Notes) -> None:
-        """Raises OutsideEdit when a state was changed here."""
+        """What was changed here stays. Raises OutsideEdit."""
         if isinstance(target, GroupFile):
             return
         for namespace, data in item.states.items():

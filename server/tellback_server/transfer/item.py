@@ -22,11 +22,12 @@ from tellback_protocol.ids import (
     Place,
     PresetOwner,
     new_name_problem,
+    parse_place,
 )
 from tellback_server.store.place import STATE_ENDING, file_of
 from tellback_server.transfer.anomalies import Anomaly
 
-__all__ = ["GroupFile", "Item", "Target", "beside", "digest", "legal_name", "path_of"]
+__all__ = ["GroupFile", "Item", "Target", "beside", "digest", "legal_name", "path_of", "target_of"]
 
 
 class GroupFile(msgspec.Struct, frozen=True, gc=False):
@@ -56,8 +57,6 @@ class Item(msgspec.Struct, kw_only=True):
     size_bytes: int
     """What was read for it."""
     messages: int = 0
-    source_id: str = ""
-    """The id that the other program gave the chat; empty when there is none."""
     notes: list[Anomaly] = []
     quarantine: bytes = b""
     """Bytes of the source that the file does not hold."""
@@ -78,6 +77,14 @@ def digest(data: bytes) -> str:
 def path_of(target: Target) -> tuple[tuple[str, ...], str]:
     """Folders below the user's root, and the file's name."""
     return (("groups",), target.group + STATE_ENDING) if isinstance(target, GroupFile) else file_of(target)
+
+
+def target_of(text: str) -> Target | None:
+    """What a text names (`str` of a Target)."""
+    if text.startswith("groups/"):
+        return GroupFile(text.removeprefix("groups/"))
+    place = parse_place(text)
+    return None if isinstance(place, str) else place
 
 
 def beside(target: Target, number: int) -> Target:

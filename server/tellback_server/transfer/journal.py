@@ -28,8 +28,10 @@ _SYNC_EVERY: Final = 256
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One import. Persisted: keep stable."""
 
+    root: str
+    """The source, as an absolute path."""
     source: str
-    """Where it stood in its source."""
+    """Where it stood in there."""
     place: str
     """Where it belongs."""
     target: str
@@ -40,7 +42,6 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """Of the file as it was written."""
     states: dict[str, str]
     """The same of its states."""
-    source_id: str
     at_ms: int
 
 
@@ -59,8 +60,7 @@ class Journal:
         self._file: File | None = None
         self._unsynced = 0
         self._by_content: dict[tuple[str, str], Entry] = {}
-        self._by_source: dict[str, Entry] = {}
-        self._by_id: dict[str, Entry] = {}
+        self._by_place: dict[str, Entry] = {}
         self._copies: dict[str, list[Entry]] = {}
         self._ends_whole = True
         for entry in self._read():
@@ -83,10 +83,8 @@ class Journal:
 
     def _learn(self, entry: Entry) -> None:
         self._by_content[entry.fingerprint, entry.place] = entry
-        self._by_source[entry.source] = entry
+        self._by_place[entry.place] = entry
         self._copies.setdefault(entry.fingerprint, []).append(entry)
-        if entry.source_id:
-            self._by_id[entry.source_id] = entry
 
     def same(self, fingerprint: str, place: str) -> Entry | None:
         """The import of this content to this place."""
@@ -96,9 +94,9 @@ class Journal:
         """Imports of this content to any place."""
         return self._copies.get(fingerprint, [])
 
-    def before(self, source: str, source_id: str) -> Entry | None:
-        """The last import of what stood at this path of a source, or had this id."""
-        return self._by_source.get(source) or (self._by_id.get(source_id) if source_id else None)
+    def before(self, place: str) -> Entry | None:
+        """The last import of something that belongs to this place."""
+        return self._by_place.get(place)
 
     def add(self, entry: Entry) -> None:
         """Remember an import. Raises OSError."""

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from tellback_protocol.frames import Opened
 from tellback_protocol.ids import ChatById, derived_message_id, parse_chat
 from tellback_protocol.values import dumps, loads
+from tellback_server.transfer.anomalies import Notes
 from tellback_server.transfer.item import Item
 
 __all__ = ["item_of", "line_as_filed"]
@@ -29,10 +30,14 @@ def item_of(opened: Opened, changed_ms: int, states: dict[str, Any]) -> Item:
         lines.insert(0, bytes(opened.header))
     elif opened.metadata is not UNSET and (metadata := loads(bytes(opened.metadata))):
         lines.insert(0, dumps({"user_name": "unused", "character_name": "unused", "chat_metadata": metadata}))
+    notes = Notes(str(place))
+    for damage in opened.damage if isinstance(opened.damage, list) else []:
+        notes.add("line-not-json", "left out; it stands in the server's file", detail=damage.problem, line=damage.line)
     data = b"\n".join(lines)
     return Item(
         source=str(place), target=place, data=data, mtime_ns=changed_ms * 1_000_000, size_bytes=len(data),
         messages=len(messages), states={one: dumps(value) for one, value in states.items()},
+        notes=notes.take(),
     )
 
 
