@@ -56,7 +56,7 @@ def taken_at(folder: Path, seed: int) -> Taken:
     if not path.exists():
         day = Taken.of(asyncio.run(record(seed)), seed)
         path.write_bytes(pickle.dumps(day))
-    taken: Taken = pickle.loads(path.read_bytes())  # noqa: S301  Written by this program.
+    taken: Taken = pickle.loads(path.read_bytes())
     return taken
 
 

@@ -17,7 +17,6 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tellback_server.fs import Fs
 from tests.support.crash_states import Disk
 from tests.support.headless import Headless, Wire, headless
 from tests.support.recording_fs import Made, RecordingFs, Unlinked

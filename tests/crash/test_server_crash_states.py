@@ -6,16 +6,21 @@ sets how many. The enumeration is shown to catch bugs that are planted in the se
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from tellback_server.store import touch
 from tests.campaign.__main__ import CUTS, PROFILES, chosen, quiet
 from tests.campaign.states import Judge, Taken, Violation, states_of
-from tests.campaign.workload import BASE, InodeRecordingFs, TALK, record, world_of
+from tests.campaign.workload import BASE, TALK, InodeRecordingFs, record
 from tests.support.crash_states import StrictDisk
 from tests.support.headless import Headless, Wire, headless
+from tests.support.injected_fs import SimulatedCrash
 from tests.support.recording_fs import RecordingFile
 from tests.support.sim_fs import SimFs
 
@@ -135,3 +140,37 @@ async def test_a_folder_that_is_not_synced_is_caught() -> None:
 
 async def test_an_ack_before_the_sync_is_caught() -> None:
     assert await caught(app_class=NoLogSync)
+
+
+async def cut_in_an_append(tail: bytes) -> dict[str, Any]:
+    """What a start shows when a kill left `tail` where the server was appending a second message."""
+    fs = SimFs(BASE)
+    path = "/data/default-user/chats/Alice/Talk.jsonl"
+    async with headless(fs) as app:
+        tab = await Wire.join(app)
+        await tab.ask("open", chat=TALK, since=None, create=True)
+        await tab.ask("append", chat=TALK, op=1, base="*", messages=[{"mes": "one"}])
+        await app.fold()
+        before = len(fs.content(path))
+        await tab.ask("append", chat=TALK, op=2, base="*", messages=[{"mes": "two " * 300}])
+        with patch.object(touch, "failpoint", side_effect=SimulatedCrash), contextlib.suppress(SimulatedCrash):
+            await app.fold()
+        fs.content(path)[before:] = tail
+    async with headless(fs) as app:
+        return await (await Wire.join(app)).ask("open", chat=TALK, since=None)
+
+
+@pytest.mark.parametrize("tail", [b"\x94\x00\xfe" * 200, b"\xff", b"\x00\x01\xfe" * 100, b"\0" * 700])
+async def test_garbage_where_we_appended_is_no_outside_edit_f8(tail: bytes) -> None:
+    """[K3]: the size was written, the data was not. Another program writes text."""
+    opened = await cut_in_an_append(tail)
+    assert [message["mes"] for message in opened["messages"]] == ["one", "two " * 300]
+    assert opened["version"]["epoch"] == 1
+    assert "read_only" not in opened
+
+
+@pytest.mark.parametrize("tail", [b'{"mes":"written by hand"}\n', '{"mes":"é'.encode()[:-1], "ж".encode()[1:]])
+async def test_text_where_we_appended_is_an_outside_edit_f8(tail: bytes) -> None:
+    """[K3]: also when it ends inside a letter."""
+    opened = await cut_in_an_append(tail)
+    assert opened["version"]["epoch"] == 2

@@ -5,8 +5,8 @@
         await tab.ask("open", chat=..., since=None)
 
 Rules of this module:
-- What is left out: the listening socket, `flock` and LOCK of the data folder (the log's own lock stays), and threads for
-  files, whose work is done at once in the loop's thread. The log keeps its writer thread.
+- What is left out: sockets, `flock` and LOCK of the data folder (the log's own lock stays), and threads for files, whose
+  work is done at once in the loop's thread. The log keeps its writer thread.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from tellback_server import catalog
 from tellback_server.app import App
 from tellback_server.auth import authenticator_for
 from tellback_server.config import Settings
+from tellback_server.control import Control
 from tellback_server.fs import Fs
 from tellback_server.log import LogPoisoned
 from tellback_server.storage import choose
 from tellback_server.websocket import PeerInfo
+from tests.support.patience import patient
 from tests.support.server import new_session
 
 DATA = "/data"
@@ -45,6 +47,10 @@ class AtOnce(Executor):
         except BaseException as error:
             future.set_exception(error)
         return future
+
+
+async def _listen_to_nobody(_control: Control) -> None:
+    """In place of Control.start."""
 
 
 class NoGateway:
@@ -68,9 +74,10 @@ class Headless(App):
 
     def __init__(self, fs: Fs, **settings: Any) -> None:
         values: dict[str, Any] = {
-            "data": DATA, "checkpoint_interval_s": 3600, "log_segment_bytes": 16 << 10, "backup_interval_s": 0, **settings,
+            "data": DATA, "checkpoint_interval_s": 3600, "log_segment_bytes": 16 << 10,
+            "backup_interval_s": 0, **settings,
         }
-        super().__init__(Settings(**values), fs=fs)
+        super().__init__(Settings(**patient(values)), fs=fs)
         self._executor = AtOnce()  # type: ignore[assignment]
 
     async def start(self) -> None:
@@ -81,7 +88,8 @@ class Headless(App):
         self._gateway = NoGateway()  # type: ignore[assignment]
         async with contextlib.AsyncExitStack() as undo:
             self.fs.make_directories(self._data)
-            with patch.object(catalog, "ThreadPoolExecutor", lambda *_a, **_k: AtOnce()):
+            nobody = patch.object(Control, "start", _listen_to_nobody)
+            with nobody, patch.object(catalog, "ThreadPoolExecutor", lambda *_a, **_k: AtOnce()):
                 await self._start_locked(asyncio.get_running_loop(), self._data, authenticator, undo)
             undo.pop_all()
 

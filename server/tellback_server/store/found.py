@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _SECTOR_BYTES = 512
+_CONTINUATIONS = bytes(range(0x80, 0xC0))  # UTF-8: every byte of a letter but the first.
 ROTTEN = "the file's bytes changed although nobody wrote to it; look with `tellback check`"
 
 
@@ -218,7 +219,10 @@ def _announced(old: ParsedChat, past: OwnerPast) -> bytes:
 
 
 def _is_torn(rest: bytes, block: bytes, offset: int) -> bool:
-    """Whether `rest` (at `offset` in the file) is what a power cut leaves of `block`, unwritten sectors included."""
+    """Whether `rest` (at `offset` in the file) is what a power cut leaves of `block`, unwritten sectors included.
+
+    A sector that is neither ours nor empty is what the disk had before, unless it is text: nobody else wrote such bytes.
+    """
     if not rest or len(rest) > len(block):
         return False
     if block.startswith(rest):
@@ -230,10 +234,22 @@ def _is_torn(rest: bytes, block: bytes, offset: int) -> bool:
         if piece != block[at:end] and piece.strip(b"\0"):
             # The last written sector may be cut inside: its beginning ours, zeros behind.
             kept = piece.rstrip(b"\0")
-            if not block[at:end].startswith(kept):
+            if not block[at:end].startswith(kept) and _is_text(piece):
                 return False
         at = end
     return True
+
+
+def _is_text(piece: bytes) -> bool:
+    """Whether this may be a part of a text file; a letter may be cut at either end."""
+    tail = piece[:3].lstrip(_CONTINUATIONS) + piece[3:]
+    try:
+        text = tail.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            return False
+        text = tail[: error.start].decode()
+    return "\0" not in text
 
 
 def _pieces(data: bytes, offset: int, block: bytes, place: ChatName, past: OwnerPast) -> list[tuple[int, int]]:
