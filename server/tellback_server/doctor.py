@@ -11,6 +11,7 @@ Rules this module keeps:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -20,11 +21,15 @@ from typing import Final, Literal
 import msgspec
 
 from tellback_server.clock import Clock
+from tellback_server.config_problems import ConfigurationError, flag_of
 from tellback_server.fs import TEMPORARY_SUFFIX, DirectoryLocked, Fs, FsError
 from tellback_server.gateway import FILES_RESERVED
 from tellback_server.http import is_loopback_name
 from tellback_server.log.inspect import verify
 from tellback_server.metrics import quantile_of
+from tellback_server.store.base import StoreError, StoreUnavailable
+from tellback_server.store.schemes import open_store
+from tellback_server.store_binding import read_binding
 
 __all__ = ["Check", "check_all", "mount_of"]
 
@@ -62,7 +67,9 @@ class Mount(msgspec.Struct, frozen=True):
     options: frozenset[str]
 
 
-def check_all(fs: Fs, clock: Clock, directory: str, *, host: str, has_users: bool) -> Iterator[Check]:
+def check_all(
+    fs: Fs, clock: Clock, directory: str, *, host: str, has_users: bool, store: str = "files"
+) -> Iterator[Check]:
     """All checks of a data folder, in the order a person would ask."""
     folder = fs.stat(directory)
     if folder is None or not folder.is_directory:
@@ -80,6 +87,7 @@ def check_all(fs: Fs, clock: Clock, directory: str, *, host: str, has_users: boo
         yield _space(fs, directory)
         yield _lock(fs, directory)
         yield from _log(fs, directory)
+        yield from _store(fs, directory, store)
         yield _sync(fs, clock, directory)
     yield _address(host, has_users)
     yield _descriptors()
@@ -208,6 +216,36 @@ def _log(fs: Fs, directory: str) -> Iterator[Check]:
         yield Check("log", "good", f"{found}; the next start cleans up after a crash")
     else:
         yield Check("log", "good", found)
+
+
+def _store(fs: Fs, directory: str, url: str) -> Iterator[Check]:
+    """The store of the folder. It is asked only when the folder belongs to it: a new one would be made by asking."""
+    try:
+        binding = read_binding(fs, directory)
+    except ConfigurationError as error:
+        yield Check("store", "wrong", str(error))
+        return
+    if url == "files":
+        if binding is not None:
+            advice = f"Give --store: the server needs {flag_of('store')} {binding.store}."
+            yield Check("store", "warning", f"the chats are in {binding.store}, which was not looked at", advice)
+        return
+    try:
+        with contextlib.closing(open_store(url)) as store:
+            if binding is None:
+                yield Check("store", "good", "the folder belongs to none yet; the first start makes it this one's")
+                return
+            health = store.check()
+            store.claim(binding.data_id)
+            users = len(store.users())
+    except StoreUnavailable as error:
+        advice = "The server starts without it, and serves what is live; start the database."
+        yield Check("store", "warning", f"cannot be reached: {error}", advice)
+    except StoreError as error:
+        yield Check("store", "wrong", str(error), "The server will not start (78).")
+    else:
+        found = f"{health.backend}, owners of {users} users, durable by the {health.durability}"
+        yield Check("store", "good", found)
 
 
 def _sync(fs: Fs, clock: Clock, directory: str) -> Check:

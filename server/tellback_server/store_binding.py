@@ -21,7 +21,7 @@ from tellback_server.fs import FileMissing, Fs
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.address import StoreAddress
 
-__all__ = ["Binding", "bind", "check_files", "mirror_binding", "moved"]
+__all__ = ["Binding", "bind", "check_files", "mirror_binding", "moved", "read_binding"]
 
 NAME = "store"
 MIRROR_NAME = "mirror"

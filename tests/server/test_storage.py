@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from tellback_server.clock import Clock
 from tellback_server.config import Settings
 from tellback_server.config_problems import ConfigurationError
+from tellback_server.doctor import check_all
+from tellback_server.fs import Fs
 from tellback_server.storage import choose
 from tests.support.server import TabClient, running, texts
 from tests.support.stored import sqlite_url
@@ -58,6 +62,25 @@ async def test_a_data_folder_belongs_to_one_store(tmp_path: Path) -> None:
     assert await started(data, store=url) == ["one"]
     shutil.copytree(tmp_path / "one", tmp_path / "moved")
     assert await started(data, store=sqlite_url(tmp_path / "moved")) == ["one"]
+
+
+async def test_doctor_knows_the_store_of_a_folder(tmp_path: Path) -> None:
+    """[SV8]: it makes no store, and tells of the one that there is."""
+
+    def told(url: str) -> tuple[str, str]:
+        checks = check_all(Fs(), Clock(), str(tmp_path / "data"), host="127.0.0.1", has_users=False, store=url)
+        (one,) = [check for check in checks if check.name == "store"]
+        return one.state, one.found
+
+    url = sqlite_url(tmp_path / "store")
+    (tmp_path / "data").mkdir()
+    assert told(url)[0] == "good"
+    assert not names(tmp_path / "store")
+    await written(tmp_path / "data", store=url)
+    assert told("files") == ("warning", f"the chats are in {url}, which was not looked at")
+    assert told(url) == ("good", f"SQLite {sqlite3.sqlite_version}, owners of 1 users, durable by the store")
+    assert told("nosuch:///x")[0] == "wrong"
+    assert told(f"{url}?synchronous=off")[0] == "wrong"
 
 
 async def test_a_store_belongs_to_one_data_folder(tmp_path: Path) -> None:

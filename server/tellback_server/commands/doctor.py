@@ -26,13 +26,14 @@ def doctor(
     host: Annotated[str, typer.Option(envvar="TELLBACK_HOST", help="The address you mean to bind.")] = "127.0.0.1",
     auth_file: Annotated[str | None, typer.Option(envvar="TELLBACK_AUTH_FILE", help="The token file you use.")] = None,
     jwt_key_file: Annotated[str | None, typer.Option(envvar="TELLBACK_JWT_KEY_FILE", help="The key you use.")] = None,
+    store: Annotated[str, typer.Option(envvar="TELLBACK_STORE", help="The store you use.")] = "files",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Check a folder, its disk and this machine. Exit code 1 when something is wrong."""
     path = os.path.abspath(os.path.expanduser(directory))
     has_users = auth_file is not None or jwt_key_file is not None
     with explained():
-        checks = list(check_all(Fs(), Clock(), path, host=host, has_users=has_users))
+        checks = list(check_all(Fs(), Clock(), path, host=host, has_users=has_users, store=store))
     is_fit = all(check.state != "wrong" for check in checks)
     if as_json:
         sys.stdout.write(msgspec.json.encode({"directory": path, "fit": is_fit, "checks": checks}).decode() + "\n")
