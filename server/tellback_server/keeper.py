@@ -329,7 +329,8 @@ class Keeper:
             if self.retention.folded(actor, position):
                 self._hub.spawn(self.retention.save(actor))
             self._hub.counters.checkpointed(reason, done.size_bytes)
-            self._timers.done(actor, clock.monotonic_s() - began_s)
+            # A store gets the difference; what it took was mostly waiting for it.
+            self._timers.done(actor, clock.monotonic_s() - began_s if self._room.must_settle else 0.0)
         except OutsideEdit as edit:
             log.warning("outside-edit", chat=actor.name, found=str(edit))
             await self._adopt(actor)
