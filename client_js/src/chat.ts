@@ -1,0 +1,253 @@
+/* A chat as the user holds it: the live document and its writes; what it shares with other owners is in `handle`. */
+
+import type { Conflict } from "./conflict.js";
+import { refused } from "./errors.js";
+import { FloorState, FloorVerbs } from "./floors.js";
+import type { BackupFrame, BackupListFrame, HistoryFrame, Version } from "./frames.js";
+import { begin, beginning, Generation, Producing, type GenerateOptions } from "./generation.js";
+import { Handle, StateVerbs } from "./handle.js";
+import * as intents from "./intents.js";
+import type { WriteResult } from "./outbox.js";
+import type { Operation } from "./patch.js";
+import type { Message } from "./replica.js";
+import { equal, isObject, payload, stringify } from "./values.js";
+
+/** Of one append when a whole chat is copied; well below a frame. */
+const APPENDED_UNITS_MAX = 256 << 10;
+
+/** The verbs that a chat and a batch share; what they give is a promise, or nothing in a batch. */
+export abstract class Verbs<Done> {
+  /** Store it now, for a chat; collect it, for a batch. */
+  abstract act(intent: intents.Intent): Done;
+
+  /** Put one message or several at the end. A message without `id` gets one. */
+  append(messages: object | readonly object[]): Done {
+    return this.act(intents.append(Array.isArray(messages) ? messages : [messages]));
+  }
+
+  /** RFC 6902 operations on a message, or a function of it; on the whole chat when `message` is null. */
+  patch(message: string | null, change: readonly Operation[] | intents.Updater): Done {
+    if (typeof change !== "function") return this.act(intents.patch(message, change));
+    if (message === null) throw new TypeError("a function changes one message: name it");
+    return this.act(intents.updateMessage(message, change));
+  }
+
+  /** Take messages out. */
+  delete(messages: string | readonly string[]): Done {
+    return this.act(intents.remove(typeof messages === "string" ? [messages] : messages));
+  }
+
+  /** Put a swipe behind the others and show it, unless `select` is false. `content` is its text, or an object with `mes`. */
+  swipeAdd(message: string, content: string | object, select = true): Done {
+    return this.act(intents.swipe(message, { action: "add", content: isObject(content) ? content : { mes: content }, select }));
+  }
+
+  swipeSelect(message: string, swipe: number): Done {
+    return this.act(intents.swipe(message, { action: "select", swipe }));
+  }
+
+  /** Take a swipe away; the only one is refused. */
+  swipeDelete(message: string, swipe: number): Done {
+    return this.act(intents.swipe(message, { action: "delete", swipe }));
+  }
+
+  /** Change the metadata by a function of it, or merge an object into it (RFC 7386; null removes). */
+  updateMetadata(change: intents.Updater | object): Done {
+    return this.act(intents.metadata(typeof change === "function" ? { update: change as intents.Updater } : { merge: change }));
+  }
+
+  /** Replace the whole metadata. */
+  setMetadata(metadata: object): Done {
+    return this.act(intents.metadata({ set: metadata }));
+  }
+}
+
+/** Writes to one chat, collected and then stored all or nothing, as one commit. States must have been read before. */
+export class Batch extends Verbs<void> {
+  /** @internal */
+  readonly collected: intents.Intent[] = [];
+
+  act(intent: intents.Intent): void {
+    this.collected.push(intent);
+  }
+
+  state(namespace: string): StateVerbs<void> {
+    return new StateVerbs(namespace, (intent) => this.act(intent));
+  }
+
+  floorState(namespace: string): FloorVerbs<void> {
+    return new FloorVerbs(namespace, (intent) => this.act(intent));
+  }
+}
+
+export interface Chat extends Verbs<Promise<WriteResult>> {}
+export class Chat extends Handle {
+  /** The permanent id. */
+  get chatId(): string {
+    return this.subscription.chatId;
+  }
+
+  /** The messages now: confirmed ones, and own ones that wait for their answer. Frozen; another array after every change. */
+  get messages(): readonly Message[] {
+    return this.subscription.view().all;
+  }
+
+  /** The message with this id. */
+  message(id: string): Message | undefined {
+    return this.subscription.view().messages.get(id);
+  }
+
+  /** Whether what is shown of a message is stored: nothing of it waits for an answer. */
+  isSaved(id: string): boolean {
+    return this.subscription.view().messages.get(id) === this.subscription.replica!.document.messages.get(id);
+  }
+
+  get metadata(): any {
+    return this.subscription.view().metadata;
+  }
+
+  /** The confirmed version of messages and metadata. */
+  get version(): Version {
+    return this.subscription.replica!.document.version;
+  }
+
+  act(intent: intents.Intent): Promise<WriteResult> {
+    return this.write(intent);
+  }
+
+  /** Store what `collect` asks for all or nothing, as one commit. */
+  async batch(collect: (batch: Batch) => void | Promise<void>): Promise<WriteResult> {
+    const batch = new Batch();
+    await collect(batch);
+    return this.write(intents.batch(batch.collected));
+  }
+
+  /** A state document that follows messages and swipes. */
+  floorState(namespace: string): FloorState {
+    return new FloorState(this, namespace);
+  }
+
+  // -- its life
+
+  /** Give the chat another name (the name alone); its state goes along. */
+  rename(to: string): Promise<WriteResult> {
+    return this.write(intents.live({ type: "chat-rename", to }));
+  }
+
+  /** Put the chat into the trash; afterwards this handle is over. */
+  remove(force = false): Promise<WriteResult> {
+    return this.write(intents.live({ type: "chat-delete", ...(force ? { force } : {}) }));
+  }
+
+  /** A new chat with everything up to and with a message, opened; the message gets a link to it. */
+  async branch(message: string, { to, kind = "branch", swipe }: { to?: string; kind?: "branch" | "checkpoint"; swipe?: number } = {}): Promise<Chat> {
+    const write = { type: "chat-branch", message, kind, ...(to === undefined ? {} : { to }), ...(swipe === undefined ? {} : { swipe }) };
+    const { branch } = await this.write(intents.live(write, (view) => view().messages.has(message)));
+    return this.client.open(branch!.chat);
+  }
+
+  // -- generations
+
+  /** Begin a reply whose text comes from here; `messages` are the user's turn. */
+  async generate(messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Producing> {
+    const write = beginning("generation-start", messages, options, {});
+    await this.write(begin(write));
+    return new Producing(this, this.followed(write.generation));
+  }
+
+  /** Have the server ask one of its model servers; this page may go away. */
+  async generateFrom(upstream: string, body: object, messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Generation> {
+    const write = beginning("generate", messages, options, { upstream, body: payload(body, "/body") });
+    await this.write(begin(write));
+    return this.generation(write.generation);
+  }
+
+  /** Produce the rest of a reply that this session began; `text` is what the server has. */
+  async resume(id: string): Promise<Producing> {
+    const followed = this.followed(id);
+    if (followed.by !== this.subscription.session) throw refused("not-producer", "Another session produces this text.", "/generation");
+    this.subscription.generations.resumed(followed);
+    const producing = new Producing(this, followed);
+    this.wake();
+    while (followed.sending!.isFresh && !followed.isOver && !followed.sending!.refusal) await producing.changed();
+    return producing;
+  }
+
+  /** Those that run now, and results that were offered when this session came back. */
+  get generations(): readonly Generation[] {
+    return [...this.subscription.generations.known.values()].filter((one) => !one.isOver || one.offered).map((one) => new Generation(this, one));
+  }
+
+  /** One that runs, or that ended while this chat was open. */
+  generation(id: string): Generation {
+    return new Generation(this, this.followed(id));
+  }
+
+  private followed(id: string) {
+    const one = this.subscription.generations.known.get(id);
+    if (!one) throw refused("generation-unknown", `No generation ${id} is known here.`, "/generation");
+    return one;
+  }
+
+  /** @internal There is text to send. */
+  wake(): void {
+    this.client.wake();
+  }
+
+  // -- history and backups
+
+  /** A page of commits with seq > `after`. */
+  history(after = 0, limit = 100): Promise<HistoryFrame> {
+    return this.client.ask({ type: "history", chat: this.subscription.address, after, limit });
+  }
+
+  /** The chat as it was at `seq`. */
+  at(seq: number): Promise<HistoryFrame> {
+    return this.client.ask({ type: "history", chat: this.subscription.address, at: seq });
+  }
+
+  backups(): Promise<BackupListFrame> {
+    return this.client.ask({ type: "backup-list", chat: this.subscription.address });
+  }
+
+  /** A page of what a backup holds. */
+  backup(backup: string, cursor?: string): Promise<BackupFrame> {
+    return this.client.ask({ type: "backup-get", chat: this.subscription.address, backup, ...(cursor === undefined ? {} : { cursor }) });
+  }
+
+  backUp(): Promise<unknown> {
+    return this.client.ask({ type: "backup-create", chat: this.subscription.address });
+  }
+
+  /** Make the chat that of a backup; with `to` a new chat beside it. */
+  restoreBackup(backup: string, { to, force = false }: { to?: string; force?: boolean } = {}): Promise<WriteResult> {
+    return this.write(intents.live({ type: "backup-restore", backup, ...(to === undefined ? {} : { to }), ...(force ? { force } : {}) }));
+  }
+
+  /** @internal Exit 3: mine as a new chat. */
+  override async saveMineAs(conflict: Conflict, name: string): Promise<Chat> {
+    const { all, metadata } = conflict.mine;
+    const made = await this.client.open(name, { create: true });
+    // An attempt that was interrupted is taken up again; anything else that stands there is somebody's.
+    if (!equal(made.messages, all.slice(0, made.messages.length))) throw refused("exists", `${name} exists and holds something else.`, "/chat");
+    await made.setMetadata(metadata);
+    let page: Message[] = [];
+    let units = 0;
+    for (const message of all.slice(made.messages.length)) {
+      const length = stringify(message).length;
+      if (page.length && units + length > APPENDED_UNITS_MAX) {
+        await made.append(page);
+        page = [];
+        units = 0;
+      }
+      page.push(message);
+      units += length;
+    }
+    if (page.length) await made.append(page);
+    this.takeTheirs(conflict);
+    return made;
+  }
+}
+
+const { constructor: _, ...shared } = Object.getOwnPropertyDescriptors(Verbs.prototype);
+Object.defineProperties(Chat.prototype, shared as PropertyDescriptorMap);

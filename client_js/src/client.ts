@@ -1,0 +1,283 @@
+/* The client: one session on one server, any number of chats.
+
+     const client = await connect("ws://127.0.0.1:8765/ws");
+     const chat = await client.open("character:Alice/First meeting", { create: true });
+     await chat.append({ name: "User", is_user: true, mes: "hi" });
+
+   - The session is new for every page; it is kept through every reconnect. What an earlier page left in the outbox is sent
+     by another connection in its own name (`tabs`).
+   - Closing flushes: what was asked for is acknowledged first, as long as the server can be reached in time. */
+
+import { Catalog } from "./catalog.js";
+import { Chat } from "./chat.js";
+import type { Conflict } from "./conflict.js";
+import { Connection, type SocketKind, type Token } from "./connection.js";
+import { refused, TellbackError } from "./errors.js";
+import { Emitter, type ConnectionEvents, type ConnectionStatus } from "./events.js";
+import type { Limits, ModelServer } from "./frames.js";
+import { Handle } from "./handle.js";
+import { isSession, newSession, ownerNamed, textOf, type OwnerName } from "./ids.js";
+import { Link } from "./link.js";
+import { IndexedDbOutbox, type Entry, type Outbox } from "./outbox.js";
+import type { Write } from "./replica.js";
+import type { Subscription } from "./subscription.js";
+import { Tabs } from "./tabs.js";
+import { text } from "./values.js";
+
+export interface ConnectOptions {
+  token?: Token;
+  /** Who writes; a program that gives its own keeps its place in the op numbers. */
+  session?: string;
+  /** Where writes without an answer are kept. Without it the profile's IndexedDB, where there is one; null for nowhere. */
+  outbox?: Outbox | null;
+  /** Who of the outbox is alive; without it the browser's Web Locks. */
+  locks?: Pick<LockManager, "request">;
+  /** 0 does not wait for the server at all, so that one can start offline. */
+  connectTimeoutMs?: number;
+  /** The browser's own, or that of the npm package `ws`. */
+  WebSocket?: SocketKind;
+  /** Ask the user before a page is left that has something unsaved. */
+  guard?: boolean;
+}
+
+/** A client, connected. Throws `connection-lost` when there is no server in time, and what closed the client. */
+export async function connect(url: string, options: ConnectOptions = {}): Promise<Client> {
+  const client = new Client(url, options);
+  await client.start();
+  return client;
+}
+
+export class Client extends Catalog {
+  readonly session: string;
+  private readonly link: Link;
+  private readonly connection: Connection;
+  private readonly tabs: Tabs | undefined;
+  private readonly emitter = new Emitter<ConnectionEvents>();
+  private readonly handles = new Map<Subscription, Handle>();
+  private readonly unlisten: (() => void)[] = [];
+  private waiters: (() => void)[] = [];
+  private told: ConnectionStatus = "connecting";
+
+  /** @internal Use `connect`. */
+  constructor(readonly url: string, private readonly options: ConnectOptions, left?: { outbox: Outbox; entries: readonly Entry[] }) {
+    super();
+    const { session = newSession(), token = null, WebSocket: kind = globalThis.WebSocket as SocketKind | undefined } = options;
+    if (!isSession(session)) throw new TypeError("a session has 16 to 64 printable ASCII characters without spaces");
+    if (!kind) throw new TypeError("there is no WebSocket here: give the one of the npm package ws");
+    this.session = session;
+    const outbox = left?.outbox ?? (options.outbox === undefined && typeof indexedDB !== "undefined" ? new IndexedDbOutbox(`tellback ${url}`) : options.outbox);
+    this.link = new Link(session, typeof token === "string" ? token : null, "tellback-js 0.1.0", !!outbox, () => this.wake());
+    this.connection = new Connection(url, this.link, token, outbox ?? null, kind, () => this.tell());
+    const locks = options.locks ?? globalThis.navigator?.locks;
+    if (left) this.link.restore(left.entries);
+    else if (outbox && locks) {
+      this.tabs = new Tabs(url, session, outbox, locks, (dead, entries) => new Client(url, { ...options, session: dead }, { outbox, entries }), () => this.tell());
+    }
+  }
+
+  /** @internal */
+  async start(): Promise<void> {
+    this.tabs && (await this.tabs.start());
+    this.connection.connect();
+    this.listen();
+    const { connectTimeoutMs = 10_000 } = this.options;
+    if (!connectTimeoutMs) return;
+    const timer = setTimeout(() => this.end(new TellbackError("connection-lost", `no connection to ${this.url} within ${connectTimeoutMs} ms`)), connectTimeoutMs);
+    try {
+      await this.connected();
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Wait for a connection. Throws what closed the client. */
+  async connected(): Promise<void> {
+    while (this.status !== "connected" && this.status !== "closed") await this.changed();
+    if (this.link.error) throw this.link.error;
+  }
+
+  /** Wait for the answers to all own writes, then end. What has none in time stays in the outbox. */
+  async close(flushTimeoutMs = 10_000): Promise<void> {
+    const until = performance.now() + flushTimeoutMs;
+    const timer = setTimeout(() => this.tell(), flushTimeoutMs + 1);
+    while (!this.link.error && this.pending && performance.now() < until) await this.changed();
+    clearTimeout(timer);
+    await this.connection.recorded();
+    this.end(new TellbackError("client-closed", "the client is closed"));
+  }
+
+  /** @internal Wait until nothing is pending and no conflict waits, then end. */
+  async settled(): Promise<void> {
+    while (!this.link.error && (this.pending || this.conflicts.length)) await this.changed();
+    await this.close(0);
+  }
+
+  private end(error: TellbackError): void {
+    for (const stop of this.unlisten.splice(0)) stop();
+    this.tabs?.stop();
+    if (!this.link.error) this.link.fail(error);
+    this.connection.stop();
+  }
+
+  // -- what is there
+
+  get status(): ConnectionStatus {
+    return this.connection.status;
+  }
+
+  /** What closed the client. */
+  get error(): TellbackError | undefined {
+    return this.link.error;
+  }
+
+  get user(): string {
+    return this.link.user;
+  }
+
+  get limits(): Limits {
+    return this.link.limits;
+  }
+
+  /** The model servers that `chat.generateFrom` can ask here. */
+  get upstreams(): readonly ModelServer[] {
+    return this.link.upstreams;
+  }
+
+  /** Own writes without an answer, in all chats, and those of tabs that died. */
+  get pending(): number {
+    return this.link.subscriptions.reduce((sum, held) => sum + held.pending, 0) + (this.tabs?.adopted ?? []).reduce((sum, one) => sum + one.pending, 0);
+  }
+
+  /** Own writes that wait for a decision, in all chats, and those of tabs that died. */
+  get conflicts(): readonly Conflict[] {
+    return [...this.link.subscriptions.flatMap((held) => held.conflicts), ...(this.tabs?.adopted ?? []).flatMap((one) => one.conflicts)];
+  }
+
+  /** The chats that are open. */
+  get chats(): readonly Chat[] {
+    return this.link.subscriptions.filter((held) => held.replica).map((held) => this.handle(held)).filter((one) => one instanceof Chat);
+  }
+
+  /** Wait until no own write is without an answer. Throws `conflict` when one waits for a decision. */
+  async saved(): Promise<void> {
+    await Promise.all(this.link.subscriptions.map((held) => this.handle(held).saved()));
+  }
+
+  on<Name extends keyof ConnectionEvents>(name: Name, listener: (event: ConnectionEvents[Name]) => void): () => void {
+    return this.emitter.on(name, listener);
+  }
+
+  /** Connect now instead of after the backoff. */
+  reconnect(): void {
+    this.connection.reconnect();
+  }
+
+  // -- owners
+
+  /** Open a chat: `character:<character>/<chat>`, `group:<chat>` or `id:<chat_id>`. One that is open already is the same. */
+  async open(name: string, { create = false } = {}): Promise<Chat> {
+    if (ownerNamed(name).chat === undefined) throw refused("name-illegal", `${name} is no chat.`, "/chat");
+    return (await this.opened(name, create)) as Chat;
+  }
+
+  /** Open a character or preset, for its state. */
+  owner(name: OwnerName): Promise<Handle> {
+    return this.opened(textOf(name), false);
+  }
+
+  private async opened(name: string, create: boolean): Promise<Handle> {
+    let held = this.link.subscribe(text(name, "/chat"), create);
+    if (held.error) throw held.error;
+    if (!held.replica) {
+      try {
+        await new Promise<void>((resolve, reject) => {
+          held.onOpened.push((error) => (error ? reject(error) : resolve()));
+          this.stepped();
+        });
+      } catch (error) {
+        this.link.forget(held);
+        // Somebody else here asked first, and did not want it made.
+        if (create && !held.create && (error as TellbackError).code === "not-found") return this.opened(name, create);
+        throw error;
+      }
+      held = this.link.subscribe(name);
+    }
+    const handle = this.handle(held);
+    handle.holders++;
+    return handle;
+  }
+
+  /** @internal */
+  async closeHandle(handle: Handle): Promise<void> {
+    const { subscription } = handle;
+    this.handles.delete(subscription);
+    await new Promise<void>((resolve) => {
+      this.link.unsubscribe(subscription, resolve);
+      this.stepped();
+    });
+    subscription.fail(new TellbackError("client-closed", "the chat was closed"), false);
+    handle.stepped();
+  }
+
+  /** Ask the server what belongs to no open chat. @internal */
+  ask<Answer>(request: Write): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      this.link.ask(request, (answer, error) => (error ? reject(error) : resolve(answer)));
+      this.stepped();
+    });
+  }
+
+  // -- inside
+
+  /** @internal */
+  stepped(): void {
+    this.tell();
+    this.wake();
+  }
+
+  /** @internal */
+  wake(): void {
+    if (this.status !== "closed") this.connection.wake();
+  }
+
+  private tell(): void {
+    for (const held of this.link.subscriptions) this.handle(held).stepped();
+    const { status, error } = this;
+    if (status !== this.told) {
+      this.told = status;
+      this.emitter.emit("connection", { status, ...(error && status === "closed" ? { error } : {}) });
+    }
+    for (const resolve of this.waiters.splice(0)) resolve();
+  }
+
+  private changed(): Promise<void> {
+    return new Promise((resolve) => this.waiters.push(resolve));
+  }
+
+  private handle(subscription: Subscription): Handle {
+    let handle = this.handles.get(subscription);
+    if (!handle) this.handles.set(subscription, (handle = new (subscription.isChat ? Chat : Handle)(this, subscription)));
+    return handle;
+  }
+
+  /** Wake with the page and the network; ask before something unsaved is left. */
+  private listen(): void {
+    const { document, window } = globalThis as { document?: Document; window?: Window };
+    if (!window?.addEventListener || !document) return;
+    const on = (target: EventTarget, name: string, act: (event: Event) => void) => {
+      target.addEventListener(name, act);
+      this.unlisten.push(() => target.removeEventListener(name, act));
+    };
+    const wake = () => {
+      this.reconnect();
+      this.tabs?.look();
+    };
+    on(window, "online", wake);
+    on(window, "pageshow", wake);
+    on(document, "visibilitychange", () => document.visibilityState === "visible" && wake());
+    if (this.options.guard === false) return;
+    on(window, "beforeunload", (event) => {
+      if (this.pending || this.conflicts.length) event.preventDefault();
+    });
+  }
+}

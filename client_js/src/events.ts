@@ -1,0 +1,58 @@
+/* What a program can be told about a chat. Listeners are called in the step that changed something, after the change. */
+
+import type { Conflict } from "./conflict.js";
+import type { TellbackError } from "./errors.js";
+import type { Author, Version } from "./frames.js";
+import type { GenerationResult } from "./generations.js";
+import type { Intent } from "./intents.js";
+import type { Effect } from "./replica.js";
+
+export type Status = "connecting" | "syncing" | "synced" | "offline" | "conflicted" | "read-only";
+export type ConnectionStatus = "connecting" | "connected" | "offline" | "closed";
+
+export interface ChatEvents {
+  /** A commit was installed. `mine` is true for this client's own writes. */
+  committed: { version: Version; effects: readonly Effect[]; by?: Author; mine: boolean; intent?: Intent };
+  /** What the chat shows may be different: a commit, an own write, an answer, a snapshot. */
+  changed: {};
+  status: { status: Status };
+  /** The replica was replaced by a snapshot; whoever shows the chat reads it again. */
+  replaced: { version: Version; reason: string; recovered: readonly string[]; kept: boolean };
+  conflicted: { conflict: Conflict };
+  renamed: { name: string; to: string };
+  deleted: { chatId: string };
+  /** The chat can no longer be opened; `code` is the server's. */
+  gone: { code: string; message: string };
+  "generation-started": { id: string; message: string; by: string };
+  "generation-text": { id: string };
+  "generation-ended": { id: string; result: GenerationResult; offered: boolean };
+}
+
+export type Told = { [Name in keyof ChatEvents]: { type: Name } & ChatEvents[Name] }[keyof ChatEvents];
+
+export interface ConnectionEvents {
+  connection: { status: ConnectionStatus; error?: TellbackError };
+}
+
+/** Listeners by name. One that throws is reported and harms nobody else. */
+export class Emitter<Events> {
+  private readonly listeners = new Map<unknown, Set<(event: any) => void>>();
+
+  /** Call `listener` with every such event from now on; gives how to stop. */
+  on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
+    const held = this.listeners.get(name) ?? new Set();
+    this.listeners.set(name, held.add(listener));
+    return () => void held.delete(listener);
+  }
+
+  /** @internal */
+  emit<Name extends keyof Events>(name: Name, event: Events[Name]): void {
+    for (const listener of [...(this.listeners.get(name) ?? [])]) {
+      try {
+        listener(event);
+      } catch (error) {
+        (globalThis.reportError ?? console.error)(error);
+      }
+    }
+  }
+}

@@ -1,0 +1,188 @@
+/* A generation as the user holds it: its text as it comes, its end; and of own ones how to write them.
+
+     for await (const piece of chat.generation(id)) ...
+     const reply = await chat.generate({ name: "User", is_user: true, mes: "And?" }, { reply: { name: "Alice" } });
+     reply.push("Once "); await reply.end(); */
+
+import type { Chat } from "./chat.js";
+import { TellbackError } from "./errors.js";
+import { newSession } from "./ids.js";
+import { append, live, type Intent } from "./intents.js";
+import type { Followed, GenerationResult } from "./generations.js";
+import type { Write } from "./replica.js";
+import { payload } from "./values.js";
+
+export interface GenerateOptions {
+  /** The fields of the message but its text. */
+  reply?: object;
+  /** The reply is one more swipe of this message. */
+  swipeOf?: string;
+  /** The reply goes on with this message. */
+  continuing?: string;
+  /** The generation that this is another try of. */
+  supersedes?: string;
+  /** How long the server waits for a producer that is gone. */
+  leaseS?: number;
+  generation?: string;
+}
+
+/** A reply that is being written, by anybody. */
+export class Generation implements AsyncIterable<string> {
+  /** @internal */
+  constructor(protected readonly chat: Chat, protected readonly followed: Followed) {}
+
+  get id(): string {
+    return this.followed.id;
+  }
+
+  /** Id of the message that the text is for. */
+  get message(): string {
+    return this.followed.message;
+  }
+
+  get target() {
+    return this.followed.target;
+  }
+
+  /** The session that began it. */
+  get by(): string {
+    return this.followed.by;
+  }
+
+  get text(): string {
+    return this.followed.text;
+  }
+
+  get reasoning(): string {
+    return this.followed.reasoning;
+  }
+
+  /** How much of the text survives a crash of the server, in UTF-16 units. */
+  get durable(): number {
+    return this.followed.durable;
+  }
+
+  get state(): "running" | GenerationResult["state"] {
+    return this.followed.result?.state ?? "running";
+  }
+
+  get result(): GenerationResult | undefined {
+    return this.followed.result;
+  }
+
+  /** What became of it, when the chat holds it. */
+  async stored(): Promise<GenerationResult> {
+    while (!this.followed.isOver) await this.changed();
+    if (this.followed.error) throw this.followed.error;
+    return this.followed.result!;
+  }
+
+  /** The text as it comes, from its beginning; ends when it has ended. Where another text took its place, all of it comes again. */
+  async *[Symbol.asyncIterator](): AsyncIterator<string> {
+    for (let told = ""; ; ) {
+      const { text, isOver, error } = this.followed;
+      if (text !== told) {
+        const more = text.startsWith(told) ? text.slice(told.length) : text;
+        told = text;
+        if (more) yield more;
+      } else if (error) throw error;
+      else if (isOver) return;
+      else await this.changed();
+    }
+  }
+
+  /** Stop it, from any tab, with the text that the server has. */
+  async cancel(): Promise<GenerationResult> {
+    try {
+      if (!this.followed.isOver) await this.chat.write(ending({ type: "generation-cancel", generation: this.id }));
+    } catch (error) {
+      if ((error as TellbackError).code !== "generation-ended") throw error;
+    }
+    return this.stored();
+  }
+
+  /** @internal */
+  changed(): Promise<void> {
+    return new Promise((resolve) => {
+      const { watchers } = this.followed;
+      const watcher = () => (watchers.delete(watcher), resolve());
+      watchers.add(watcher);
+    });
+  }
+}
+
+/** A reply whose text comes from here. */
+export class Producing extends Generation {
+  private high = "";
+  private isEnding = false;
+
+  /** Put text behind the text so far. Throws `generation-over` when it has ended. */
+  push(text: string, reasoning = ""): void {
+    const { followed } = this;
+    const refusal = followed.error ?? followed.sending?.refusal;
+    if (refusal) throw refusal;
+    if (followed.isOver || this.isEnding) throw new TellbackError("generation-over", `The generation has ended (${this.state}).`, { generation: this.id });
+    // What a model cut between the halves of a surrogate pair is put together.
+    const whole = this.high + text;
+    this.high = /[\ud800-\udbff]$/.test(whole) ? whole.slice(-1) : "";
+    this.take(payload(this.high ? whole.slice(0, -1) : whole, "/text"), payload(reasoning, "/reasoning"));
+  }
+
+  /** Ask how much the server has; when `resume` waits. */
+  private take(text: string, reasoning: string): void {
+    const { followed } = this;
+    if (!text && !reasoning) return;
+    followed.text += text;
+    followed.reasoning += reasoning;
+    this.chat.wake();
+    followed.changed();
+  }
+
+  /** It is complete: store it, and wait until the chat holds it. `reply` adds to the fields of the start. */
+  end(reply?: object): Promise<GenerationResult> {
+    return this.ended(reply ? { reply: payload(reply, "/reply") } : {});
+  }
+
+  /** The model failed: store what there is, with a sentence that every tab may read. */
+  fail(message: string, code = "failed"): Promise<GenerationResult> {
+    return this.ended({ error: { code: code.slice(0, 64), message: message.slice(0, 2000) } });
+  }
+
+  private async ended(fields: object): Promise<GenerationResult> {
+    const { followed, id: generation } = this;
+    if (!followed.isOver) {
+      if (!this.isEnding && this.high) this.take("\ufffd", "");
+      this.isEnding = true;
+      followed.sending!.isClosing = true;
+      const lengths = followed.sending!.refusal ? {} : { length: followed.text.length, reasoning_length: followed.reasoning.length };
+      try {
+        await this.chat.write(ending({ type: "generation-end", generation, ...lengths, ...fields }));
+      } catch (error) {
+        if ((error as TellbackError).code !== "generation-ended") {
+          // The server does not take the end as it is; the text is not to wait for it.
+          this.chat.write(ending({ type: "generation-cancel", generation })).catch(() => {});
+          throw error;
+        }
+      }
+    }
+    return this.stored();
+  }
+}
+
+const ending = (write: Write): Intent => live(write, () => true);
+
+/** The request that begins one. */
+export function beginning(type: "generation-start" | "generate", messages: object | readonly object[], options: GenerateOptions, more: object): Write {
+  const { reply, swipeOf, continuing, supersedes, leaseS, generation = newSession() } = options;
+  if (swipeOf !== undefined && continuing !== undefined) throw new TypeError("a reply is a swipe or a continuation, not both");
+  const [turn] = append(Array.isArray(messages) ? messages : [messages]).parts(undefined as never);
+  const message = swipeOf ?? continuing;
+  return {
+    type, generation, ...more, target: message === undefined ? { kind: "message" } : { kind: swipeOf === undefined ? "continue" : "swipe", message },
+    ...(turn ? { messages: turn.messages } : {}), ...(reply ? { reply: payload(reply, "/reply") } : {}),
+    ...(supersedes === undefined ? {} : { supersedes }), ...(leaseS === undefined ? {} : { lease_s: leaseS }),
+  };
+}
+
+/** Asked again when others came between, as long as the message it is for is there. */
+export const begin = (write: Write): Intent => live(write, (view) => !write.target.message || view().messages.has(write.target.message));

@@ -1,0 +1,189 @@
+/* An owner as the user holds it: its states, its writes and what happens to it. A chat is one with messages.
+
+   - Every write resolves when the server acknowledged it, which is when it is durable; not before, and never by a timeout.
+   - A write goes to the owner it was asked of, whatever is opened meanwhile. */
+
+import type { Chat } from "./chat.js";
+import type { Client } from "./client.js";
+import type { Conflict } from "./conflict.js";
+import { refused, TellbackError } from "./errors.js";
+import { Emitter, type ChatEvents, type Status } from "./events.js";
+import type { StateFrame, Version } from "./frames.js";
+import { ownerNamed } from "./ids.js";
+import { state, type Intent, type Updater } from "./intents.js";
+import { PendingWrite, type WriteResult } from "./outbox.js";
+import type { Operation } from "./patch.js";
+import type { Subscription } from "./subscription.js";
+import { copy } from "./values.js";
+
+/** The verbs of a state document; what they give is a promise, or nothing in a batch. */
+export class StateVerbs<Done> {
+  constructor(readonly namespace: string, private readonly act: (intent: Intent) => Done) {}
+
+  /** Change the document by a function of it (a missing one is `{}`); run again when somebody was faster. */
+  update(update: Updater): Done {
+    return this.act(state(this.namespace, { update }));
+  }
+
+  set(data: unknown): Done {
+    return this.act(state(this.namespace, { set: data }));
+  }
+
+  /** Merge an object into the document (RFC 7386; null removes). */
+  merge(data: object): Done {
+    return this.act(state(this.namespace, { merge: data }));
+  }
+
+  patch(operations: readonly Operation[]): Done {
+    return this.act(state(this.namespace, { patch: operations }));
+  }
+
+  delete(): Done {
+    return this.act(state(this.namespace, { delete: true }));
+  }
+}
+
+/** One state document of an owner. */
+export class State extends StateVerbs<Promise<WriteResult>> {
+  constructor(private readonly owner: Handle, namespace: string) {
+    super(namespace, (intent) => owner.write(intent));
+  }
+
+  /** The document with the own writes on top, a copy; undefined when there is none. Asks the server the first time only. */
+  async get(): Promise<any> {
+    for (;;) {
+      const document = this.owner.subscription.view().states.get(this.namespace);
+      if (document) return copy(document.data);
+      await this.owner.fetchState(this.namespace);
+    }
+  }
+}
+
+export class Handle extends Emitter<ChatEvents> {
+  /** How often it was opened and not given back. */
+  holders = 0;
+  private told: Status = "connecting";
+  private savers: (() => void)[] = [];
+  private drawn: unknown;
+
+  /** @internal */
+  constructor(protected readonly client: Client, /** @internal */ readonly subscription: Subscription) {
+    super();
+  }
+
+  /** As it was opened. */
+  get name(): string {
+    return this.subscription.name;
+  }
+
+  /** The last confirmed commit of the owner. */
+  get head(): Version {
+    return this.subscription.replica!.head;
+  }
+
+  /** Own writes without an answer. */
+  get pending(): number {
+    return this.subscription.pending;
+  }
+
+  /** Own writes that wait for a decision. */
+  get conflicts(): readonly Conflict[] {
+    return [...this.subscription.conflicts];
+  }
+
+  /** Where it stands; the most urgent word first: a conflict, damage, no connection, work, peace. */
+  get status(): Status {
+    const { conflicts, readOnly, phase, pending } = this.subscription;
+    if (conflicts.length) return "conflicted";
+    if (readOnly) return "read-only";
+    if (this.client.status !== "connected") return this.client.status === "connecting" ? "connecting" : "offline";
+    if (phase === "gone") return "offline";
+    return phase !== "live" || pending ? "syncing" : "synced";
+  }
+
+  state(namespace: string): State {
+    return new State(this, namespace);
+  }
+
+  /** Carry an intent out. */
+  write(intent: Intent): Promise<WriteResult> {
+    return new Promise((resolve, reject) => {
+      this.subscription.submit(new PendingWrite(intent, (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome))));
+      this.client.stepped();
+    });
+  }
+
+  /** Wait until no own write is without an answer. Throws `conflict` when one waits for a decision. */
+  async saved(): Promise<void> {
+    const { subscription } = this;
+    while (subscription.pending && !subscription.error) await new Promise<void>((resolve) => this.savers.push(resolve));
+    const [conflict] = subscription.conflicts;
+    if (conflict) throw new TellbackError("conflict", conflict.reason, { conflict });
+    if (subscription.error) throw subscription.error;
+  }
+
+  /** Wait for the own writes, then end the subscription. */
+  async close(): Promise<void> {
+    await this.saved();
+    await this.client.closeHandle(this);
+  }
+
+  /** Several documents at once, undefined for one that there is not; all that there are when none is named. */
+  async states(namespaces?: readonly string[]): Promise<Record<string, any>> {
+    const asked = namespaces ?? Object.keys((await this.client.ask<StateFrame>({ type: "state-get", owner: ownerNamed(this.subscription.address) })).states);
+    return Object.fromEntries(await Promise.all([...new Set(asked)].map(async (namespace) => [namespace, await this.state(namespace).get()])));
+  }
+
+  /** @internal */
+  fetchState(namespace: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.subscription.wantState(namespace, (error) => (error ? reject(error) : resolve()));
+      this.client.stepped();
+    });
+  }
+
+  // -- the exits of a conflict
+
+  /** @internal */
+  takeTheirs(conflict: Conflict): void {
+    this.subscription.solved(conflict);
+    this.client.stepped();
+  }
+
+  /** @internal */
+  async applyMineAgain(conflict: Conflict): Promise<WriteResult> {
+    try {
+      return await this.write(conflict.intent);
+    } finally {
+      // Whatever came of it is told to the caller, or is a conflict of its own.
+      this.takeTheirs(conflict);
+    }
+  }
+
+  /** @internal */
+  async saveMineAs(_conflict: Conflict, _name: string): Promise<Chat> {
+    throw refused("unsupported", "Only a chat can be saved under another name.");
+  }
+
+  // -- called by the client
+
+  /** @internal Tell what happened since the last call. */
+  stepped(): void {
+    const { subscription } = this;
+    for (const event of subscription.events.splice(0)) {
+      if (event.type === "conflicted") event.conflict.handle = this;
+      this.emit(event.type, event);
+    }
+    if (subscription.replica) {
+      const { all, metadata, head } = subscription.view();
+      const now = [all, metadata, head.integrity, subscription.pending];
+      if (!Array.isArray(this.drawn) || now.some((one, index) => one !== (this.drawn as unknown[])[index])) {
+        this.drawn = now;
+        this.emit("changed", {});
+      }
+    }
+    const { status } = this;
+    if (status !== this.told) this.emit("status", { status: (this.told = status) });
+    if (!subscription.pending || subscription.error) for (const resolve of this.savers.splice(0)) resolve();
+  }
+}

@@ -1,0 +1,188 @@
+/* The own writes to one owner that have no answer yet, in the order of their op numbers.
+
+   - Numbers are contiguous; the server's `next_op` is the truth about which are used.
+   - A number that the server never saw can be given to another body; one that it saw never is.
+   - A write whose parent is gone is not sent under a number that could now mean something else.
+   - A base never vouches for more than was seen. `{"op": m}` only stands for what op m itself touched: m may have been
+     rebased over commits that this client had not seen when it asked. Everything else is written against the confirmed
+     version, and what fits neither waits until the lane is clear. */
+
+import type { Version } from "./frames.js";
+import type { PendingWrite } from "./outbox.js";
+import { mergeToPatch } from "./patch.js";
+import { overlap, type Replica, type Write } from "./replica.js";
+import { has, stringify } from "./values.js";
+
+/** Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives. */
+const NEAR_WRITES = 128;
+const ANYTHING = "*";
+
+/** The write builds on own writes in a way that no base can say; ask again when they have their answers. */
+export const ENTANGLED = Symbol("entangled");
+
+export class Lane {
+  nextNumber = 1;
+  writes: PendingWrite[] = [];
+
+  /** The requests that belong on top of the confirmed chat. */
+  shown(): Write[] {
+    return this.writes.filter((pending) => !pending.installed && !pending.doomed).map((pending) => pending.write!);
+  }
+
+  /** Give a write its base, number and text, behind all others. ENTANGLED, and nothing done, when it cannot have a base. */
+  add(pending: PendingWrite, write: Write, requestId: number, replica: Replica): typeof ENTANGLED | undefined {
+    const targets = requestsOf(write).flatMap(targetsOf);
+    const based = this.based(write, replica);
+    if (based === ENTANGLED) return ENTANGLED;
+    pending.targets = targets;
+    pending.number = this.nextNumber++;
+    encode(pending, { ...based }, requestId);
+    pending.doomed = pending.installed = false;
+    pending.attempts++;
+    this.writes.push(pending);
+    return undefined;
+  }
+
+  remove(pending: PendingWrite): void {
+    const at = this.writes.indexOf(pending);
+    if (at >= 0) this.writes.splice(at, 1);
+  }
+
+  /** `parent` made no version: what builds on it will be refused. */
+  doomChildren(parent: PendingWrite): void {
+    const refused = new Set([parent.number]);
+    for (const pending of this.writes) {
+      if (pending.number > parent.number && parentsOf(pending.write!).some((number) => refused.has(number))) {
+        pending.doomed = true;
+        refused.add(pending.number);
+      }
+    }
+  }
+
+  /** Take out a write whose number was not used. True when no other write is behind it, so the number is free. */
+  giveBack(pending: PendingWrite): boolean {
+    this.remove(pending);
+    if (this.nextNumber !== pending.number + 1) return false;
+    this.nextNumber = pending.number;
+    return true;
+  }
+
+  /** Bring the numbers in line with `nextOp`: writes that got another number with their earlier request ids, and writes
+      whose parent is gone, taken out. */
+  reconcile(nextOp: number, newRequestId: () => number): { renumbered: [PendingWrite, number][]; orphans: PendingWrite[] } {
+    let expected = nextOp;
+    const moved = new Map<number, number>();
+    const renumbered: [PendingWrite, number][] = [];
+    const orphans: PendingWrite[] = [];
+    const present = new Set(this.writes.map((pending) => pending.number));
+    for (const pending of [...this.writes]) {
+      if (pending.number < nextOp) continue;
+      const parents = parentsOf(pending.write!);
+      if (parents.some((parent) => parent >= nextOp && !present.has(parent))) {
+        this.remove(pending);
+        present.delete(pending.number);
+        orphans.push(pending);
+        continue;
+      }
+      if (pending.number !== expected || parents.some((parent) => moved.has(parent))) {
+        moved.set(pending.number, expected);
+        pending.number = expected;
+        const before = pending.requestId;
+        encode(pending, reparented(pending.write!, moved), newRequestId());
+        renumbered.push([pending, before]);
+      }
+      expected++;
+    }
+    this.nextNumber = expected;
+    return { renumbered, orphans };
+  }
+
+  private based(write: Write, replica: Replica): Write | typeof ENTANGLED {
+    const { type } = write;
+    if (type === "generation-end" || type === "generation-cancel") return write;
+    // Only another name is news to it, and the head says which one was seen.
+    if (/-rename$|^owner-delete$/.test(type)) return { ...write, base: replica.head.integrity };
+    if (type === "batch") {
+      const requests: Write[] = [];
+      for (const request of write.requests) {
+        const base = this.base(request, replica);
+        if (base === ENTANGLED) return ENTANGLED;
+        requests.push({ ...request, base });
+      }
+      return { ...write, requests, on_conflict: "rebase" };
+    }
+    const base = this.base(write, replica);
+    if (base === ENTANGLED) return ENTANGLED;
+    const rebases = !/^(state-|chat-delete|backup-)/.test(type);
+    return rebases ? { ...write, base, on_conflict: "rebase" } : { ...write, base };
+  }
+
+  private base(request: Write, replica: Replica): unknown {
+    const { document } = replica;
+    let version: Version | null = document.version;
+    if (request.namespace !== undefined) {
+      const state = document.states.get(request.namespace);
+      version = state?.data === undefined ? null : state.version;
+    }
+    const confirmed = version?.integrity ?? null;
+    if (request.type === "append" || (/^generat/.test(request.type) && !request.target?.message)) {
+      // Nothing that comes between changes what an append means. Far behind other own writes the confirmed version would
+      // be one that the server has forgotten by the time it gets here; a write nearby is remembered.
+      const near = this.writes.at(-NEAR_WRITES);
+      return !near || near.doomed ? confirmed : { op: near.number };
+    }
+    const targets = targetsOf(request);
+    for (const pending of [...this.writes].reverse()) {
+      if (pending.doomed || pending.installed) continue;
+      if (targets.some((mine) => pending.targets.some((theirs) => entangled(mine, theirs)))) {
+        return targets.every((mine) => pending.targets.some((theirs) => covers(theirs, mine))) ? { op: pending.number } : ENTANGLED;
+      }
+    }
+    return confirmed;
+  }
+}
+
+/** What a request touches: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; an append what it makes. */
+export function targetsOf(request: Write): string[] {
+  const { type } = request;
+  const messages = (): string[] => (request.messages ?? []).map((message: any) => `m:${message.id}`);
+  if (request.namespace !== undefined) return [`s:${request.namespace}`];
+  if (type === "batch") return request.requests.flatMap(targetsOf);
+  if (type === "append") return messages();
+  if (type === "delete") return request.messages.map((id: string) => `m:${id}`);
+  if (type === "metadata-update") {
+    const operations = request.patch ?? (request.merge ? mergeToPatch({}, request.merge) : []);
+    return has(request, "set") ? ["M:"] : operations.flatMap((one: any) => [`M:${one.path}`, ...(one.from === undefined ? [] : [`M:${one.from}`])]);
+  }
+  if (/-rename$|^owner-delete$/.test(type)) return ["o:"];
+  if (type === "generation-start" || type === "generate") return [...messages(), ...(request.target?.message ? [`m:${request.target.message}`] : [])];
+  if (type.startsWith("generation-")) return [`g:${request.generation}`];
+  return request.message !== undefined ? [`m:${request.message}`] : [ANYTHING];
+}
+
+function entangled(mine: string, theirs: string): boolean {
+  if (mine === ANYTHING || theirs === ANYTHING) return !mine.startsWith("s:") && !theirs.startsWith("s:");
+  return overlap(mine, theirs);
+}
+
+/** True when the server compared all of `mine` when it accepted `theirs`. */
+const covers = (theirs: string, mine: string): boolean => theirs === mine || (theirs.startsWith("M:") && mine.startsWith(`${theirs}/`));
+
+const requestsOf = (write: Write): Write[] => (write.type === "batch" ? write.requests : [write]);
+
+function encode(pending: PendingWrite, write: Write, requestId: number): void {
+  pending.requestId = requestId;
+  pending.write = { ...write, id: requestId, op: pending.number };
+  pending.data = stringify(pending.write);
+  pending.sent = pending.journaled = false;
+}
+
+/** Numbers of the writes that this one builds on. */
+const parentsOf = (write: Write): number[] =>
+  [write, ...(write.requests ?? [])].map((one) => one.base?.op).filter((number) => number !== undefined);
+
+function reparented(write: Write, moved: ReadonlyMap<number, number>): Write {
+  const { base } = write;
+  const again = base?.op === undefined ? write : { ...write, base: { op: moved.get(base.op) ?? base.op } };
+  return again.requests ? { ...again, requests: again.requests.map((request: Write) => reparented(request, moved)) } : again;
+}

@@ -1,0 +1,273 @@
+/* The own writes to one owner, from the wish to the outcome: asked, refused, asked again, or left to a person.
+
+     submit --> lane --ack--> settled
+                  |---conflict, parent refused--> asked again | conflict
+                  |---refused--> settled with an error
+                  `---overloaded, gap--> stays, and is sent again
+
+   - A write has exactly one outcome, whatever happens to the connection.
+   - Asking again takes a new number and a new base; the old number keeps its outcome.
+   - What cannot be asked yet waits in order: for a state document (`stalled`), or for answers (`blocked`). */
+
+import { Conflict } from "./conflict.js";
+import { errorOf, isOutcome, TellbackError } from "./errors.js";
+import type { Told } from "./events.js";
+import type { Error as ErrorFrame, IntegrityFrame, StateFrame, Version } from "./frames.js";
+import { Generations } from "./generations.js";
+import { Backoff } from "./heartbeat.js";
+import { ownerNamed } from "./ids.js";
+import { toWrite, Unfetched } from "./intents.js";
+import { ENTANGLED, Lane } from "./lane.js";
+import type { PendingWrite, Record_, WriteResult } from "./outbox.js";
+import { show, type ChatDocument, type Replica } from "./replica.js";
+
+/** Automatic repetitions of one write; more means that others write faster than this client can read. */
+const ATTEMPTS_MAX = 16;
+/** Of a wish given as a function: each lost attempt is somebody else's success. */
+const FUNCTION_ATTEMPTS_MAX = 10_000;
+
+export type StateWaiter = (error?: TellbackError) => void;
+
+export abstract class Writes {
+  /** False for a character or preset: it has state documents only, and is always called by its name. */
+  readonly isChat: boolean;
+  /** Set by the first `opened`; never changed. */
+  chatId = "";
+  replica: Replica | undefined;
+  readonly lane = new Lane();
+  /** Writes that wait for a state document before they can be asked. */
+  stalled: PendingWrite[] = [];
+  /** Writes, in order, that wait until those they are entangled with have their answers. */
+  blocked: PendingWrite[] = [];
+  conflicts: Conflict[] = [];
+  readOnly = false;
+  /** Why the owner is gone. */
+  error: TellbackError | undefined;
+  /** Writes wait until then, because the server asked for it. */
+  pausedUntil = 0;
+  events: Told[] = [];
+  readonly generations: Generations;
+  /** For the outbox, in order. */
+  records: Record_[] = [];
+  /** Namespaces to ask for, each with who waits. */
+  readonly wantedStates = new Map<string, StateWaiter[]>();
+  /** Asked on this connection. */
+  readonly askedStates = new Set<string>();
+  /** Namespaces to ask for alone, because a question with several was refused. */
+  readonly loneStates = new Set<string>();
+  protected readonly backoff = new Backoff(100, 5000);
+  private drawn: ChatDocument | undefined;
+
+  constructor(public name: string, readonly session: string, protected readonly newRequestId: () => number, wake: () => void) {
+    this.isChat = ownerNamed(name).chat !== undefined;
+    this.generations = new Generations(session, (event) => this.events.push(event), wake);
+  }
+
+  /** Open the owner again on this connection, if it is not being opened already. */
+  abstract resync(): void;
+
+  /** How writes and the outbox name the owner. A chat is known by its id once it is open. */
+  get owner(): string {
+    return this.isChat ? `id:${this.chatId}` : this.name;
+  }
+
+  /** Own writes without an answer. */
+  get pending(): number {
+    return this.lane.writes.length + this.stalled.length + this.blocked.length;
+  }
+
+  /** The confirmed chat with the own writes on top; not to be changed. */
+  view = (): ChatDocument => {
+    const shown = this.lane.shown();
+    if (!shown.length) return this.replica!.document;
+    return (this.drawn ??= this.replica!.view(shown));
+  };
+
+  protected redraw(): void {
+    this.drawn = undefined;
+  }
+
+  /** Take a write on. Its outcome comes through `settle`, now or later. */
+  submit(pending: PendingWrite): void {
+    if (this.error) this.settle(pending, this.error);
+    else if (this.readOnly) this.settle(pending, new TellbackError("read-only", "The chat is damaged and served read-only.", { retry: "after-sync" }));
+    else if (this.blocked.length) this.blocked.push(pending);
+    else this.carryOut(pending);
+  }
+
+  /** Ask for a state document; `waiter` is called when it is there, or with an error. */
+  wantState(namespace: string, waiter: StateWaiter): void {
+    if (this.error) return waiter(this.error);
+    if (!this.isChat && this.replica && !this.replica.versions.has(namespace)) {
+      // `opened` and the commits since say that there is no such document.
+      this.replica.installState(namespace, null);
+      return waiter();
+    }
+    this.wantedStates.set(namespace, [...(this.wantedStates.get(namespace) ?? []), waiter]);
+  }
+
+  /** The answer to `state-get`. */
+  statesReceived(frame: StateFrame): void {
+    for (const [namespace, value] of Object.entries(frame.states)) {
+      // Where all were asked for, whoever waits for a corrupt one gets an error of its own.
+      if (value?.error !== undefined) continue;
+      this.askedStates.delete(namespace);
+      this.loneStates.delete(namespace);
+      if (this.replica && !this.replica.document.states.has(namespace)) {
+        this.replica.installState(namespace, value);
+        this.redraw();
+      }
+      this.stateTold(namespace);
+    }
+  }
+
+  statesRefused(namespaces: readonly string[], error: TellbackError): void {
+    for (const namespace of namespaces) {
+      this.askedStates.delete(namespace);
+      // One of several is to blame; the others are not to suffer for having been asked for with it.
+      if (namespaces.length > 1) this.loneStates.add(namespace);
+      else this.stateTold(namespace, error);
+    }
+  }
+
+  protected stateTold(namespace: string, error?: TellbackError): void {
+    const waiting = this.wantedStates.get(namespace) ?? [];
+    this.wantedStates.delete(namespace);
+    for (const waiter of waiting) waiter(error);
+  }
+
+  // -- refusals
+
+  /** An own write was answered with an error. */
+  writeRefused(pending: PendingWrite, frame: ErrorFrame, now: number): void {
+    const { code } = frame;
+    if (code === "generation-gap" && pending.write!.type === "generation-end") {
+      const one = this.generations.known.get(pending.write!.generation);
+      if (one?.sending) {
+        pending.sent = false;
+        this.generations.realign(one);
+      } else this.refuse(pending, errorOf(frame), false);
+    } else if (code === "op-gap") {
+      pending.sent = false;
+      const first = this.lane.writes.find(({ number }) => number === frame.expected);
+      if (!first || first.sent) this.resync();
+    } else if (code === "not-open") {
+      pending.sent = false;
+      this.resync();
+    } else if (/^(backoff|now|after-auth)$/.test(frame.retry)) {
+      pending.sent = false;
+      this.pausedUntil = Math.max(this.pausedUntil, now + (frame.after_ms ?? this.backoff.next()));
+    } else if (code === "op-forgotten") {
+      this.lane.remove(pending);
+      this.settle(pending, new TellbackError("outcome-unknown", `The outcome of op ${pending.number} is no longer kept.`, { op: pending.number }));
+    } else if (code === "parent-refused" || (code === "base-illegal" && /\/base\/op$/.test(frame.pointer ?? ""))) {
+      this.lane.remove(pending);
+      this.repeat(pending, "the write it builds on was refused", null, undefined);
+    } else {
+      const used = isOutcome(code);
+      this.refuse(pending, errorOf({ ...frame, op: pending.number }), code === "op-mismatch" || used !== false);
+      // Whether it was counted is not known here: writes behind it keep their distance until the server says.
+      if (used === undefined) this.resync();
+    }
+    this.redraw();
+    this.unblock();
+  }
+
+  /** A write that cannot be sent at all. */
+  refuseLocally(pending: PendingWrite, code: string, reason: string): void {
+    this.refuse(pending, new TellbackError(code, reason, { op: pending.number }), false);
+    this.unblock();
+  }
+
+  private refuse(pending: PendingWrite, error: TellbackError, used: boolean): void {
+    this.lane.doomChildren(pending);
+    if (used) this.lane.remove(pending);
+    else if (!this.lane.giveBack(pending)) this.resync();
+    this.redraw();
+    this.settle(pending, error);
+  }
+
+  // -- repeating
+
+  /** Ask for what `pending` intends, on what is there now. */
+  private carryOut(pending: PendingWrite): void {
+    const before = pending.requestId;
+    try {
+      const parts = pending.intent.parts(this.view);
+      if (!parts.length) {
+        const { version, head } = this.view();
+        return this.settle(pending, { version: this.isChat ? version : head, messageIds: [], rebased: false, duplicate: false, changed: false, linkedFrom: [] });
+      }
+      if (this.lane.add(pending, toWrite(this.owner, parts), this.newRequestId(), this.replica!) === ENTANGLED) {
+        this.blocked.push(pending);
+        return;
+      }
+    } catch (error) {
+      if (error instanceof Unfetched) {
+        this.stalled.push(pending);
+        this.wantState(error.namespace, (problem) => this.resume(pending, problem));
+      } else this.settle(pending, error as Error); // The user's own function failed, or there is nothing that could be asked.
+      return;
+    }
+    this.record(pending, before);
+    if (this.drawn) show(this.drawn, pending.write!);
+  }
+
+  protected record(pending: PendingWrite, replaces: number): void {
+    const { session, owner } = this;
+    this.records.push({ put: { session, requestId: pending.requestId, owner, data: pending.data }, replaces, pending });
+  }
+
+  /** Ask for what waited, in order, as far as it goes. */
+  protected unblock(): void {
+    while (this.blocked.length && !this.error) {
+      const [first, ...rest] = this.blocked as [PendingWrite, ...PendingWrite[]];
+      this.blocked = [];
+      this.carryOut(first);
+      const isStuck = this.blocked.length > 0;
+      this.blocked.push(...rest);
+      if (isStuck) return;
+    }
+  }
+
+  private resume(pending: PendingWrite, error?: TellbackError): void {
+    const at = this.stalled.indexOf(pending);
+    // It was settled when the owner was lost.
+    if (at < 0) return;
+    this.stalled.splice(at, 1);
+    if (error) this.settle(pending, error);
+    else this.carryOut(pending);
+  }
+
+  /** A stale write: ask again when it still means the same, or leave it to a person. */
+  protected repeat(pending: PendingWrite, reason: string, version: Version | null, missed: readonly IntegrityFrame[] | undefined): void {
+    this.lane.doomChildren(pending);
+    this.redraw();
+    const attempts = pending.intent.isFunction ? FUNCTION_ATTEMPTS_MAX : ATTEMPTS_MAX;
+    if (pending.attempts < attempts && pending.intent.repeatable(this.view, missed?.flatMap((commit) => commit.ops))) this.carryOut(pending);
+    else this.conflict(pending, reason, version, missed);
+  }
+
+  protected conflict(pending: PendingWrite, reason: string, version: Version | null, missed?: readonly IntegrityFrame[], mine?: ChatDocument): void {
+    mine ??= this.replica!.view([...this.lane.shown(), ...(pending.write ? [pending.write] : [])]);
+    const conflict = new Conflict(pending.number, pending.requestId, pending.intent, reason, version, missed, mine);
+    this.conflicts.push(conflict);
+    this.records.push({ conflicted: pending.requestId });
+    this.events.push({ type: "conflicted", conflict });
+    pending.settle(new TellbackError("conflict", reason, { op: pending.number, conflict }));
+  }
+
+  /** An exit was taken. */
+  solved(conflict: Conflict): void {
+    const at = this.conflicts.indexOf(conflict);
+    if (at < 0) return;
+    this.conflicts.splice(at, 1);
+    this.records.push({ done: conflict.requestId });
+  }
+
+  protected settle(pending: PendingWrite, outcome: WriteResult | Error): void {
+    if (pending.requestId) this.records.push({ done: pending.requestId });
+    pending.settle(outcome);
+  }
+}
+

@@ -1,0 +1,57 @@
+// Every vector gives in Node what it gives in Python.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import test from "node:test";
+import { applyPatch, difference, equal, parse, payload, run, stringify } from "../dist/vectors.js";
+
+const folder = new URL("../../spec/vectors/", import.meta.url);
+
+test("every vector that a client knows about", () => {
+  const files = {};
+  for (const path of readdirSync(folder, { recursive: true })) {
+    if (path.endsWith(".json")) files[path] = readFileSync(new URL(path, folder), "utf8");
+  }
+  const { ran, wrong } = run(files);
+  assert.deepEqual(wrong, []);
+  assert.ok(Object.values(ran).reduce((sum, count) => sum + count, 0) > 400, JSON.stringify(ran));
+});
+
+test("integers of 64 bits stay the integers that they were", () => {
+  for (const text of ['{"a":9007199254740993,"b":[-9223372036854775808,18446744073709551615],"c":"9007199254740993\\"9007199254740993","d":1.5e300,"e":12345678901234567.5}',
+    '["\\\\",9007199254740993,"\\\\\\"9007199254740993"]']) {
+    assert.ok(equal(parse(stringify(parse(text))), parse(text)));
+    assert.equal(stringify(parse(text)).match(/9007199254740993/g).length, text.match(/9007199254740993/g).length);
+  }
+  assert.equal(stringify(parse('{"n":9007199254740993}')), '{"n":9007199254740993}');
+  const patched = applyPatch(parse('{"n":9007199254740993,"mes":"a"}'), [{ op: "replace", path: "/mes", value: "b" }]);
+  assert.equal(stringify(patched), '{"n":9007199254740993,"mes":"b"}');
+});
+
+test("what the server could not read is refused with its place", () => {
+  const refused = (value, code, pointer) => assert.throws(() => payload(value, "/m"), (error) => error.code === code && error.pointer === pointer);
+  refused({ a: [1, NaN] }, "bad-json", "/m/a/1");
+  refused({ a: "\ud83d" }, "bad-json", "/m/a");
+  refused({ "a/b": "\udc4d x" }, "bad-json", "/m/a~1b");
+  refused({ n: 1n << 64n }, "number-range", "/m/n");
+  refused({ n: 2 ** 65 }, "number-range", "/m/n");
+  let deep = 1;
+  for (let level = 0; level < 65; level++) deep = [deep];
+  assert.throws(() => payload(deep, ""), (error) => error.code === "too-deep");
+  assert.throws(() => payload({ f: () => 1 }, ""), TypeError);
+  assert.deepEqual(payload({ at: new Date(0), gone: undefined, emoji: "👍" }, ""), { at: "1970-01-01T00:00:00.000Z", emoji: "👍" });
+});
+
+test("a difference leads from any value to any other, whatever the members are called", () => {
+  let seed = 7;
+  const draw = (below) => (seed = (seed * 1103515245 + 12345) % 2147483648) % below;
+  const make = (depth) => {
+    const kind = draw(depth > 2 ? 4 : 6);
+    if (kind === 4) return Array.from({ length: draw(5) }, () => make(depth + 1));
+    if (kind !== 5) return [null, true, draw(3), "ab"[draw(2)]][kind];
+    return JSON.parse(`{${[...new Set(Array.from({ length: draw(4) }, () => ["a", "b/c", "~", "__proto__", "1", ""][draw(6)]))].map((name) => `${JSON.stringify(name)}:${JSON.stringify(make(depth + 1))}`).join(",")}}`);
+  };
+  for (let round = 0; round < 2000; round++) {
+    const [one, other] = [make(0), make(0)];
+    assert.ok(equal(applyPatch(one, difference(one, other)), other), `${JSON.stringify(one)} to ${JSON.stringify(other)}`);
+  }
+});
