@@ -18,47 +18,49 @@ const APPENDED_UNITS_MAX = 256 << 10;
 /** The verbs that a chat and a batch share; what they give is a promise, or nothing in a batch. */
 export abstract class Verbs<Done> {
   /** Store it now, for a chat; collect it, for a batch. */
-  abstract act(intent: intents.Intent): Done;
+  abstract act(make: () => intents.Intent): Done;
 
   /** Put one message or several at the end. A message without `id` gets one. */
   append(messages: object | readonly object[]): Done {
-    return this.act(intents.append(Array.isArray(messages) ? messages : [messages]));
+    return this.act(() => intents.append(Array.isArray(messages) ? messages : [messages]));
   }
 
   /** RFC 6902 operations on a message, or a function of it; on the whole chat when `message` is null. */
   patch(message: string | null, change: readonly Operation[] | intents.Updater): Done {
-    if (typeof change !== "function") return this.act(intents.patch(message, change));
-    if (message === null) throw new TypeError("a function changes one message: name it");
-    return this.act(intents.updateMessage(message, change));
+    return this.act(() => {
+      if (typeof change !== "function") return intents.patch(message, change);
+      if (message === null) throw new TypeError("a function changes one message: name it");
+      return intents.updateMessage(message, change);
+    });
   }
 
   /** Take messages out. */
   delete(messages: string | readonly string[]): Done {
-    return this.act(intents.remove(typeof messages === "string" ? [messages] : messages));
+    return this.act(() => intents.remove(typeof messages === "string" ? [messages] : messages));
   }
 
   /** Put a swipe behind the others and show it, unless `select` is false. `content` is its text, or an object with `mes`. */
   swipeAdd(message: string, content: string | object, select = true): Done {
-    return this.act(intents.swipe(message, { action: "add", content: isObject(content) ? content : { mes: content }, select }));
+    return this.act(() => intents.swipe(message, { action: "add", content: isObject(content) ? content : { mes: content }, select }));
   }
 
   swipeSelect(message: string, swipe: number): Done {
-    return this.act(intents.swipe(message, { action: "select", swipe }));
+    return this.act(() => intents.swipe(message, { action: "select", swipe }));
   }
 
   /** Take a swipe away; the only one is refused. */
   swipeDelete(message: string, swipe: number): Done {
-    return this.act(intents.swipe(message, { action: "delete", swipe }));
+    return this.act(() => intents.swipe(message, { action: "delete", swipe }));
   }
 
   /** Change the metadata by a function of it, or merge an object into it (RFC 7386; null removes). */
   updateMetadata(change: intents.Updater | object): Done {
-    return this.act(intents.metadata(typeof change === "function" ? { update: change as intents.Updater } : { merge: change }));
+    return this.act(() => intents.metadata(typeof change === "function" ? { update: change as intents.Updater } : { merge: change }));
   }
 
   /** Replace the whole metadata. */
   setMetadata(metadata: object): Done {
-    return this.act(intents.metadata({ set: metadata }));
+    return this.act(() => intents.metadata({ set: metadata }));
   }
 }
 
@@ -67,16 +69,16 @@ export class Batch extends Verbs<void> {
   /** @internal */
   readonly collected: intents.Intent[] = [];
 
-  act(intent: intents.Intent): void {
-    this.collected.push(intent);
+  act(make: () => intents.Intent): void {
+    this.collected.push(make());
   }
 
   state(namespace: string): StateVerbs<void> {
-    return new StateVerbs(namespace, (intent) => this.act(intent));
+    return new StateVerbs(namespace, (make) => this.act(make));
   }
 
   floorState(namespace: string): FloorVerbs<void> {
-    return new FloorVerbs(namespace, (intent) => this.act(intent));
+    return new FloorVerbs(namespace, (make) => this.act(make));
   }
 }
 
@@ -111,8 +113,8 @@ export class Chat extends Handle {
     return this.subscription.replica!.document.version;
   }
 
-  act(intent: intents.Intent): Promise<WriteResult> {
-    return this.write(intent);
+  async act(make: () => intents.Intent): Promise<WriteResult> {
+    return this.write(make());
   }
 
   /** Store what `collect` asks for all or nothing, as one commit. */

@@ -18,23 +18,23 @@ export interface FloorPlace {
 export class FloorVerbs<Done> {
   readonly namespace: string;
 
-  constructor(namespace: string, protected readonly act: (intent: Intent) => Done) {
+  constructor(namespace: string, protected readonly act: (make: () => Intent) => Done) {
     this.namespace = namespace.trim().toLowerCase();
   }
 
   /** Change the state by a function of it; anything but an object is no change. */
   update(reducer: Updater, at: FloorPlace = {}): Done {
-    return this.act(floor(this.namespace, { update: reducer }, at));
+    return this.act(() => floor(this.namespace, { update: reducer }, at));
   }
 
   patch(operations: readonly Operation[], at: FloorPlace = {}): Done {
-    return this.act(floor(this.namespace, { patch: operations }, at));
+    return this.act(() => floor(this.namespace, { patch: operations }, at));
   }
 }
 
 export class FloorState extends FloorVerbs<Promise<WriteResult>> {
   constructor(private readonly chat: Chat, namespace: string) {
-    super(namespace, (intent) => chat.write(intent));
+    super(namespace, async (make) => chat.write(make()));
   }
 
   /** The state with the own writes on top, a copy; undefined when there is none. */
@@ -44,7 +44,7 @@ export class FloorState extends FloorVerbs<Promise<WriteResult>> {
 
   /** Take the state and everything it was made of away. */
   delete(): Promise<WriteResult> {
-    return this.act(state(this.namespace, { delete: true }));
+    return this.act(() => state(this.namespace, { delete: true }));
   }
 
   /** Commits that are shown and do not fit what came before them, as far as the state was asked for. */

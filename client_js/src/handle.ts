@@ -18,35 +18,35 @@ import { copy } from "./values.js";
 
 /** The verbs of a state document; what they give is a promise, or nothing in a batch. */
 export class StateVerbs<Done> {
-  constructor(readonly namespace: string, private readonly act: (intent: Intent) => Done) {}
+  constructor(readonly namespace: string, private readonly act: (make: () => Intent) => Done) {}
 
   /** Change the document by a function of it (a missing one is `{}`); run again when somebody was faster. */
   update(update: Updater): Done {
-    return this.act(state(this.namespace, { update }));
+    return this.act(() => state(this.namespace, { update }));
   }
 
   set(data: unknown): Done {
-    return this.act(state(this.namespace, { set: data }));
+    return this.act(() => state(this.namespace, { set: data }));
   }
 
   /** Merge an object into the document (RFC 7386; null removes). */
   merge(data: object): Done {
-    return this.act(state(this.namespace, { merge: data }));
+    return this.act(() => state(this.namespace, { merge: data }));
   }
 
   patch(operations: readonly Operation[]): Done {
-    return this.act(state(this.namespace, { patch: operations }));
+    return this.act(() => state(this.namespace, { patch: operations }));
   }
 
   delete(): Done {
-    return this.act(state(this.namespace, { delete: true }));
+    return this.act(() => state(this.namespace, { delete: true }));
   }
 }
 
 /** One state document of an owner. */
 export class State extends StateVerbs<Promise<WriteResult>> {
   constructor(private readonly owner: Handle, namespace: string) {
-    super(namespace, (intent) => owner.write(intent));
+    super(namespace, async (make) => owner.write(make()));
   }
 
   /** The document with the own writes on top, a copy; undefined when there is none. Asks the server the first time only. */

@@ -1,0 +1,256 @@
+// The SDK against the real server, in Node.
+import assert from "node:assert/strict";
+import test, { after, before } from "node:test";
+import { MemoryOutbox } from "../dist/tellback.js";
+import { client, Locks, Server, until } from "./server.mjs";
+
+const server = new Server();
+before(() => server.start());
+after(() => server.end());
+
+let chats = 0;
+const name = () => `group:Chat ${++chats}`;
+const texts = (chat) => chat.messages.map(({ mes }) => mes);
+const refused = (promise, code) => assert.rejects(promise, (error) => error.code === code || assert.fail(`${error.stack} is not ${code}`));
+const together = (act) => async () => {
+  const [one, other] = await Promise.all([client(server), client(server)]);
+  try {
+    await act(one, other);
+  } finally {
+    await Promise.all([one.close(), other.close()]);
+  }
+};
+
+test("all verbs of messages, and both replicas are equal", together(async (one, other) => {
+  const at = name();
+  const mine = await one.open(at, { create: true });
+  const theirs = await other.open(at);
+  const { messageIds: [id] } = await mine.append({ name: "User", is_user: true, mes: "hi", extra: { n: 9007199254740993n } });
+  assert.equal(mine.message(id).mes, "hi");
+  await mine.patch(id, [{ op: "replace", path: "/mes", value: "hello" }]);
+  await mine.patch(id, (message) => void (message.extra.more = [1, 2]));
+  await mine.append([{ mes: "a" }, { mes: "b" }, { mes: "c" }]);
+  await mine.delete(mine.messages[2].id);
+  await mine.swipeAdd(mine.messages[1].id, "A");
+  assert.deepEqual(mine.messages[1].swipes, ["a", "A"]);
+  await mine.swipeSelect(mine.messages[1].id, 0);
+  await mine.updateMetadata({ note: "n", tags: { x: 1 } });
+  await mine.updateMetadata((metadata) => ({ ...metadata, count: mine.messages.length }));
+  await mine.patch(null, [{ op: "replace", path: "/messages/2/mes", value: "C" }]);
+  await until(() => theirs.head.integrity === mine.head.integrity);
+  assert.deepEqual(texts(mine), ["hello", "a", "C"]);
+  assert.deepEqual(theirs.messages, mine.messages);
+  assert.deepEqual(theirs.metadata, { note: "n", tags: { x: 1 }, count: 3 });
+  assert.equal(theirs.message(id).extra.n, 9007199254740993n);
+  assert.throws(() => (mine.messages[0].mes = "changed in place"), TypeError);
+  const fresh = await client(server);
+  assert.deepEqual((await fresh.open(at)).messages, mine.messages);
+  await fresh.close();
+  await refused(mine.patch("nobody", [{ op: "remove", path: "/mes" }]), "message-unknown");
+  await refused(one.open("group:not there"), "not-found");
+  await refused(mine.append({ mes: "\ud83d" }), "bad-json");
+}));
+
+test("an own write shows at once, and is saved when it resolves", together(async (one) => {
+  const chat = await one.open(name(), { create: true });
+  const told = [];
+  chat.on("changed", () => told.push(texts(chat).join()));
+  const writing = chat.append({ id: "mine", mes: "at once" });
+  assert.deepEqual([texts(chat), chat.pending, chat.isSaved("mine"), chat.status], [["at once"], 1, false, "syncing"]);
+  await writing;
+  assert.deepEqual([chat.pending, chat.isSaved("mine"), chat.status], [0, true, "synced"]);
+  assert.deepEqual(told.at(-1), "at once");
+  const many = Array.from({ length: 300 }, (_, index) => chat.patch("mine", (message) => ({ ...message, n: index })));
+  await chat.saved();
+  await Promise.all(many);
+  assert.equal(chat.message("mine").n, 299);
+}));
+
+test("states: functions count exactly, data conflicts have three exits", together(async (one, other) => {
+  const at = name();
+  const mine = await one.open(at, { create: true });
+  const theirs = await other.open(at);
+  await Promise.all(Array.from({ length: 50 }, (_, index) => (index % 2 ? mine : theirs).state("count").update((state) => ({ n: (state.n ?? 0) + 1 }))));
+  assert.deepEqual(await mine.state("count").get(), { n: 50 });
+  assert.equal(await mine.state("nothing").get(), undefined);
+  await mine.batch((batch) => {
+    batch.append({ mes: "with a state" });
+    batch.state("count").merge({ last: "batch" });
+  });
+  await until(() => theirs.head.seq === mine.head.seq);
+  assert.deepEqual(await theirs.state("count").get(), { n: 50, last: "batch" });
+  await mine.append({ id: "m", mes: "one" });
+  await until(() => theirs.message("m"));
+  const fight = async (word) => {
+    const lost = await Promise.allSettled([mine.patch("m", [{ op: "replace", path: "/mes", value: `${word} mine` }]), theirs.patch("m", [{ op: "replace", path: "/mes", value: `${word} theirs` }])]);
+    const at = lost.findIndex(({ status }) => status === "rejected");
+    assert.equal(lost[at].reason.code, "conflict");
+    assert.equal([mine, theirs][at].status, "conflicted");
+    return [[mine, theirs][at], lost[at].reason.conflict, [mine, theirs][1 - at]];
+  };
+  let [loser, conflict, winner] = await fight("first");
+  conflict.takeTheirs();
+  assert.equal(loser.message("m").mes, winner.message("m").mes);
+  [loser, conflict, winner] = await fight("second");
+  await conflict.applyMineAgain();
+  await until(() => winner.message("m").mes === loser.message("m").mes);
+  assert.equal(loser.conflicts.length, 0);
+  [loser, conflict, winner] = await fight("third");
+  const saved = await conflict.saveMineAs(name());
+  assert.deepEqual(saved.messages, conflict.mine.all);
+  assert.notEqual(saved.message("m").mes, loser.message("m").mes);
+  assert.equal(loser.status, "synced");
+  await mine.state("count").delete();
+  assert.equal(await mine.state("count").get(), undefined);
+}));
+
+test("floor states follow swipes", together(async (one) => {
+  const chat = await one.open(name(), { create: true });
+  await chat.append([{ id: "a", mes: "a" }, { id: "b", mes: "b" }]);
+  const score = chat.floorState(" Score ");
+  await score.update((state) => ({ ...state, hp: 10 }));
+  await score.patch([{ op: "add", path: "/gold", value: 1 }], { floor: 0 });
+  assert.deepEqual(await score.get(), { hp: 10, gold: 1 });
+  await chat.swipeAdd("b", "another b");
+  await until(async () => (await score.get()).hp === undefined);
+  await chat.swipeSelect("b", 0);
+  await until(async () => (await score.get()).hp === 10);
+}));
+
+test("a reply is written here, watched there, and stopped from there", together(async (one, other) => {
+  const at = name();
+  const mine = await one.open(at, { create: true });
+  const theirs = await other.open(at);
+  const watched = new Promise((resolve) => theirs.on("generation-started", async ({ id }) => {
+    let text = "";
+    for await (const piece of theirs.generation(id)) text += piece;
+    resolve(text);
+  }));
+  const reply = await mine.generate({ name: "User", is_user: true, mes: "And?" }, { reply: { name: "Alice" } });
+  for (const piece of ["Once ", "upon ", "a \ud83d", "\udc4d time"]) reply.push(piece, "hm ");
+  const result = await reply.end({ extra: { model: "m" } });
+  assert.equal(result.state, "stored");
+  assert.equal(await watched, "Once upon a 👍 time");
+  assert.equal(mine.message(result.message).mes, "Once upon a 👍 time");
+  assert.equal(mine.message(result.message).extra.reasoning, "hm hm hm hm ");
+  const second = await mine.generate([], { swipeOf: result.message });
+  second.push("half a ");
+  await until(() => theirs.generations[0]?.text === "half a ");
+  const stopped = await theirs.generations[0].cancel();
+  assert.equal(stopped.state, "cancelled");
+  assert.equal((await second.stored()).state, "cancelled");
+  assert.throws(() => second.push("more"), (error) => error.code === "generation-over");
+  assert.deepEqual(mine.message(result.message).swipes, ["Once upon a 👍 time", "half a "]);
+}));
+
+test("lives, lists, search, history and backups", together(async (one, other) => {
+  const at = name();
+  const chat = await one.createChat(at, { metadata: { note: "n" }, messages: [{ id: "x", mes: "a lost letter" }] });
+  await refused(other.createChat(at), "exists");
+  const watcher = await other.open(at);
+  await chat.rename("Renamed chat");
+  await until(() => watcher.name === "group:Renamed chat");
+  const branch = await chat.branch("x");
+  assert.deepEqual(texts(branch), ["a lost letter"]);
+  await chat.append({ mes: "later" });
+  assert.deepEqual(texts({ messages: (await chat.at(1)).messages }), ["a lost letter"]);
+  assert.ok((await chat.history(1)).commits.length >= 2);
+  const found = [];
+  for await (const hit of one.searchChats("lost letter")) found.push(hit.chat);
+  assert.ok(found.includes("group:Renamed chat"));
+  await chat.backUp();
+  const [backup] = (await chat.backups()).backups;
+  await chat.delete("x");
+  const replaced = new Promise((resolve) => chat.on("replaced", resolve));
+  await chat.restoreBackup(backup.backup, { force: true });
+  assert.equal((await replaced).reason, "restored");
+  await until(() => chat.message("x"));
+  const { chatId } = chat;
+  await chat.remove(true);
+  await refused(chat.append({ mes: "too late" }), "deleted");
+  assert.ok((await one.trash()).entries.some(({ name }) => name === "group:Renamed chat"));
+  const back = await one.restoreChat(chatId);
+  assert.deepEqual(texts(back), ["a lost letter", "later"]);
+  const listed = [];
+  for await (const entry of one.listChats({ group: "*" })) listed.push(entry.chat);
+  assert.ok(listed.includes("group:Renamed chat"));
+}));
+
+test("kill -9 of the server under two writers: every write arrives once, in order", together(async (one, other) => {
+  const at = name();
+  const chats = [await one.open(at, { create: true }), await other.open(at)];
+  const writes = [];
+  const write = async (count) => {
+    for (let index = 0; index < count; index++) {
+      for (const [who, chat] of chats.entries()) {
+        const mes = `${who}:${writes.length}`;
+        writes.push({ who, mes, done: chat.append({ mes }) });
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  };
+  for (let round = 0; round < 3; round++) {
+    const writing = write(40);
+    await new Promise((resolve) => setTimeout(resolve, 15));
+    await server.kill();
+    assert.ok(chats[0].messages.length > 0);
+    const restarted = server.start();
+    await writing;
+    await restarted;
+    one.reconnect();
+    other.reconnect();
+  }
+  await Promise.all(writes.map(({ done }) => done));
+  await until(() => chats[0].head.integrity === chats[1].head.integrity);
+  const fresh = await client(server);
+  const stored = texts(await fresh.open(at));
+  assert.deepEqual([...stored].sort(), writes.map(({ mes }) => mes).sort());
+  for (const who of [0, 1]) {
+    assert.deepEqual(stored.filter((mes) => mes.startsWith(`${who}:`)), writes.filter((one) => one.who === who).map(({ mes }) => mes));
+  }
+  assert.deepEqual(texts(chats[0]), stored);
+  await fresh.close();
+}));
+
+test("what a dead tab left is sent once by a living one, in its name", async () => {
+  const outbox = new MemoryOutbox();
+  const locks = new Locks();
+  const at = name();
+  const dead = await client(server, { outbox, locks });
+  const chat = await dead.open(at, { create: true });
+  await chat.append({ mes: "seen by the server" });
+  const url = server.url;
+  await server.kill();
+  const writes = [chat.append({ mes: "one" }), chat.append({ mes: "two" })];
+  for (const write of writes) write.catch(() => {});
+  await until(async () => (await outbox.load(dead.session)).length === 2);
+  const left = await outbox.load(dead.session);
+  // The page is gone; nothing of it runs any more.
+  await dead.close(0);
+  await server.start();
+  assert.equal(server.url, url);
+  assert.deepEqual(await outbox.load(dead.session), left);
+  locks.free(dead.session);
+  const [living, beside] = await Promise.all([client(server, { outbox, locks }), client(server, { outbox, locks })]);
+  const again = await living.open(at);
+  await until(() => again.messages.length === 3);
+  await until(async () => !(await outbox.load(dead.session)).length);
+  assert.deepEqual(texts(again), ["seen by the server", "one", "two"]);
+  // A crash between the answer and its record: the same writes are there again, and change nothing.
+  await outbox.write(dead.session, left.map((put) => ({ put })));
+  locks.free(dead.session);
+  const third = await client(server, { outbox, locks });
+  await until(async () => !(await outbox.load(dead.session)).length);
+  assert.deepEqual(texts(await third.open(at)), ["seen by the server", "one", "two"]);
+  await Promise.all([living.close(), beside.close(), third.close()]);
+});
+
+test("a session has one user", async () => {
+  const session = "one-session-for-two-tabs";
+  const one = await client(server, { session });
+  const other = await client(server, { session });
+  await until(() => one.status === "closed");
+  assert.equal(one.error.code, "session-taken-over");
+  await other.close();
+  await assert.rejects(client({ url: "ws://127.0.0.1:1/ws" }, { connectTimeoutMs: 50 }), (error) => error.code === "connection-lost");
+});
