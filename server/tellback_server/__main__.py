@@ -26,6 +26,7 @@ from tellback_server.commands import (
     log,
     repair,
     serve,
+    status,
     tail,
     token,
     trash,
@@ -59,6 +60,7 @@ def tellback(
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("tail")(tail.tail)
+app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("check")(check.check)
 app.command("repair")(repair.repair)

@@ -42,8 +42,8 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one store is, for people and metrics."""
 
     store: Literal["primary", "backup"]
-    url: str
-    """Without its password."""
+    kind: str
+    """`files`, or the scheme of its URL: whoever reads this may be a stranger."""
     state: Condition
     """away: it cannot be reached; behind: writes wait for it; resync: it gets owners whole."""
     lag_s: float
@@ -56,8 +56,6 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
     """Calls that failed."""
     away_s: float = 0.0
     """How long it has not been reached."""
-    error: str = ""
-    """What was wrong last."""
 
 
 def probe(store: Guarded, watch: StoreWatch, data_id: str) -> None:
@@ -136,9 +134,8 @@ class Backing:
         if state == "up" and flusher.lag_s > 4 * self._interval_s + 1:
             state = "behind"
         return StoreReport(
-            store="backup", url=self.url, state=state, lag_s=flusher.lag_s, pending_entries=flusher.pending_entries,
-            pending_bytes=flusher.pending_bytes, failures=watch.failures, away_s=watch.failing_s,
-            error=(watch.error if watch.is_failing else "") or flusher.error,
+            store="backup", kind=StoreAddress(self.url).scheme, state=state, lag_s=flusher.lag_s,
+            pending_entries=flusher.pending_entries, pending_bytes=flusher.pending_bytes, failures=watch.failures, away_s=watch.failing_s,
         )
 
     def close(self) -> None:

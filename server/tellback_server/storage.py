@@ -307,7 +307,7 @@ class _BackedFolders(_Folders):
     def reports(self) -> list[StoreReport]:
         lag_s, commits, _since = _waiting(self._hub)
         files = StoreReport(
-            store="primary", url="files", state="up", lag_s=lag_s, pending_entries=commits, pending_bytes=0,
+            store="primary", kind="files", state="up", lag_s=lag_s, pending_entries=commits, pending_bytes=0,
             failures=self._hub.counters.checkpoint_failures,
         )
         return [files, self._backing.report()]
@@ -343,9 +343,8 @@ def _waiting(hub: Hub) -> tuple[float, int, float | None]:
 def _primary_report(hub: Hub, watch: StoreWatch, url: str) -> StoreReport:
     lag_s, commits, _since_s = _waiting(hub)
     return StoreReport(
-        store="primary", url=str(StoreAddress(url)), state="away" if watch.is_failing else "up", lag_s=lag_s,
+        store="primary", kind=StoreAddress(url).scheme, state="away" if watch.is_failing else "up", lag_s=lag_s,
         pending_entries=commits, pending_bytes=watch.behind_bytes, failures=watch.failures, away_s=watch.failing_s,
-        error=watch.error if watch.is_failing else "",
     )
 
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tellback_client.history import HistoryProvider
 from tests.scenarios.test_kill_rounds import writing
-from tests.scenarios.test_store_failures import goes_on
+from tests.scenarios.test_store_failures import goes_on, http
 from tests.support.database_servers import PostgresProcess, ValkeyProcess
 from tests.support.flapping import Cutter
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Notes, Writer, check, whole_history
-from tests.support.server import TabClient
+from tests.support.oracle import Notes, Writer, check, until, whole_history
+from tests.support.server import TabClient, texts
 from tests.support.stored import caught_up, sqlite_url, stored
 
 FLAPS = int(os.environ.get("TELLBACK_FLAPS", "6"))
@@ -103,7 +106,9 @@ async def test_a_primary_whose_wire_is_cut_every_200_ms(postgres: PostgresProces
 
 
 @pytest.mark.timeout(180)
-async def test_a_primary_that_is_stopped_every_200_ms(valkey: ValkeyProcess, postgres: PostgresProcess, tmp_path: Path) -> None:
+async def test_a_primary_that_is_stopped_every_200_ms(
+    valkey: ValkeyProcess, postgres: PostgresProcess, tmp_path: Path
+) -> None:
     """[SM3] [SM4]: SIGSTOP and SIGCONT of Valkey under load, PostgreSQL as the backup."""
     primary, backup = valkey.url(5, "?timeout_s=1"), postgres.url("stopped")
     async with served(tmp_path, primary, backup) as server:
@@ -195,7 +200,7 @@ async def test_kill_9_at_each_step_of_a_flush(step: str, tmp_path: Path) -> None
             for number in range(50):
                 await tab.append(CHAT, f"more {number}")
                 await asyncio.sleep(0.02)
-        await server.kill()
+        assert await server.ended() == -signal.SIGKILL
         await server.start()
         tab = await TabClient.join(server.url)
         await tab.open(CHAT)
@@ -222,10 +227,11 @@ async def test_kill_9_between_a_deletion_and_the_backup(step: str, tmp_path: Pat
         opened = await tab.open(CHAT)
         with contextlib.suppress(Exception):
             await tab.append(CHAT, "pending")
+            await asyncio.sleep(0.5 if step == "flush.before_save" else 0)
             opened = await tab.open(CHAT)
             await tab.write("chat-delete", CHAT, base=opened["version"]["integrity"])
             await asyncio.sleep(1)
-        await server.kill()
+        assert await server.ended() == -signal.SIGKILL
         await server.start()
         tab = await TabClient.join(server.url)
         again = await tab.ask("open", chat=CHAT, since=None)
@@ -233,8 +239,206 @@ async def test_kill_9_between_a_deletion_and_the_backup(step: str, tmp_path: Pat
             # It was killed before it was deleted.
             assert (await tab.write("chat-delete", CHAT, base=again["version"]["integrity"]))["type"] == "ack"
         async with asyncio.timeout(20):
-            while await asyncio.to_thread(stored, backup, chat_id) is not None:
+            while await asyncio.to_thread(stored, backup, chat_id) is not None:  # noqa: ASYNC110  A store has no event.
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.7)
         assert await asyncio.to_thread(stored, backup, chat_id) is None
         assert await asyncio.to_thread(stored, primary, chat_id) is None
+
+
+# -- each row of FIELD-FACTS 7.4 -------------------------------------------------------------------------------------
+
+
+async def seeded(server: ForkedServer, backup: str) -> str:
+    """A chat of three messages that both have; its id."""
+    tab = await TabClient.join(server.url)
+    chat_id: str = (await tab.open(CHAT, create=True))["chat_id"]
+    await tab.append(CHAT, "one", "two", "three")
+    await caught_up(backup, tab, CHAT)
+    await tab.close()
+    return chat_id
+
+
+@pytest.mark.timeout(60)
+async def test_a_primary_that_is_down_at_the_start(tmp_path: Path) -> None:
+    """[SM3]: chats come from backup and log, writes go on, and the primary gets them when it is there."""
+    database, backup = ValkeyProcess(), sqlite_url(tmp_path / "backup")
+    try:
+        database.start()
+        url = database.url(0, "?timeout_s=1")
+        async with served(tmp_path, url, backup) as server:
+            await seeded(server, backup)
+            assert await server.stop() == 0
+            database.kill()
+            await server.start()
+            tab = await TabClient.join(server.url)
+            opened = await tab.open(CHAT)
+            assert texts(opened["messages"]) == ["one", "two", "three"]
+            assert (await tab.append(CHAT, "four"))["type"] == "ack"
+            await tab.open("character:Alice/New", create=True)
+            assert (await tab.append("character:Alice/New", "new"))["type"] == "ack"
+            assert [one["chat"] for one in (await tab.ask("chat-list"))["chats"]].count(CHAT) == 1
+            await caught_up(backup, tab, "character:Alice/New")
+            database.start()
+            await caught_up(url, tab, CHAT)
+            await caught_up(url, tab, "character:Alice/New")
+    finally:
+        database.remove()
+
+
+@pytest.mark.timeout(60)
+async def test_a_read_that_fails_is_answered_by_backup_and_log_and_never_older(tmp_path: Path) -> None:
+    """[SM3]: what a client has seen is there, although the backup was behind when the primary went."""
+    database, backup = ValkeyProcess(), sqlite_url(tmp_path / "backup")
+    try:
+        database.start()
+        url = database.url(0, "?timeout_s=1")
+        async with served(tmp_path, url, backup, flush_interval_s=3600, flush_timeout_s=0) as server:
+            tab = await TabClient.join(server.url)
+            await tab.open(CHAT, create=True)
+            await tab.append(CHAT, "one", "two")
+            head = (await tab.open(CHAT))["head"]
+            await caught_up(url, tab, CHAT)
+            await server.kill()
+            database.kill()
+            await server.start()
+            tab = await TabClient.join(server.url)
+            opened = await tab.open(CHAT)
+            assert opened["head"] == head
+            assert texts(opened["messages"]) == ["one", "two"]
+            missing = await tab.ask("open", chat="character:Alice/Never was", since=None)
+            assert missing["type"] == "error"
+            database.start()
+    finally:
+        database.remove()
+
+
+async def test_a_slow_backup_never_gets_anything_twice_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """[SM4]: ticks do not overlap although each takes 30 intervals."""
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup")
+    settings = {"flush_interval_s": 0.01, "failpoints": "flush.before_save=delay:300,flush.after_save=delay:100"}
+    async with served(tmp_path, primary, backup, **settings) as server:
+        notes_texts = [f"message {number}" for number in range(40)]
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT, create=True)
+        for text in notes_texts:
+            assert (await tab.append(CHAT, text))["type"] == "ack"
+        found = await caught_up(backup, tab, CHAT)
+        assert [json.loads(line)["mes"] for line in found.messages.values()] == notes_texts
+
+
+async def test_a_backup_that_refuses_a_write_gets_it_at_the_next_tick(tmp_path: Path) -> None:
+    """[SM4]: locked, it refuses; nothing counts as flushed before it said yes."""
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup") + "?busy_timeout_ms=20"
+    async with served(tmp_path, primary, backup) as server:
+        chat_id = await seeded(server, backup)
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT)
+        locker = sqlite3.connect(tmp_path / "backup/chats.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        assert (await tab.append(CHAT, "four"))["type"] == "ack"
+        await caught_up(primary, tab, CHAT)
+        await until(lambda: 'tellback_store_up{store="backup"} 0.0' in http(server, "/metrics")[1])
+        status = json.loads(http(server, "/statusz")[1])
+        assert [(one["store"], one["state"]) for one in status["stores"]] == [("primary", "up"), ("backup", "away")]
+        assert status["stores"][1]["pending_entries"] > 0
+        assert http(server, "/readyz")[1].startswith("degraded: the backup has not been reached")
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert len((await caught_up(backup, tab, CHAT)).messages) == 4
+        await until(lambda: http(server, "/readyz") == (200, "ready\n"))
+        assert stored(primary, chat_id) is not None
+
+
+async def test_a_clear_during_a_flush_stays_cleared(tmp_path: Path) -> None:
+    """[SM5]: the provider's clear, and a deletion, while the copy of what they remove is on its way to the backup."""
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup")
+    async with served(tmp_path, primary, backup, failpoints="flush.before_save=delay:200") as server:
+        provider = HistoryProvider(server.url)
+        for number in range(5):
+            await provider.save_message("s", {"role": "user", "content": f"{number}"})
+        await provider.clear_history("s")
+        await provider.save_message("s", {"role": "user", "content": "after"})
+        tab = await TabClient.join(server.url)
+        await tab.open("character:history/s")
+        for url in (backup, primary):
+            found = await caught_up(url, tab, "character:history/s")
+            assert [json.loads(line)["content"] for line in found.messages.values()] == ["after"]
+        chat_id = (await tab.open("character:history/s"))["chat_id"]
+        base = (await tab.append("character:history/s", "pending"))["version"]["integrity"]
+        await asyncio.sleep(0.1)
+        assert (await tab.write("chat-delete", "character:history/s", base=base))["type"] == "ack"
+        await until(lambda: stored(backup, chat_id) is None)
+        await asyncio.sleep(0.5)
+        assert stored(backup, chat_id) is None
+        await provider.disconnect()
+
+
+async def test_two_writers_of_a_session_lose_nothing(tmp_path: Path) -> None:
+    """[SM4]: Cipher reads, changes and writes an array; here every save is an append of its own."""
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup")
+    async with served(tmp_path, primary, backup) as server:
+        providers = [HistoryProvider(server.url), HistoryProvider(server.url)]
+        await asyncio.gather(*(
+            provider.save_message("s", {"role": "user", "content": f"{index}-{number}"})
+            for index, provider in enumerate(providers) for number in range(20)
+        ))
+        history = await providers[0].get_history("s")
+        assert sorted(one["content"] for one in history) == sorted(f"{i}-{n}" for i in range(2) for n in range(20))
+        assert history == await providers[1].get_history("s")
+        assert history[-3:] == await providers[1].get_history("s", limit=3)
+        for provider in providers:
+            await provider.disconnect()
+        tab = await TabClient.join(server.url)
+        await tab.open("character:history/s")
+        found = await caught_up(backup, tab, "character:history/s")
+        assert [json.loads(line)["content"] for line in found.messages.values()] == [one["content"] for one in history]
+
+
+async def test_a_stop_flushes_and_says_what_is_left(tmp_path: Path) -> None:
+    """[SM7]: what was acknowledged a moment before is in both; what a backup that is away lacks is in the log."""
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup") + "?busy_timeout_ms=20"
+    async with served(tmp_path, primary, backup, flush_interval_s=3600) as server:
+        tab = await TabClient.join(server.url)
+        chat_id = (await tab.open(CHAT, create=True))["chat_id"]
+        await tab.append(CHAT, "the last word")
+        assert await server.stop() == 0
+        for url in (primary, backup):
+            found = stored(url, chat_id)
+            assert found is not None
+            assert b"the last word" in next(iter(found.messages.values()))
+        assert "stopped-behind" not in server.errors.read_text()
+        await server.start()
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT)
+        locker = sqlite3.connect(tmp_path / "backup/chats.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        await tab.append(CHAT, "behind")
+        assert await server.stop() == 0
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert '"event": "stopped-behind"' in server.errors.read_text()
+        await server.start()
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT)
+        assert len((await caught_up(backup, tab, CHAT)).messages) == 2
+
+
+async def test_a_backup_too_far_behind_lets_the_log_go_and_gets_wholes(tmp_path: Path) -> None:
+    """[SM6]: bounded and alarmed: acks go on, the log does not grow without bound, the backup is equal in the end."""
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup") + "?busy_timeout_ms=20"
+    settings = {"log_segment_bytes": 16 << 10, "log_retain_bytes": 0, "store_behind_bytes_max": 64 << 10}
+    async with served(tmp_path, primary, backup, **settings) as server:
+        await seeded(server, backup)
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT)
+        locker = sqlite3.connect(tmp_path / "backup/chats.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        for number in range(40):
+            assert (await tab.append(CHAT, f"{number}" * 2000))["type"] == "ack"
+            await asyncio.sleep(0.01)
+        await until(lambda: '"event": "backup-too-far-behind"' in server.errors.read_text())
+        assert http(server, "/readyz")[0] == 200
+        locker.execute("ROLLBACK")
+        locker.close()
+        await caught_up(backup, tab, CHAT)
