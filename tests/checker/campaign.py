@@ -22,16 +22,15 @@ from tests.checker.evidence import Evidence, load, read_disk, read_server, read_
 from tests.checker.invariants import Violation, verify
 from tests.checker.linearizability import second_opinion
 from tests.checker.notebook import Notebook, read
-from tests.checker.tab import Tab
+from tests.checker.tab import Forgotten, Tab
 from tests.support.forked_server import ForkedServer
 from tests.support.oracle import LOST
 from tests.support.server import TabClient
 from tests.support.stored import caught_up
 
 CHAT = "character:Alice/Checked"
-ROUND_S = 4.0
+ROUND_S = 3.0
 """A round that gets no answers ends all the same."""
-END_S = 40.0
 LOG_SEGMENT_BYTES = 64 << 10
 
 CHAOS = {"kill": 5, "power": 4, "pause": 2, "wires": 3, "stop": 1}
@@ -53,6 +52,8 @@ class Plan(msgspec.Struct):
     store: str | None = None
     """The URL of a store, `{folder}` being the run's own folder."""
     settings: dict[str, Any] = {}
+    end_s: float = 40.0
+    """By then every op has its answer."""
     fail_syncs: bool = False
     """Now and then an fdatasync of the log fails; the server ends itself and is started again."""
 
@@ -68,6 +69,8 @@ class Run:
         self.chance = random.Random(plan.seed)
         self.problems: list[tuple[str, str]] = []
         self.rounds = 0
+        self.urls: list[str] = []
+        """Where tabs may go while there are two servers."""
         store = {} if plan.store is None else {"store": plan.store.format(folder=folder)}
         self.store_url = store.get("store")
         self.server = ForkedServer(self.data, **{
@@ -78,6 +81,7 @@ class Run:
         """Do it all; every broken promise."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data.mkdir()
+        (self.folder / "store").mkdir()
         (self.folder / "plan.json").write_bytes(msgspec.json.encode(self.plan))
         notebook = Notebook(self.folder / "notes.jsonl")
         evidence = Evidence({})
@@ -93,14 +97,17 @@ class Run:
         return judged(self.folder)
 
     def _prepare(self) -> None:
+        self.server.settings["prepare"] = self._prepared(self.journal)
+
+    def _prepared(self, journal: Path) -> dict[str, Any]:
         prepare: dict[str, Any] = {}
         if self.plan.planted is not None:
             prepare["tests.checker.planted"] = self.plan.planted
         fail_at = self.chance.randrange(8, 60) if self.plan.fail_syncs else 0
         prepare["tests.checker.power"] = {
-            "journal": str(self.journal), "data": str(self.data), "fail_sync_at": fail_at,
+            "journal": str(journal), "data": str(self.data), "fail_sync_at": fail_at,
         }
-        self.server.settings["prepare"] = prepare
+        return prepare
 
     async def _start(self) -> None:
         self._prepare()
@@ -117,15 +124,16 @@ class Run:
         await first.append(CHAT, "one", "two", "three")
         evidence.first = await first.open(CHAT)
         await first.close()
+        assert opened["type"] == "opened", opened
         chat = f"id:{opened['chat_id']}"
         stop = asyncio.Event()
         tabs = [
-            Tab(f"t{number}", chat, notebook, lambda: self.server.url, self.plan.seed, window=self.plan.window)
+            Tab(f"t{number}", chat, notebook, self._url, self.plan.seed, window=self.plan.window)
             for number in range(self.plan.tabs)
         ]
         tasks = [asyncio.create_task(tab.run(stop)) for tab in tabs]
         try:
-            for _ in range(self.plan.rounds):
+            while self.rounds < self.plan.rounds and not any(task.done() for task in tasks):
                 await self._round(notebook, tabs, tasks)
                 self.rounds += 1
             stop.set()
@@ -135,7 +143,9 @@ class Run:
                 task.cancel()
             found = await asyncio.gather(*tasks, return_exceptions=True)
             for failure in found:
-                if isinstance(failure, Exception):
+                if isinstance(failure, Forgotten):
+                    self.problems.append(("exactly-once", str(failure)))
+                elif isinstance(failure, Exception):
                     self.problems.append(("broadcast-stream", f"a tab gave up: {failure!r}"))
         await self._evidence(chat, evidence)
 
@@ -156,6 +166,12 @@ class Run:
                 await self.server.kill()
                 notebook.note("", "chaos", kind=power.cut(self.journal, self.data, self.chance))
                 await self._start()
+            case "rot":
+                await self.server.kill()
+                notebook.note("", "chaos", kind=power.rot(self.data, self.chance))
+                await self._start()
+            case "rival":
+                await self._rival(notebook, tabs)
             case "stop":
                 await self.server.stop()
                 await self._start()
@@ -166,6 +182,30 @@ class Run:
             case "wires":
                 for tab in self.chance.sample(tabs, max(1, len(tabs) // 2)):
                     tab.cut()
+
+    async def _rival(self, notebook: Notebook, tabs: list[Tab]) -> None:
+        """A second server on the same folder. It refuses to start; where it does not, tabs come to it, too."""
+        settings = {name: value for name, value in self.server.settings.items() if name != "data"}
+        settings["prepare"] = self._prepared(self.folder / "rival-journal")
+        rival = ForkedServer(self.data, **{**settings, "port": 0})
+        rival.errors = self.folder / "rival.log"
+        with contextlib.suppress(AssertionError):
+            async with rival:
+                self.urls = [self.server.url, rival.url]
+                for tab in tabs[::2]:
+                    tab.cut()
+                wanted = notebook.answers + self.plan.answers
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ROUND_S):
+                        while notebook.answers < wanted:
+                            await asyncio.sleep(0.005)
+                self.urls = []
+        self.urls = []
+        await self.server.kill()
+        await self._start()
+
+    def _url(self) -> str:
+        return self.chance.choice(self.urls) if self.urls else self.server.url
 
     async def _revive(self, notebook: Notebook) -> None:
         """A server that found its disk failing has ended itself; as after a real EIO, what was not synced is gone."""
@@ -178,7 +218,7 @@ class Run:
 
     async def _ended(self, notebook: Notebook, tasks: list[asyncio.Task[None]]) -> None:
         try:
-            async with asyncio.timeout(END_S):
+            async with asyncio.timeout(self.plan.end_s):
                 while not all(task.done() for task in tasks):
                     await self._revive(notebook)
                     await asyncio.wait(tasks, timeout=0.02)

@@ -1,27 +1,44 @@
 """A second opinion that does not believe the server's seqs: is there any order of the ops that explains what was seen?
 
-Wing and Gong's search with Lowe's memory (`detangle.lin`), on the first ops of a run, document by document. A document
-is a register that holds an integrity: a write with a base compares and sets, one with `"*"` sets, a conflict reads, and
-so does a snapshot. The seq stays hidden.
+Wing and Gong's search with Lowe's memory (`detangle.lin`), on the beginning of a run, document by document. A document
+is a register that holds an integrity: a write with a base compares and sets, one without sets, a conflict reads, and so
+does an `opened`. Which of two commits came first is for the search to find out.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from detangle.lin import INFO, OK, Model, Operation, check
 
 from tests.checker.evidence import Evidence
-from tests.checker.notebook import Frame, Notes
+from tests.checker.invariants import CHAT, Case, documents_of
+from tests.checker.notebook import Invocation, Notes
+from tests.checker.workload import NAMESPACES
 
 OPS_MAX = 400
 """Of one document: what is looked at."""
-STEPS_MAX = 300_000
+STEPS_MAX = 200_000
+GONE = "gone "
+"""Before the integrity of a commit that deleted the document."""
+
+
+class Seen(NamedTuple):
+    """One op on one document."""
+
+    who: str
+    kind: str
+    base: str | None
+    token: str | None
+    """The integrity that it made, or saw."""
+    invoked_s: float
+    returned_s: float | None
 
 
 class Document(Model):
-    """The register. An operation's `arg` is the base, its output the integrity that it saw or made."""
+    """The register."""
 
     name = "document"
 
@@ -37,47 +54,123 @@ class Document(Model):
                 return True, op.output
             case "compare-and-set":
                 return op.arg == state, op.output
+            case "make":
+                return state is None or state.startswith(GONE), op.output
             case "conflict":
                 return op.output == state and op.arg != state, state
         return op.output == state, state
 
 
 def second_opinion(notes: Notes, evidence: Evidence) -> list[str]:
-    """What cannot be explained; nothing where the search was given up."""
-    first = evidence.first["version"]["integrity"]
+    """What no order explains; nothing where the search was given up."""
+    case = Case(notes, evidence)
     problems = []
-    for document, begins in (("chat", first), ("memory", None), ("plan", None)):
-        operations = list(_operations(notes, document))[:OPS_MAX]
-        if not operations:
-            continue
+    for document in (CHAT, *NAMESPACES):
+        first = evidence.first["version"]["integrity"] if document == CHAT else None
+        operations = _numbered(_window(sorted(_seen(case, document), key=lambda one: one.invoked_s)))
         try:
-            result = check(_numbered(operations), Document(begins), budget=STEPS_MAX)
+            result = check(operations, Document(first), budget=STEPS_MAX)
         except RuntimeError:
             continue
         if not result.ok:
-            problems.append(f"no order of the ops explains what was seen of {document}: {result.explain()[-2000:]}")
+            problems.append(f"no order of the ops explains what was seen of {document}: {result.explain()[:1500]}")
     return problems
 
 
-def _operations(notes: Notes, document: str) -> Iterator[tuple[float, float | None, Operation]]:
-    """Call and return of each op on a document whose meaning needs no seq."""
-    del notes, document
-    yield from ()
+def _seen(case: Case, document: str) -> Iterator[Seen]:
+    tokens = _Tokens(case, document)
+    for invocation in case.notes.invocations.values():
+        yield from _seen_of(case, document, tokens, invocation)
+    for commit in case.evidence.history:
+        if "by" not in commit and document in documents_of(commit):
+            yield Seen("server", "set", None, tokens.at(commit["version"]["seq"]), 0.0, None)
+    if document == CHAT:
+        asked: dict[str, float] = {}
+        for event in case.notes.events:
+            frame = event.get("frame", {})
+            if event["what"] == "sent" and frame.get("type") == "open":
+                asked[event["tab"]] = event["at"]
+            elif event["what"] == "received" and frame["type"] == "opened":
+                token = frame["version"]["integrity"]
+                yield Seen(event["tab"], "read", None, token, asked[event["tab"]], event["at"])
 
 
-def _numbered(operations: list[tuple[float, float | None, Operation]]) -> list[Operation]:
+def _seen_of(case: Case, document: str, tokens: _Tokens, invocation: Invocation) -> Iterator[Seen]:
+    frame, outcome = invocation.frame, invocation.outcome
+    at = invocation.tab, invocation.invoked_s, invocation.returned_s
+    own = frame.get("namespace", CHAT) if frame["type"] != "batch" else None
+    base = frame.get("base")
+    if outcome is None or outcome["type"] == "error":
+        return
+    if outcome["type"] == "conflict":
+        version = outcome.get("version")
+        if own == document and version is not None and isinstance(base, str):
+            token = tokens.at(version["seq"])
+            yield Seen(at[0], "conflict", tokens.of(base), token, at[1], at[2])
+        return
+    commit = case.by_op.get(invocation.key)
+    if commit is None or document not in documents_of(commit):
+        return
+    token = tokens.at(commit["version"]["seq"])
+    free = frame.get("force") or frame.get("on_conflict") == "rebase" or own != document or frame["type"].startswith("generation")
+    if free or isinstance(base, dict) or base == "*" or "base" not in frame:
+        yield Seen(at[0], "set", None, token, at[1], at[2])
+    elif base is None:
+        yield Seen(at[0], "make", None, token, at[1], at[2])
+    else:
+        yield Seen(at[0], "compare-and-set", tokens.of(base), token, at[1], at[2])
+
+
+class _Tokens:
+    """What the register holds after each commit; a base may name a later commit that left the document alone."""
+
+    def __init__(self, case: Case, document: str) -> None:
+        self._case = case
+        self._seqs = case.touched.get(document, [])
+        self._tokens: dict[int, str] = {}
+        for commit in case.evidence.history:
+            gone = any(effect.get("namespace") == document and effect.get("deleted") for effect in commit["ops"])
+            self._tokens[commit["version"]["seq"]] = (GONE if gone else "") + commit["version"]["integrity"]
+        first = case.evidence.first["version"]
+        self._tokens[first["seq"]] = first["integrity"]
+
+    def at(self, seq: int) -> str | None:
+        at = bisect.bisect_right(self._seqs, seq)
+        return self._tokens.get(self._seqs[at - 1]) if at else None
+
+    def of(self, integrity: str) -> str | None:
+        seq = self._case.seq_of.get(integrity)
+        return integrity if seq is None else self.at(seq)
+
+
+def _window(seen: list[Seen]) -> list[Seen]:
+    """The first ops. What had not returned when the window ends may have happened or not."""
+    if len(seen) <= OPS_MAX:
+        return seen
+    end_s = seen[OPS_MAX].invoked_s
+    chosen = []
+    for one in seen[:OPS_MAX]:
+        if one.returned_s is not None and one.returned_s > end_s:
+            if one.kind in ("conflict", "read"):
+                continue
+            one = one._replace(returned_s=None)
+        chosen.append(one)
+    return chosen
+
+
+def _numbered(seen: list[Seen]) -> list[Operation]:
     """Times become the numbers of events."""
-    points = sorted(
-        [(called, 0, number) for number, (called, _returned, _op) in enumerate(operations)]
-        + [(returned, 1, number) for number, (_called, returned, _op) in enumerate(operations) if returned is not None]
-    )
-    for tick, (_at, is_return, number) in enumerate(points, 1):
-        operation = operations[number][2]
+    calls = [(one.invoked_s, 0, number) for number, one in enumerate(seen)]
+    returns = [(one.returned_s, 1, number) for number, one in enumerate(seen) if one.returned_s is not None]
+    operations = [Operation(number, one.who, one.kind, one.base, 0, one.invoked_s) for number, one in enumerate(seen)]
+    for tick, (_at, is_return, number) in enumerate(sorted(calls + returns), 1):
+        operation = operations[number]
+        operation.output, operation.status = seen[number].token, OK
         if is_return:
             operation.ret = tick
         else:
             operation.call = tick
-    return [operation for _called, _returned, operation in operations]
-
-
-__all__ = ["INFO", "OK", "Frame", "second_opinion"]
+    for operation in operations:
+        if operation.ret is None:
+            operation.status = INFO
+    return operations

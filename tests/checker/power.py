@@ -14,6 +14,7 @@ import errno
 import os
 import pickle
 import random
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,19 @@ def cut(journal: Path, data: Path, chance: random.Random) -> str:
         pass
     _install(chosen, data)
     return f"{disk_class.profile} {choice}, {len(model.pending)} files and {len(model.pending_names)} folders pending"
+
+
+def rot(data: Path, chance: random.Random) -> str:
+    """Flips one bit in the text of a message in the log's last segment, where there is one."""
+    segments = sorted((data / ".tellback/log").glob("*.log")) or sorted((data / ".tellback/log").iterdir())
+    for path in reversed(segments):
+        content = bytearray(path.read_bytes())
+        starts = [found.end() for found in re.finditer(rb'"mes":"t', content)]
+        if starts:
+            content[chance.choice(starts[-10:])] ^= 1
+            path.write_bytes(content)
+            return f"a bit of {path.name} flipped"
+    return "nothing to flip a bit in"
 
 
 def _install(disk: Disk, data: Path) -> None:

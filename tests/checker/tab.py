@@ -21,6 +21,10 @@ SILENCE_S = 15.0
 """Without an answer for so long the server is taken for dead."""
 
 
+class Forgotten(Exception):
+    """The server knows nothing of an op that it answered: going on would be waiting for ever."""
+
+
 class Tab:
     """See the module. `url` says where the server is now."""
 
@@ -86,7 +90,9 @@ class Tab:
         since = None if fresh or copy is None else copy.head
         await self._send(raw, {"type": "open", "id": OPEN, "chat": self.chat, "since": since})
         while not self.follower.is_open or not self.follower.is_whole:
-            await self._hear(raw)
+            opened = await self._hear(raw)
+            if opened["type"] == "opened" and opened["next_op"] < min(self._pending, default=self._last_op + 1):
+                raise Forgotten(f"op {opened['next_op']} of {self.session} had its outcome")
         await self._read(raw)
 
     async def _invoke(self, raw: RawClient) -> None:

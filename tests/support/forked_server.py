@@ -17,6 +17,7 @@ import traceback
 import uuid
 from pathlib import Path
 
+from tests.support.patience import patient
 from tests.support.server import leave_all
 from tests.support.shared import CHECKOUT
 
@@ -30,7 +31,7 @@ class ForkedServer:
     """
 
     def __init__(self, data: Path, **settings: object) -> None:
-        self.settings = {"data": str(data), "port": 0, **settings}
+        self.settings = patient({"data": str(data), "port": 0, **settings})
         self.errors = data.parent / f"server-{uuid.uuid4().hex[:8]}.log"
         self.url = ""
         self.starts = 0

@@ -1,0 +1,39 @@
+"""Plans by seed: which chaos, which settings and which store a run of a long campaign has."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from tests.checker.campaign import CHAOS, Plan
+from tests.checker.planted import BUGS
+
+SQLITE = "sqlite://{folder}/store/chats.db"
+FILES = "files://{folder}/store"
+EVERYTHING = {**CHAOS, "rot": 1, "rival": 1}
+
+
+def plan_of(seed: int, planted: str | None = None) -> Plan:
+    """The plan of a seed; with a bug, the plan in which it shows."""
+    if planted is not None:
+        return planted_plan(planted, seed)
+    chance = random.Random(f"plan {seed}")
+    store = chance.choice([None, None, None, None, SQLITE])
+    chaos = dict(EVERYTHING)
+    if store is not None:
+        # A store is another machine's disk: its power is not cut here.
+        del chaos["power"]
+    return Plan(
+        seed=seed, rounds=chance.choice([4, 8, 16]), tabs=chance.choice([2, 4, 6]), window=chance.choice([1, 4, 8]),
+        chaos=chaos, store=store, fail_syncs=store is None and chance.random() < 0.2,
+        settings={
+            "checkpoint_interval_s": chance.choice([0.01, 0.05, 5.0]),
+            "log_segment_bytes": chance.choice([16 << 10, 64 << 10, 1 << 20]),
+        },
+    )
+
+
+def planted_plan(name: str, seed: int) -> Plan:
+    """Short runs in which a planted bug shows."""
+    values: dict[str, Any] = {"rounds": 6, "end_s": 6.0, **BUGS[name].plan}
+    return Plan(seed=seed, planted=name, **values)
