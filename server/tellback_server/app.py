@@ -40,6 +40,7 @@ from tellback_server.lock import DataLock
 from tellback_server.log import Log, LogPoisoned, Position
 from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
 from tellback_server.names import Names
+from tellback_server.page import page_routes
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
 from tellback_server.server_backup import UNFINISHED
@@ -146,6 +147,7 @@ class App:
                 extra_origins=settings.allowed_origins,
                 loopback_only=authenticator.kind == "none",
                 routes={
+                    **page_routes(self.fs),
                     "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics,
                     "/statusz": self._statusz,
                 },
@@ -313,6 +315,7 @@ class App:
             planned_s = loop.time() + LAG_SAMPLE_S
             await asyncio.sleep(LAG_SAMPLE_S)
             self._lag_max_s = max(self._lag_max_s, loop.time() - planned_s)
+            self._hub.watch_disk()
 
     def _needed(self) -> Position | None:
         """The oldest record of the log that somebody beside the keeper needs."""
@@ -325,7 +328,8 @@ class App:
         return HttpResponse(200, b"ok\n")
 
     def _readyz(self) -> HttpResponse:
-        if self._hub.is_admitting and self._hub.held_up is None and self._log.storage_error is None:
+        hub = self._hub
+        if hub.is_admitting and hub.held_up is None and not hub.is_stalled and self._log.storage_error is None:
             state = self._storage.state
             return HttpResponse(200, f"degraded: {state}\n".encode() if state else b"ready\n")
         return HttpResponse(503, b"not ready\n")
@@ -348,6 +352,7 @@ class App:
             "tellback_checkpoint_lag_seconds": self._keeper.lag_s,
             "tellback_log_segments": lambda: float(self._log.segment_count),
             "tellback_log_segments_held": lambda: float(self._keeper.retention.segments_held),
+            "tellback_log_stalled_seconds": lambda: self._log.stalled_s,
             "tellback_log_uncommitted_bytes": lambda: float(self._log.uncommitted_bytes),
             "tellback_backups_over_bound": lambda: float(self._keeper.backups.users_over),
             "tellback_loop_lag_seconds": self._take_lag,

@@ -36,6 +36,9 @@ from tellback_server.writes import UNCOMMITTED_BYTES_MAX
 
 log = structlog.get_logger()
 
+STALLED_S = 5.0
+"""A sync of that many seconds is no slow disk any more."""
+
 NAMES_LEFT_MAX = 4096
 """Renames and deletions that are remembered for those who are just looking into folders."""
 
@@ -151,6 +154,8 @@ class Hub:
         """Why nothing is admitted any more: code and sentence."""
         self.held_up: tuple[str, str] | None = None
         """Why nothing is admitted for now."""
+        self.is_stalled = False
+        """True while the disk does not answer; see `watch_disk`."""
         self.is_open = True
         """True when `admit` had no reason to refuse at the last batch; kept for the hot path."""
 
@@ -311,6 +316,8 @@ class Hub:
             raise Refused(*self._refusal)
         if self.held_up is not None:
             raise Refused(*self.held_up, details={"after_ms": 5000})
+        if self.is_stalled:
+            raise Refused("overloaded", "The disk does not answer; send this again.", details={"after_ms": 5000})
         if self.log.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             raise Refused("overloaded", "The disk is behind; send this again.", details={"after_ms": 500})
         if self.log.storage_error is not None:
@@ -329,7 +336,18 @@ class Hub:
     def go_on(self) -> None:
         """What held everything up is over."""
         self.held_up = None
-        self.is_open = self._refusal is None and self.log.storage_error is None
+        self._open_again()
+
+    def watch_disk(self) -> None:
+        """Now and then: nothing is admitted while the disk does not answer (BEHAVIOUR L7)."""
+        if self.is_stalled != (self.log.stalled_s > STALLED_S):
+            self.is_stalled = not self.is_stalled
+            log.warning("disk-stalled" if self.is_stalled else "disk-answers", stalled_s=round(self.log.stalled_s, 1))
+            self._open_again()
+
+    def _open_again(self) -> None:
+        held = self._refusal is not None or self.held_up is not None or self.is_stalled
+        self.is_open = not held and self.log.storage_error is None
 
     @property
     def is_admitting(self) -> bool:
@@ -349,7 +367,7 @@ class Hub:
 
     def on_durable(self, position: Position) -> None:
         """A batch is on the disk: everything up to `position` may leave."""
-        self.is_open = self._refusal is None and self.held_up is None and self.log.storage_error is None
+        self._open_again()
         releases = self.releases
         touched: set[Tab] = set()
         telling: dict[Actor, None] = {}

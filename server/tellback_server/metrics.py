@@ -61,6 +61,7 @@ GAUGES: Final = {
     "tellback_generation_bytes": "Their texts together",
     "tellback_log_segments": "Log segments on the disk",
     "tellback_log_segments_held": "Log segments over the retention that must stay: files refuse what is in them",
+    "tellback_log_stalled_seconds": "How long the disk has not answered, while something waits for it",
     "tellback_log_uncommitted_bytes": "Records that wait for the disk",
     "tellback_checkpoint_lag_seconds": "Age of the oldest durable write that is not in its chat file yet",
     "tellback_backups_over_bound": "Users whose backups take more room than they may: only last ones are left",

@@ -214,6 +214,13 @@ class Log:
         return len(self._index.segments)
 
     @property
+    def stalled_s(self) -> float:
+        """How long the disk has been at work on what waits, without telling anything durable; 0 when nothing waits."""
+        if self._synced_position >= self.handed:
+            return 0.0
+        return self._clock.monotonic_s() - self._progress_s
+
+    @property
     def storage_error(self) -> OSError | None:
         """Why the next segment cannot be prepared (usually ENOSPC), or None.
 
