@@ -135,7 +135,8 @@ class Backing:
             state = "behind"
         return StoreReport(
             store="backup", kind=StoreAddress(self.url).scheme, state=state, lag_s=flusher.lag_s,
-            pending_entries=flusher.pending_entries, pending_bytes=flusher.pending_bytes, failures=watch.failures, away_s=watch.failing_s,
+            pending_entries=flusher.pending_entries, pending_bytes=flusher.pending_bytes, failures=watch.failures,
+            away_s=watch.failing_s,
         )
 
     def close(self) -> None:
