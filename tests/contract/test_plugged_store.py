@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -55,8 +56,8 @@ async def test_it_is_a_backup_of_the_users_folder(site: Path, tmp_path: Path) ->
         tab = await TabClient.join(server.url)
         await tab.open(CHAT, create=True)
         assert (await tab.append(CHAT, "kept by somebody else"))["type"] == "ack"
-        status = subprocess.run(
-            [sys.executable, "-m", "tellback_server", "status", "--json", "--url", server.url],
+        status = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-m", "tellback_server", "status", "--json", "--url", server.url],
             capture_output=True, text=True, check=False, timeout=30,
         )
         assert status.returncode == 0, status.stderr
