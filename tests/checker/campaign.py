@@ -245,7 +245,7 @@ class Run:
             else:
                 evidence.disk = read_disk(self.data, chat_id)
         except (*LOST, AssertionError, KeyError, ValueError) as error:
-            self.problems.append(("model-equality", f"what is there cannot be read: {error!r}"))
+            self.problems.append(("durable", f"what is there cannot be read: {error!r}"))
 
 
 class _Over(Exception):

@@ -39,7 +39,9 @@ class Evidence(msgspec.Struct):
 async def read_server(url: str, chat: str, evidence: Evidence) -> None:
     """What the server tells."""
     reader = await TabClient.join(url)
-    evidence.final = await reader.open(chat)
+    final = await reader.open(chat)
+    assert final["type"] == "opened", final
+    evidence.final = final
     evidence.states = (await reader.ask("state-get", owner={"chat": chat}, timeout_s=30))["states"]
     evidence.history = await whole_history(reader, chat)
     evidence.history = [commit for commit in evidence.history if commit["version"]["seq"] > evidence.first["head"]["seq"]]

@@ -245,9 +245,21 @@ def _short_write_ignored() -> None:
 
 @bug("checksum-not-looked-at", "model-equality", chaos={"rot": 1}, rounds=10)
 def _checksum_not_looked_at() -> None:
-    from tellback_server.log import segment
+    import zlib
+
+    from tellback_server.log import index, segment
+
+    decode = index.decode_record
+
+    def believing(data: bytes, offset: int = 0) -> Any:
+        size = index.record_size(data, offset) if len(data) - offset >= index.RECORD_HEADER_BYTES else 0
+        if size > len(data) - offset:
+            return None
+        body = data[offset + 4 : offset + size]
+        return decode(zlib.crc32(body).to_bytes(4, "little") + body)
 
     segment.body_is_whole = lambda _header, _body: True
+    index.decode_record = believing
 
 
 @bug("torn-batch-taken-for-corruption", "durable", chaos=POWER, rounds=14)
