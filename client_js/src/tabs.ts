@@ -1,8 +1,8 @@
 /* The tabs of one profile: a session belongs to one live tab, and what a dead one left is sent by a live one.
 
      live tab      holds the lock of its session as long as it lives; the browser lets it go when the tab dies
-     another tab   sees a session in the outbox whose lock is free, takes the lock, and sends what is there in the name of
-                   that session: the same numbers and text, so that each write arrives once
+     another tab   sees a session in the outbox, waits for its lock, and once it is free sends what is still there in the
+                   name of that session: the same numbers and text, so that each write arrives once
 
    - The lock says who is alive, the outbox says what is left; nothing else is believed.
    - Without Web Locks (a page that is not served by https or from localhost) nobody is taken over: two tabs in one
@@ -21,6 +21,7 @@ export class Tabs {
   private readonly busy = new Set<string>();
   private timer: ReturnType<typeof setInterval> | undefined;
   private release: () => void = () => {};
+  private readonly stopped = new AbortController();
 
   constructor(
     private readonly url: string, private readonly session: string, private readonly outbox: Outbox, private readonly locks: Locks,
@@ -39,6 +40,7 @@ export class Tabs {
   stop(): void {
     clearInterval(this.timer);
     this.release();
+    this.stopped.abort();
     for (const client of [...this.adopted]) void client.close(0);
   }
 
@@ -52,8 +54,8 @@ export class Tabs {
   private async adopt(session: string): Promise<void> {
     this.busy.add(session);
     try {
-      await this.locks.request(this.lock(session), { ifAvailable: true }, async (lock) => {
-        const entries = lock ? await this.outbox.load(session) : [];
+      await this.locks.request(this.lock(session), { signal: this.stopped.signal }, async () => {
+        const entries = this.stopped.signal.aborted ? [] : await this.outbox.load(session);
         if (!entries.length) return;
         const client = this.speakFor(session, entries);
         this.adopted.push(client);

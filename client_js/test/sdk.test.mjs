@@ -230,7 +230,6 @@ test("what a dead tab left is sent once by a living one, in its name", async () 
   await server.start();
   assert.equal(server.url, url);
   assert.deepEqual(await outbox.load(dead.session), left);
-  locks.free(dead.session);
   const [living, beside] = await Promise.all([client(server, { outbox, locks }), client(server, { outbox, locks })]);
   const again = await living.open(at);
   await until(() => again.messages.length === 3);
@@ -238,7 +237,6 @@ test("what a dead tab left is sent once by a living one, in its name", async () 
   assert.deepEqual(texts(again), ["seen by the server", "one", "two"]);
   // A crash between the answer and its record: the same writes are there again, and change nothing.
   await outbox.write(dead.session, left.map((put) => ({ put })));
-  locks.free(dead.session);
   const third = await client(server, { outbox, locks });
   await until(async () => !(await outbox.load(dead.session)).length);
   assert.deepEqual(texts(await third.open(at)), ["seen by the server", "one", "two"]);

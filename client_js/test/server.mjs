@@ -54,21 +54,14 @@ export class Locks {
 
   async request(name, options, act) {
     if (!act) [options, act] = [{}, options];
-    while (this.held.has(name)) {
-      if (options.ifAvailable) return act(null);
-      await this.held.get(name).catch(() => {});
-    }
+    while (this.held.has(name)) await this.held.get(name).catch(() => {});
+    if (options.signal?.aborted) throw new Error("aborted");
     const run = Promise.resolve().then(() => act({ name }));
     this.held.set(name, run);
     try {
       return await run;
     } finally {
-      if (this.held.get(name) === run) this.held.delete(name);
+      this.held.delete(name);
     }
-  }
-
-  /** The tab died. */
-  free(part) {
-    for (const name of this.held.keys()) if (name.includes(part)) this.held.delete(name);
   }
 }
