@@ -1,12 +1,11 @@
-"""Control: what only somebody with a right to the data folder may ask of a running server, over a socket in it.
-
-    <data>/.tellback/control        a Unix socket, mode 0600; a line of JSON each way
+"""Control: what only the system user of a running server, or root, may ask of it; a line of JSON each way.
 
     -> {"ask":"stand-still"}        <- {"place":{...}}       nothing touches a file from here on
     -> {"ask":"go-on"}              <- {"held":true}         false: it had ended by itself
 
 Rules of this module:
-- The right to the folder is the right to ask; nothing of it can be reached over the network.
+- An abstract Unix socket of Linux, named by device and inode of the folder: nothing of it stands in the folder, where
+  programs that copy it would stumble, and nothing is left by a kill. The kernel tells who is at the other end.
 - Who goes away, whatever the reason, lets the server go on.
 """
 
@@ -14,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
+import struct
+import sys
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -24,12 +26,13 @@ import structlog
 from tellback_server.fs import Fs
 from tellback_server.standstill import HOLD_S, Place, Standstill
 
-__all__ = ["CONTROL", "Control", "NoServer", "ServerWentOn", "standing_still"]
+__all__ = ["Control", "NoServer", "ServerWentOn", "standing_still"]
 
 log = structlog.get_logger()
 
-CONTROL = "control"
 LINE_BYTES_MAX = 64 << 10
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: process, user, group."""
 
 
 class NoServer(Exception):
@@ -55,6 +58,14 @@ class _Ended(msgspec.Struct):
 _ask = msgspec.json.Decoder(_Ask).decode
 
 
+def _address(fs: Fs, server_root: str) -> str:
+    """Raises OSError where there are no such sockets, or no such folder."""
+    found = fs.stat(server_root)
+    if found is None or sys.platform != "linux":
+        raise FileNotFoundError(errno.ENOENT, "there is no control socket", server_root)
+    return f"\0tellback-control-{found.device}-{found.inode}"
+
+
 class Control:
     """The server's side. Loop thread."""
 
@@ -66,13 +77,11 @@ class Control:
         self._peers: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. A folder that cannot hold a socket (some network shares) is served without one."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        """Listen. Where that cannot be, the server serves without."""
         try:
-            self._fs.bind_private(listener, self._folder, CONTROL)
-            self._server = await asyncio.start_unix_server(self._accepted, sock=listener, limit=LINE_BYTES_MAX)
+            address = _address(self._fs, self._folder)
+            self._server = await asyncio.start_unix_server(self._accepted, address, limit=LINE_BYTES_MAX)
         except OSError as error:
-            listener.close()
             log.warning("no-control-socket", error=str(error))
 
     async def stop(self) -> None:
@@ -83,14 +92,15 @@ class Control:
         for peer in list(self._peers):
             peer.cancel()
         await asyncio.gather(*self._peers, return_exceptions=True)
-        with contextlib.suppress(OSError):
-            self._fs.unlink(os.path.join(self._folder, CONTROL))
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None, "a peer has a task"
         self._peers.add(task)
         try:
+            if not _is_ours(writer.get_extra_info("socket")):
+                log.warning("control-refused")
+                return
             with contextlib.suppress(ConnectionError, asyncio.LimitOverrunError, msgspec.MsgspecError):
                 await self._serve(reader, writer)
         finally:
@@ -116,12 +126,17 @@ class Control:
             await writer.drain()
 
 
+def _is_ours(peer: socket.socket) -> bool:
+    """Whether root or the user of this process is at the other end."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(credentials)[1] in (0, os.geteuid())
+
+
 @contextlib.asynccontextmanager
 async def standing_still(fs: Fs, server_root: str) -> AsyncIterator[Place]:
     """The other side: the server of a folder stands still meanwhile. Raises NoServer; at the end ServerWentOn."""
     try:
-        with fs.short_path(server_root) as short:
-            reader, writer = await asyncio.open_unix_connection(f"{short}/{CONTROL}", limit=LINE_BYTES_MAX)
+        reader, writer = await asyncio.open_unix_connection(_address(fs, server_root), limit=LINE_BYTES_MAX)
     except OSError as error:
         raise NoServer(str(error)) from error
     try:

@@ -81,7 +81,8 @@ def events_of(effects: Iterable[Effect]) -> set[str]:
     for effect in effects:
         match effect:
             case PatchEffect():
-                found.add("swipe" if b'"/swipe' in bytes(effect.patch) else "edit")
+                # An edit of a message with swipes changes the one that is shown, too.
+                found.add("swipe" if b'"/swipe_id"' in bytes(effect.patch) else "edit")
             case DeleteEffect():
                 found.add("delete")
             case InsertEffect():

@@ -32,7 +32,7 @@ __all__ = ["UNFINISHED", "BackupUnusable", "CopiedFile", "Copying", "Manifest", 
 UNFINISHED: Final = f"{SERVER_FOLDER}/UNFINISHED"
 MANIFEST: Final = f"{SERVER_FOLDER}/backup.json"
 LOG_FOLDER: Final = f"{SERVER_FOLDER}/log"
-LEFT_OUT: Final = frozenset((f"{SERVER_FOLDER}/LOCK", f"{SERVER_FOLDER}/control", UNFINISHED, MANIFEST))
+LEFT_OUT: Final = frozenset((f"{SERVER_FOLDER}/LOCK", UNFINISHED, MANIFEST))
 FORMAT: Final = 1
 Report = Callable[[str, int], None]
 """Told of each file, with its size, when it is there."""

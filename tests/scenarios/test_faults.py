@@ -104,7 +104,7 @@ async def test_a_full_disk_under_the_chat_files_costs_no_ack_and_is_told(tmp_pat
         for number in range(20):
             assert (await tab.append(CHAT, f"{number}"))["type"] == "ack"
             await asyncio.sleep(0.01)
-        assert await metric(process.url, "tellback_checkpoint_failures_total") == 1
+        await eventually(lambda: metric(process.url, "tellback_checkpoint_failures_total"), 1)
         assert await metric(process.url, "tellback_checkpoint_lag_seconds") > 0
         assert "checkpoint-failed" in process.errors.read_text()
         assert (data / FILE).read_bytes().count(b'"mes"') == 0

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tellback_server.__main__ import app
 from tellback_server.app import App
 from tellback_server.config import ConfigurationError, Settings
-from tellback_server.control import standing_still
+from tellback_server.control import NoServer, standing_still
 from tellback_server.fs import Fs
 from tests.support.server import Process, TabClient, running, texts
 
@@ -209,8 +209,9 @@ async def test_a_standstill_delays_no_ack_and_ends_with_who_asked_z13(tmp_path: 
             async with asyncio.timeout(10):
                 while files() == standing:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-        assert (tmp_path / ".tellback/control").stat().st_mode & 0o777 == 0o600
-    assert not (tmp_path / ".tellback/control").exists()
+    with pytest.raises(NoServer):
+        async with standing_still(Fs(), str(tmp_path / ".tellback")):
+            pass
 
 
 async def test_a_kill_at_any_file_of_a_backup_and_the_next_run_finishes_it_z13(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from tellback_server.app import App
 from tellback_server.config import Settings
 from tellback_server.fs import Fs
+from tests.support.patience import patient, patient_flags
 from tests.support.raw_client import RawClient
 from tests.support.shared import shared_folder
 
@@ -44,7 +45,7 @@ def tree(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 async def running(data: Path, *, fs: Fs | None = None, **settings: Any) -> AsyncIterator[App]:
     """A server in this loop, on a port of its own."""
     values: dict[str, Any] = {"data": str(data), "port": 0, "checkpoint_interval_s": 0.05, **settings}
-    app = App(Settings(**values), fs=fs)
+    app = App(Settings(**patient(values)), fs=fs)
     await app.start()
     served = asyncio.create_task(app.run_until_stopped())
     try:
@@ -60,7 +61,7 @@ class Process:
 
     def __init__(self, data: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
         self.data = data
-        self.flags = flags
+        self.flags = patient_flags(flags)
         self.environment = environment or {}
         self.port = 0
         self.url = ""

@@ -33,7 +33,7 @@ def server(
     data: Annotated[str, typer.Option("--data", help="The data folder, served or not.")],
     as_json: Json = False,
 ) -> None:
-    """Back a whole data folder up while its server goes on serving. Needs a right to the folder, not a token.
+    """Back a data folder up while its server goes on serving; for root and the server's system user, without a token.
 
     A server started on the copy has everything acknowledged before the moment that is told.
     """
