@@ -154,6 +154,10 @@ class Writes:
             decision = decide(stream, request, session, fresh, hub.limits, models=hub.producers.models)
         except Refused as refusal:
             hub.counters.refused(refusal.code)
+            if hub.is_stalled and refusal.code == "overloaded":
+                # It says nothing of the chat, and who has to wait must not wait for being told so.
+                tab.answer_refusal(request, owner_json, size_bytes, refusal)
+                return
             actor.refuse(tab, request, owner_json, size_bytes, refusal)
             return
         op = request.op

@@ -177,10 +177,17 @@ class Survivor:
 
     async def ask(self, type: str, **fields: Any) -> dict[str, Any]:
         try:
-            return await self.tab.ask(type, **fields)
+            answer = await self.tab.ask(type, **fields)
+            if answer.get("code") != "generation-gap":
+                return answer
         except LOST:
             await self._back(type, fields)
-        return await self.tab.ask(type, **fields)
+        answer = await self.tab.ask(type, **fields)
+        if answer.get("code") == "generation-gap":
+            assert self._text is not None
+            await self.tab.raw.send(self._text)
+            answer = await self.tab.ask(type, **fields)
+        return answer
 
     async def _back(self, type: str, fields: dict[str, Any]) -> None:
         """The server was killed: after a start it shows the last world, or the one that this request leads to."""
