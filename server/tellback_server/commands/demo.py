@@ -12,10 +12,12 @@ from tellback_server.commands.exits import CONFIGURATION, explained, fail
 from tellback_server.config import Settings, load_settings
 from tellback_server.demo import LIVE_CHAT, has_chats, remove_folder, write_demo
 from tellback_server.fs import Fs
+from tellback_server.page import BUILD_COMMAND, is_built, page_url
 from tellback_server.process import run_server
 
 _GUIDE = """
 The server runs. Chats: {data}{fate}
+Open {page} in a browser, and once more beside it.{unbuilt}
 
 Three things to try, each in another terminal (in a checkout, put `uv run` before each command):
 
@@ -54,16 +56,18 @@ def demo(
         try:
             if not has_chats(fs, folder):
                 write_demo(fs, folder)
-            code = run_server(settings, lambda url: _guide(settings, kept, url, f"say-{fs.token()}"))
+            unbuilt = "" if is_built(fs) else f"\n(The page is not built: in the checkout, once, {BUILD_COMMAND})"
+            code = run_server(settings, lambda url: _guide(settings, kept, url, f"say-{fs.token()}", unbuilt))
         finally:
             if not kept and fs.stat(folder) is not None:
                 remove_folder(fs, folder)
     raise typer.Exit(code)
 
 
-def _guide(settings: Settings, kept: bool, url: str, session: str) -> None:
+def _guide(settings: Settings, kept: bool, url: str, session: str, unbuilt: str) -> None:
     fate = "" if kept else "  (removed at the end; keep them with --data DIR)"
     typer.echo(_GUIDE.format(
-        data=settings.data, fate=fate, chat=LIVE_CHAT, url=url, session=session,
+        data=settings.data, fate=fate, chat=LIVE_CHAT, url=url, session=session, page=page_url(url),
+        unbuilt=unbuilt,
         folder_s=settings.checkpoint_interval_s,
     ), err=True)
