@@ -24,7 +24,7 @@ from tests.checker.linearizability import second_opinion
 from tests.checker.notebook import Notebook, read
 from tests.checker.tab import Forgotten, Tab
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST
+from tests.support.oracle import LOST, until
 from tests.support.server import TabClient
 from tests.support.stored import caught_up
 
@@ -196,10 +196,7 @@ class Run:
                     tab.cut()
                 wanted = notebook.answers + self.plan.answers
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ROUND_S):
-                        while notebook.answers < wanted:
-                            await asyncio.sleep(0.005)
-                self.urls = []
+                    await until(lambda: notebook.answers >= wanted, ROUND_S)
         self.urls = []
         await self.server.kill()
         await self._start()

@@ -43,8 +43,8 @@ async def read_server(url: str, chat: str, evidence: Evidence) -> None:
     assert final["type"] == "opened", final
     evidence.final = final
     evidence.states = (await reader.ask("state-get", owner={"chat": chat}, timeout_s=30))["states"]
-    evidence.history = await whole_history(reader, chat)
-    evidence.history = [commit for commit in evidence.history if commit["version"]["seq"] > evidence.first["head"]["seq"]]
+    begins = evidence.first["head"]["seq"]
+    evidence.history = [one for one in await whole_history(reader, chat) if one["version"]["seq"] > begins]
     await reader.close()
 
 

@@ -249,7 +249,7 @@ def broadcast_stream(case: Case) -> Iterator[str]:
             # A tab that ended before others wrote is compared as far as it came.
             continue
         if list(copy_.messages.values()) != final["messages"]:
-            problems.append(f"the messages of {tab} are not the server's: {_first_difference(copy_.messages.values(), final['messages'])}")
+            problems.append(f"{tab} holds {_first_difference(final['messages'], copy_.messages.values())}")
         if copy_.metadata != final["metadata"]:
             problems.append(f"the metadata of {tab} is {copy_.metadata}, the server's {final['metadata']}")
     yield from problems
@@ -270,7 +270,7 @@ def model_equality(case: Case) -> Iterator[str]:
         invocation = None if key is None else case.notes.invocations.get(key)
         try:
             found = reference.commit(commit, None if invocation is None else invocation.frame)
-        except Exception as error:  # noqa: BLE001  What cannot be worked out is a finding.
+        except Exception as error:
             yield f"{commit['version']}: what {invocation and invocation.frame} means to {commit['ops']}: {error!r}"
             return
         yield from (f"{commit['version']}: {problem}" for problem in found)

@@ -112,8 +112,8 @@ def _seen_of(case: Case, document: str, tokens: _Tokens, invocation: Invocation)
     if commit is None or document not in documents_of(commit):
         return
     token = tokens.at(commit["version"]["seq"])
-    free = frame.get("force") or frame.get("on_conflict") == "rebase" or own != document or frame["type"].startswith("generation")
-    if free or isinstance(base, dict) or base == "*" or "base" not in frame:
+    free = frame.get("force") or frame.get("on_conflict") == "rebase" or own != document
+    if free or isinstance(base, dict) or base == "*" or "base" not in frame or frame["type"].startswith("generation"):
         yield Seen(at[0], "set", None, token, at[1], at[2])
     elif base is None:
         yield Seen(at[0], "make", None, token, at[1], at[2])

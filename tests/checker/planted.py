@@ -176,7 +176,7 @@ def _no_directory_sync_of_a_segment() -> None:
     writer.publish = recovery.publish = unsynced  # type: ignore[assignment]
 
 
-@bug("no-directory-sync-of-a-rename", "integrity-chain", chaos=POWER, rounds=10)
+@bug("no-directory-sync-of-a-rename", "durable", chaos=POWER, rounds=10)
 def _no_directory_sync_of_a_rename() -> None:
     from tests.checker.power import JournalingFs
 
@@ -297,10 +297,9 @@ def _failed_batch_is_acknowledged() -> None:
 
 @bug("lock-file-only-and-no-term", "durable", chaos={"rival": 1}, rounds=3)
 def _no_lock() -> None:
-    from tellback_server.log.term import TermFile
-    from tellback_server.log.log import Log  # noqa: F401  The lock of the log is the same call.
-
     import tests.checker.power as power
+    from tellback_server.log.log import Log  # noqa: F401  The lock of the log is the same call.
+    from tellback_server.log.term import TermFile
 
     class Unlocked:
         path = ""

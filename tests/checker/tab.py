@@ -1,4 +1,4 @@
-"""A tab that notes everything: several ops in flight, resent on every new connection with the same numbers and bytes."""
+"""A tab that notes everything: several ops in flight, resent on every new connection with the same numbers."""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ class Story:
         self.evidence = Evidence(
             first=opened, history=[self.second, self.third],
             final={**opened, "version": version(3), "head": version(3), "messages": messages},
-            disk={**copy.deepcopy(place), "sync": {"integrity": "i3"}}, store={**copy.deepcopy(place), "integrity": "i3"},
+            disk={**copy.deepcopy(place), "sync": {"integrity": "i3"}},
+            store={**copy.deepcopy(place), "integrity": "i3"},
         )
 
     def note(self, tab: str, what: str, **fields: Any) -> None:
