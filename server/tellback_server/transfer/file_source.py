@@ -113,14 +113,13 @@ class FileSource:
         if is_utf16(data):
             data = utf16_as_utf8(data) or data
         chats = conversations_of(data, entry.parts[-1].lower().endswith(".json"), notes)
-        is_one = len(chats) == 1 and chats[0].line == 0
         told = notes.take()
         for number, chat in enumerate(chats, 1):
             own = Notes(entry.name)
-            name = stem if is_one else chat.title or f"{stem} #{chat.line or number}"
+            name = stem if chat.line == 0 else chat.title or f"{stem} #{chat.line}"
             place = self._place(entry, name, own)
             yield Item(
-                source=entry.name if is_one else f"{entry.name}#{chat.line or number}", target=place,
+                source=entry.name if chat.line == 0 else f"{entry.name}#{chat.line}", target=place,
                 data=from_role_content(chat, str(place), when_ms),
                 content=b"\n".join([dumps(chat.fields), *chat.lines]), mtime_ns=stat.mtime_ns,
                 size_bytes=len(data) if number == 1 else 0, messages=chat.messages,

@@ -94,15 +94,16 @@ class Importer:
         if isinstance(found, Anomaly):
             return Taken("left-out", found.path, notes=[found])
         notes = Notes(found.source)
-        for note in found.notes:
-            notes.put(note)
-        known = None if self._again else self._known(found, notes)
-        if known is None:
-            known = self._place(found, notes)
-        known.notes = notes.take()
-        if isinstance(found.target, GroupChat) and known.target not in ("", str(found.target)):
-            self._renamed[found.target.chat] = known.target.removeprefix("group:")
-        return known
+        taken = None if self._again else self._known(found, notes)
+        if taken is None:
+            # What its first import told is not told again.
+            for note in found.notes:
+                notes.put(note)
+            taken = self._place(found, notes)
+        taken.notes = notes.take()
+        if isinstance(found.target, GroupChat) and taken.target not in ("", str(found.target)):
+            self._renamed[found.target.chat] = taken.target.removeprefix("group:")
+        return taken
 
     def _known(self, item: Item, notes: Notes) -> Taken | None:
         """What an earlier run made of it; None when it is new."""
@@ -326,8 +327,11 @@ class Importer:
         if target is None or path is None or (now := self._digest(path)) is None:
             return None
         is_same = (entry.root, entry.source) == (self._source.root, item.source)
-        if not is_same and not (isinstance(target, CharacterChat | GroupChat) and self._goes_on(item, path)):
-            return None
+        if not is_same:
+            # What stands in the source under both names are two things, whatever they hold.
+            is_there = entry.root == self._source.root and self._source.has(entry.source)
+            if is_there or not isinstance(target, CharacterChat | GroupChat) or not self._goes_on(item, path):
+                return None
         if now != entry.stored or entry.target in self._logged:
             notes.add("changed-there", "not replaced, because it was changed here too", detail=entry.target)
             return None

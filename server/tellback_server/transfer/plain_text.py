@@ -81,8 +81,10 @@ def from_text(
             messages[-1]["mes"] = "\n".join(_unindented(line, number) for number, line in enumerate(said))
             said.clear()
 
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.removesuffix("\r")
+    lines = text.split("\n")
+    if _is_crlf(lines):
+        lines = [line.removesuffix("\r") for line in lines]
+    for number, line in enumerate(lines, 1):
         found = _beginning(line, speakers)
         if found is None:
             if not messages:
@@ -108,6 +110,11 @@ def from_text(
     # The id that a chat has here is given here.
     del header["chat_id"]
     return Transcript(b"\n".join([dumps(header), *map(dumps, messages)]), len(messages), is_exact)
+
+
+def _is_crlf(lines: list[str]) -> bool:
+    """Whether the lines end in CR LF; where only some do, the CR belongs to a text."""
+    return len(lines) > 1 and all(line.endswith("\r") for line in lines[:-1])
 
 
 def _beginning(line: str, speakers: Collection[str]) -> re.Match[str] | None:
@@ -155,4 +162,6 @@ def block_of(message: dict[str, Any], *, as_shown: bool = True) -> tuple[str, bo
 
 def to_text(messages: Iterable[dict[str, Any]]) -> str:
     """A transcript."""
-    return "\n".join(block_of(message)[0] for message in messages)
+    text = "\n".join(block_of(message)[0] for message in messages)
+    # A line end of another kind says that the CRs are the texts'.
+    return text + "\n" if _is_crlf(text.split("\n")) else text

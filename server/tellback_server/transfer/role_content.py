@@ -140,6 +140,7 @@ def read_message(message: dict[str, Any], notes: Notes, line: int = 0) -> dict[s
     role = role if isinstance(role, str) else ""
     rest = dict(message)
     text = message_text(message)
+    has_name = "name" in rest
     name = rest.pop("name", None)
     out: dict[str, Any] = {}
     if "id" in rest:
@@ -157,9 +158,9 @@ def read_message(message: dict[str, Any], notes: Notes, line: int = 0) -> dict[s
         else:
             out["send_date"] = utc_text(when_ms)
     out["mes"] = text
-    if name is not None and not (isinstance(name, str) and name):
+    if has_name and not (isinstance(name, str) and name):
         rest["original_name"] = name
-    elif name is not None and name == _NAMES.get(role.lower()):
+    elif has_name and name == _NAMES.get(role.lower(), role or "Assistant"):
         # So that the name that was told comes back, and the one that was made up does not.
         rest["has_name"] = True
     if isinstance(rest.get("content"), str):
@@ -201,7 +202,7 @@ def to_role_content(message: dict[str, Any]) -> dict[str, Any]:
     name = message.get("name")
     if "original_name" in message:
         out["name"] = message["original_name"]
-    elif isinstance(name, str) and name and (name != _NAMES.get(role.lower(), role) or message.get("has_name") is True):
+    elif isinstance(name, str) and name and (name != _NAMES.get(role.lower(), role or "Assistant") or message.get("has_name") is True):
         out["name"] = name
     if isinstance(message.get("id"), str):
         out["id"] = message["id"]

@@ -1,0 +1,173 @@
+"""`tellback import` and `tellback export` as people run them: exit codes, sentences, JSON, servers, kills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tellback_server.__main__ import main
+from tests.support.importing import USER, contents, write_files
+from tests.support.real_data import COUNTS, copy_real_data, real_user, tree
+from tests.support.server import Process, TabClient
+
+
+def forked(arguments: tuple[str, ...]) -> tuple[int, str, str]:
+    """The real command in a child of this process, which has imported it already."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
+            os.environ["COLUMNS"] = "200"
+            code = 1
+            try:
+                sys.argv = ["tellback", *arguments]
+                main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        for file in (out, errors):
+            file.seek(0)
+        return os.waitstatus_to_exitcode(status), out.read().decode(), errors.read().decode()
+
+
+async def run(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    async with asyncio.timeout(60):
+        return await asyncio.to_thread(forked, tuple(map(str, arguments)))
+
+
+async def test_a_real_folder_from_import_to_served_chats_and_back(tmp_path: Path) -> None:
+    """[IE1] [IE2] [IE9] Looked at in place, tried dry, imported, served, written to, exported by server and folder."""
+    source, data = real_user(), tmp_path / "data"
+    before = tree(source)
+    code, out, _ = await run("import", "sillytavern", source.parent)
+    assert code == 0
+    assert f"tellback serve --data {source.parent}" in out
+    code, out, _ = await run("import", "sillytavern", source.parent, "--data", data, "--dry-run", "--json")
+    dry = json.loads(out)
+    assert (code, dry["actions"], data.exists()) == (0, {"imported": 23}, False)
+    code, out, _ = await run("import", "sillytavern", source.parent, "--data", data, "--json")
+    report = json.loads(out)
+    assert (code, report["done"], report["messages"]) == (0, True, sum(COUNTS.values()))
+    told = [{key: value for key, value in one.items() if key != "kept"} for one in report["items"]]
+    assert told == dry["items"]
+    assert tree(source) == before
+    server = await Process(data).start()
+    try:
+        code, out, errors = await run("import", "sillytavern", source, "--data", data)
+        assert (code, out) == (73, "")
+        assert "Stop it first" in errors
+        code, out, errors = await run("export", "openai", tmp_path / "no", "--data", data)
+        assert (code, out) == (73, "")
+        assert "--url" in errors
+        tab = await TabClient.join(server.url)
+        winter = "character:Kapitän Jonas Thale/The lighthouse winter"
+        await tab.open(winter)
+        await tab.append(winter, "and one more")
+        code, out, _ = await run("export", "luker", tmp_path / "served", "--url", server.url, "--json")
+        assert (code, json.loads(out)["messages"]) == (0, sum(COUNTS.values()) + 1)
+    finally:
+        await server.kill()
+    # The last message is in the log only: the export from the folder has it all the same.
+    code, out, _ = await run("export", "sillytavern", tmp_path / "filed", "--data", data)
+    assert code == 0
+    served, filed, were = contents(tmp_path / "served"), contents(tmp_path / "filed"), contents(source)
+    path = "chats/Kapitän Jonas Thale/The lighthouse winter.jsonl"
+    assert json.loads(served[path].split(b"\n")[-1])["mes"] == "and one more"
+    assert json.loads(filed[path].rstrip(b"\n").split(b"\n")[-1])["mes"] == "and one more"
+    assert filed[path].startswith(were[path])
+    changed = {path, "group chats/2024-10-12@19h00m00s.jsonl"}
+    for name, found in served.items():
+        assert name in changed or found == were[name]
+    assert {name: found for name, found in filed.items() if name != path} == {
+        name: found for name, found in were.items() if name != path and not name.startswith("backups")
+    }
+    code, out, _ = await run("export", "text", "-", "--data", data, "--chat", winter)
+    assert code == 0
+    assert out.endswith("and one more\n")
+    code, out, errors = await run("export", "text", "-", "--data", data, "--chat", "character:Pip/None")
+    assert (code, out) == (1, "")
+    assert "no such chat" in errors
+
+
+async def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(tmp_path: Path) -> None:
+    """[IE1] Each with its exit code; nothing is made."""
+    source = copy_real_data(tmp_path) / USER
+    write_files(tmp_path / "two", {"a/chats/x": b"", "b/chats/x": b""})
+    (tmp_path / "empty").mkdir()
+    before = tree(tmp_path)
+    cases: list[tuple[int, str, tuple[Any, ...]]] = [
+        (78, "lie in each other", ("import", "luker", source, "--data", source / "in" / "it")),
+        (78, "lie in each other", ("import", "luker", source, "--data", source.parent)),
+        (78, "does not exist", ("import", "luker", tmp_path / "none", "--data", tmp_path / "d")),
+        (78, "Only the last folder", ("import", "luker", source, "--data", tmp_path / "x" / "y")),
+        (78, "several users", ("import", "luker", tmp_path / "two", "--data", tmp_path / "d")),
+        (78, "--from-user", ("import", "luker", tmp_path / "two", "--from-user", "c", "--data", tmp_path / "d")),
+        (78, "neither chats/", ("import", "luker", tmp_path / "empty", "--data", tmp_path / "d")),
+        (78, "no folder of CardShark", ("import", "cardshark", tmp_path / "empty", "--data", tmp_path / "d")),
+        (78, ".jsonl", ("import", "openai", tmp_path / "empty", "--data", tmp_path / "d")),
+        (78, "--data is needed", ("import", "text", source)),
+        (78, "lie in each other", ("export", "luker", source / "out", "--data", source.parent)),
+        (78, "--url", ("export", "luker", tmp_path / "d")),
+        (78, "--chat", ("export", "luker", "-", "--data", source.parent)),
+        (69, "Is it running?", ("export", "luker", tmp_path / "d", "--url", "ws://127.0.0.1:9/ws")),
+    ]
+    for code, part, arguments in cases:
+        got, out, errors = await run(*arguments)
+        assert (got, out) == (code, ""), (arguments, errors)
+        assert part in errors, (arguments, errors)
+        assert errors.count("\n") == 1, errors
+    assert tree(tmp_path) == before
+
+
+async def test_a_report_names_what_a_person_should_look_at(tmp_path: Path) -> None:
+    """[IE3] Exit code 1, file, line, what was done; control characters of names do not reach the terminal."""
+    source = write_files(tmp_path / "s", {
+        "chats/A/bad\x1b[31m.jsonl": b'{"chat_metadata":{}}\n{torn\n{"mes":"x"}', "chats/A/well.jsonl": b"{}",
+    })
+    code, out, _ = await run("import", "sillytavern", source, "--data", tmp_path / "d")
+    assert code == 1
+    assert "\x1b" not in out
+    assert "line 2" in out
+    assert "read-only until `tellback repair`" in out
+    assert "2 imported" in out
+    code, out, _ = await run("check", tmp_path / "d")
+    assert code == 1
+    code, out, _ = await run("import", "sillytavern", source, "--data", tmp_path / "d")
+    assert (code, out.split(";")[0]) == (0, "2 here already")
+
+
+async def test_an_import_that_is_killed_in_the_middle_is_whole_after_the_next_run(tmp_path: Path) -> None:
+    """[IE7] SIGKILL and SIGINT to the real command; the lock is free at once."""
+    source = write_files(tmp_path / "s", {
+        f"chats/A/n{number}.jsonl": b'{"chat_metadata":{}}\n{"mes":"%d"}' % number for number in range(200)
+    })
+    for number in (signal.SIGKILL, signal.SIGINT):
+        data = tmp_path / number.name
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tellback_server", "import", "luker", str(source), "--data", str(data),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(30):
+            while len(list((data / USER / "chats").rglob("*.jsonl")) if data.exists() else ()) < 20:
+                await asyncio.sleep(0.01)
+            process.send_signal(number)
+            await process.communicate()
+        there = len(contents(data / USER))
+        assert 20 <= there < 200
+        code, out, _ = await run("import", "luker", source, "--data", data, "--json")
+        assert code == 0
+        assert contents(data / USER) == contents(source)
+        assert json.loads(out)["actions"]["imported"] >= 200 - there - 1
