@@ -17,7 +17,6 @@ Errors: ConfigurationError, see `config_problems`.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -25,7 +24,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tellback_server.cipher_settings import cipher_settings
 from tellback_server.config_problems import (
     ENVIRONMENT_PREFIX,
     ConfigurationError,
@@ -34,6 +32,7 @@ from tellback_server.config_problems import (
     problem_of,
     variable_of,
 )
+from tellback_server.config_sources import ENVIRONMENT_ONLY, CipherSource, FileSource
 from tellback_server.fs import Fs, FsError
 from tellback_server.http import is_loopback_name, parse_origin
 from tellback_server.save_strategy import EVENTS, Strategy
@@ -54,10 +53,8 @@ __all__ = [
     "variable_of",
 ]
 
-ENVIRONMENT_ONLY: Final = frozenset({"unsafe_no_sync"})
 OTHER_VARIABLES: Final = frozenset({"TELLBACK_URL", "TELLBACK_TOKEN", "TELLBACK_FAILPOINTS"})
 """Of other commands and of the crash tests."""
-_PATHS: Final = ("data", "auth_file", "jwt_key_file")
 _KEY_CHARACTERS_MAX: Final = 4096
 _KIB: Final = 1 << 10
 _MIB: Final = 1 << 20
@@ -242,9 +239,9 @@ class Settings(BaseSettings):
         """Flags, then the environment, then what Cipher's variables say, then the file that one of the first two names.
         """
         flags, variables = init_settings(), env_settings()
-        file = _FileSource(settings_cls, flags.get("config") or variables.get("config"))
+        file = FileSource(settings_cls, flags.get("config") or variables.get("config"))
         named = {**file(), **variables, **flags}
-        return init_settings, env_settings, _CipherSource(settings_cls, named), file
+        return init_settings, env_settings, CipherSource(settings_cls, named), file
 
     @field_validator("config", "data", "auth_file", "jwt_key_file", mode="after")
     @classmethod
@@ -364,7 +361,7 @@ class Settings(BaseSettings):
             raise ValueError("store multi has no backup; give --backup URL, for instance sqlite:///srv/backup.db")
         if self.backup in ("files", "multi") or self.primary == "multi":
             raise ValueError("a backup is the URL of a store; a folder of readable copies is files:///srv/mirror")
-        if self.primary == self.backup:
+        if _is_one_store(self.primary, self.backup):
             raise ValueError("primary and backup are one store; a copy beside itself is none")
         return self
 
@@ -397,61 +394,11 @@ class Settings(BaseSettings):
         return self.auth_file is not None or self.jwt_key_file is not None
 
 
-class _CipherSource(PydanticBaseSettingsSource):
-    """What the variables of Cipher's MultiBackend say; nothing where our own settings choose a store."""
-
-    def __init__(self, settings_cls: type[BaseSettings], named: Mapping[str, Any]) -> None:
-        super().__init__(settings_cls)
-        self._values = cipher_settings(os.environ, named)
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self._values.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return self._values
-
-
-class _FileSource(PydanticBaseSettingsSource):
-    """The TOML file; nothing when no file is named."""
-
-    def __init__(self, settings_cls: type[BaseSettings], path: str | None) -> None:
-        super().__init__(settings_cls)
-        self._values = {} if path is None else _read_file(os.path.abspath(os.path.expanduser(path)))
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self._values.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return self._values
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(Fs().read(path).decode())
-    except FsError as error:
-        remedy = "Check --config or TELLBACK_CONFIG."
-        raise ConfigurationError(Problem(path, f"the file {error.reason}.", remedy)) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(Problem(path, f"this is not TOML: {error}.")) from None
-    for name in ENVIRONMENT_ONLY & values.keys():
-        raise ConfigurationError(
-            Problem(path, f"{name} cannot be set in a file.", f"Set the variable {variable_of(name)} if you mean it.")
-        )
-    if "config" in values:
-        raise ConfigurationError(Problem(path, "a settings file cannot name another one.", "Remove the key config."))
-    folder = os.path.dirname(path)
-    for name in _PATHS:
-        if isinstance(values.get(name), str):
-            values[name] = os.path.join(folder, os.path.expanduser(values[name]))
-    if isinstance(values.get("upstream_key_file"), list):
-        values["upstream_key_file"] = [_beside(folder, text) for text in values["upstream_key_file"]]
-    return values
-
-
-def _beside(folder: str, text: Any) -> Any:
-    """NAME=PATH with the path relative to `folder`; what is something else is left for the check of the setting."""
-    name, equals, path = text.partition("=") if isinstance(text, str) else ("", "", "")
-    return f"{name}={os.path.join(folder, os.path.expanduser(path))}" if equals and path else text
+def _is_one_store(one: str, other: str) -> bool:
+    """Whether two URLs certainly name one store: a file has no options that make another one of it."""
+    if one.startswith(("sqlite:", "files:")):
+        one, other = (os.path.normpath(url.partition("?")[0]) for url in (one, other))
+    return one == other
 
 
 def load_settings(flags: Mapping[str, Any]) -> Settings:

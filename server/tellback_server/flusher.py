@@ -21,30 +21,24 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from copy import copy
 from typing import Final, Protocol
 
 import msgspec
 import structlog
-from msgspec import Raw
 
-from tellback_protocol.chat import with_id
-from tellback_protocol.effects import Effect, StateEffect, decode_commit
-from tellback_protocol.floors import LOG_SUFFIX
+from tellback_protocol.effects import decode_commit
 from tellback_protocol.ids import Version, parse_place
-from tellback_protocol.stream import StateDocument, Stream
 from tellback_server.actor import Actor
 from tellback_server.checkpoint import in_thread
 from tellback_server.failpoint import failpoint
+from tellback_server.flush_snapshot import Snapshot
 from tellback_server.flushed import FlushedFile
 from tellback_server.hub import Hub
 from tellback_server.log import LogError, Position, RecordMissing
 from tellback_server.records import ADOPT, CHECKPOINT, COMMIT, OPERATION, decode_base, owner_key
 from tellback_server.registrar import Registrar
-from tellback_server.store.base import StoreBehind, StoreDamaged, StoredChat, StoreError, StoreUnavailable, is_at_least
-from tellback_server.store.held import FileState, Pending
+from tellback_server.store.base import StoreBehind, StoreDamaged, StoreError, StoreUnavailable, is_at_least
 from tellback_server.store.multi import Guarded, is_newer
-from tellback_server.store.store_state import EFFECTS_MAX, StoreState, listing_of
 from tellback_server.store_watch import StoreWatch
 
 __all__ = ["Backed", "Flusher", "Survey", "Wanted"]
@@ -85,12 +79,6 @@ class Survey(Protocol):
         """What the backup lacks and the log may not tell; `backed` is what it holds, by owner key. Whatever the primary
         lacks is copied there. Raises StoreError, OSError.
         """
-
-
-class _Snapshot(msgspec.Struct):
-    value: StoredChat
-    file: FileState
-    floors: list[str]
 
 
 class Flusher:
@@ -382,7 +370,7 @@ class Flusher:
         if stream.damage and backed is not None:
             # What stands in the backup is more than what can be read here.
             return True
-        user, snapshot = stream.user, _snapshot(stream, held)
+        user, snapshot = stream.user, Snapshot.take(stream, held)
         await self._hub.log.flush()
         failpoint("flush.before_save")
         await in_thread(self._executor, lambda: self._save(user, key, snapshot))
@@ -390,16 +378,13 @@ class Flusher:
         self.flushed += 1
         return True
 
-    def _save(self, user: str, key: str, snapshot: _Snapshot) -> None:
+    def _save(self, user: str, key: str, snapshot: Snapshot) -> None:
         value, backed = snapshot.value, self._backed.get(key)
         if self._gone(user, value.chat_id) is not None:
             return
-        file = snapshot.file
-        # What stands for a file of an owner in a store is none.
-        identity = None if isinstance(file, StoreState) else file.identity
-        value.summary = msgspec.json.encode(listing_of(file.image, value, self._hub.clock.now_ms(), identity))
+        snapshot.finish(self._hub.clock.now_ms())
         base = None if backed is None else backed.head
-        effects = None if base is None else self._effects(key, base, snapshot)
+        effects = None if base is None else snapshot.effects_since(base, self._hub.log, key)
         try:
             self._backup.save(user, base, effects, value)
         except (StoreBehind, StoreDamaged) as error:
@@ -414,34 +399,6 @@ class Flusher:
         if backed is not None and is_at_least(backed.head, value.head) and backed.name != value.name:
             self._backup.rename(user, value.chat_id, value.name)
         self._backed[key] = Backed(value.head, value.name)
-
-    def _effects(self, key: str, base: Version, snapshot: _Snapshot) -> list[Effect] | None:
-        """What led from the backup's head to the snapshot's; None when the log does not tell."""
-        at, effects, pending = base, list[Effect](), Pending()
-        try:
-            records = [record for _position, record in self._hub.log.records(key, base.seq)]
-        except RecordMissing:
-            return None
-        for record in records:
-            if record.kind != COMMIT or record.seq > snapshot.value.head.seq:
-                continue
-            commit = decode_commit(record.body)
-            if (commit.version.epoch, commit.previous) != (at.epoch, at.integrity):
-                return None
-            at = commit.version
-            effects += commit.ops
-            pending.add(commit.ops)
-            if len(effects) > EFFECTS_MAX:
-                return None
-        if at != snapshot.value.head:
-            return None
-        if pending.reordered:
-            # Their logs count messages that have moved.
-            for namespace in snapshot.floors:
-                document = snapshot.value.states.get(namespace)
-                if document is not None and document.version is not None and document.data is not None:
-                    effects.append(StateEffect(namespace, document.version, None, data=Raw(document.data)))
-        return effects
 
     # -- what came past the log --------------------------------------------------------------------------------------
 
@@ -498,21 +455,3 @@ def _behind(head: Version | None, backed: Backed | None) -> Version:
     for one in known:
         newest = one if is_newer(one, newest) else newest
     return Version(newest.epoch, newest.seq + 1, newest.integrity)
-
-
-def _snapshot(stream: Stream, held: FileState) -> _Snapshot:
-    """The owner now, in the loop; nobody changes what is in it."""
-    states = {
-        name: StateDocument(document.version, document.data, corrupt=document.corrupt)
-        for name, document in stream.states.items() if document.version is not None
-    }
-    chat = stream.chat
-    messages = dict(chat.messages)
-    for message_id in chat.bare:
-        if message_id in messages:
-            messages[message_id] = with_id(messages[message_id], message_id)
-    value = StoredChat(
-        chat_id=stream.chat_id, name=stream.name, head=stream.head, version=chat.version, metadata=chat.metadata,
-        messages=messages, states=states,
-    )
-    return _Snapshot(value, copy(held), [f"{one}{LOG_SUFFIX}" for one in stream.floors])

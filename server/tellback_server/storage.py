@@ -233,7 +233,7 @@ class _BackedStore(_Store):
         watches = (self._watch, self._backing.watch)
         await self._backing.start(
             self._file, survey, registrar, vault.names,
-            recoveries=lambda: sum(watch.recoveries for watch in watches),
+            recoveries=lambda: sum(watch.recoveries for watch in watches) + self._stores.losses,
             is_primary_away=lambda: self._watch.is_failing, probe=self._probe,
             name_of=lambda user, chat_id: vault.names.name_of(user, chat_id) or vault.index.known_name(user, chat_id),
         )

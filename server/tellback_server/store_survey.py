@@ -88,6 +88,11 @@ class StoreSurvey:
             if is_gone(user, one.chat_id):
                 continue
             if other is None or (one.head != other.head and not is_newer(other.head, one.head)):
+                if other is not None and (one.head.epoch, one.head.seq) == (other.head.epoch, other.head.seq):
+                    log.error(
+                        "stores-diverged", user=user, chat=one.name, seq=one.head.seq, primary=one.head.integrity,
+                        backup=other.head.integrity, meaning="The primary's is copied to the backup.",
+                    )
                 head = _copy(user, one.chat_id, primary, backup)
                 if head is not None:
                     backed[owner_key(user, one.chat_id)] = Backed(head.head, head.name)

@@ -20,7 +20,15 @@ import structlog
 
 from tellback_protocol.effects import Effect
 from tellback_protocol.ids import Version
-from tellback_server.store.base import ListedOwner, Store, StoredChat, StoreError, StoreHealth, StoreUnavailable
+from tellback_server.store.base import (
+    ListedOwner,
+    Store,
+    StoreBehind,
+    StoredChat,
+    StoreError,
+    StoreHealth,
+    StoreUnavailable,
+)
 
 __all__ = ["Guarded", "MultiStore", "is_newer"]
 
@@ -59,6 +67,8 @@ class MultiStore:
         """Whether an owner is known to be deleted."""
         self.fallbacks = 0
         """Reads that the backup answered."""
+        self.losses = 0
+        """How often the primary was found to hold less than it was given, or the backup knew what it did not."""
         self.is_partial = False
         """The last list was that of one store: the other one could not be asked."""
         self._locks = [threading.Lock() for _ in range(LOCKS)]
@@ -96,12 +106,15 @@ class MultiStore:
             return kept
         if found is not None or self.is_gone(user, chat_id):
             return found
-        return self._in_backup(user, chat_id)
+        kept = self._in_backup(user, chat_id)
+        self.losses += kept is not None
+        return kept
 
     def other_copy(self, user: str, chat_id: str, than: StoredChat | None) -> StoredChat | None:
         kept = self._in_backup(user, chat_id)
         if kept is None or (than is not None and not is_newer(kept.head, than.head)):
             return None
+        self.losses += 1
         log.warning("store-fallback", chat=kept.name, error="the primary holds less than it was given")
         return kept
 
@@ -119,7 +132,11 @@ class MultiStore:
 
     def save(self, user: str, base: Version | None, effects: Sequence[Effect] | None, value: StoredChat) -> None:
         with self.turn(user, value.chat_id):
-            self.primary.save(user, base, effects, value)
+            try:
+                self.primary.save(user, base, effects, value)
+            except StoreBehind:
+                self.losses += 1
+                raise
 
     def delete(self, user: str, chat_id: str, head: Version) -> None:
         with self.turn(user, chat_id):
