@@ -7,6 +7,7 @@
 import { applyPatch, difference, mergeToPatch } from "../src/patch.js";
 import { askedEffects, ChatDocument, Replica, type Effect } from "../src/replica.js";
 import { chatAddress, isMessageId, isNamespace, isSession, ownerNamed, textOf } from "../src/ids.js";
+import { Generations } from "../src/generations.js";
 import { Link } from "../src/link.js";
 import { equal, freeze, isObject, parse, payload, stringify } from "../src/values.js";
 
@@ -134,10 +135,15 @@ const RUN: [RegExp, (vector: any) => void][] = [
     link.received(stringify(vector.frame), 2);
   }],
   [/^generations\/deltas/, (vector) => {
-    // A tab takes what the server took.
-    let text = "";
-    for (const delta of vector.deltas) if (delta.added !== undefined && typeof delta.added === "string") text += delta.added;
-    if (vector.deltas.every((delta: any) => typeof (delta.added ?? "") === "string")) same("text", text, vector.text);
+    // A tab takes what the server took, and what it has already, and nothing else.
+    const tab = new Generations("tab-5f0c1d2e3a4b5c6d", () => {}, () => {});
+    const target = { kind: "message" as const };
+    tab.started({ type: "generation-started", chat: "c", generation: "g", target, message: "m", by: "somebody", state: "running", text: "", offset: 0, durable: 0 } as any);
+    for (const { delta, added } of vector.deltas) if (!added.code) tab.delta({ type: "generation-delta", chat: "c", generation: "g", text: "", durable: 0, offset: 0, ...delta });
+    const { text, reasoning } = tab.known.get("g")!;
+    same("text", text, vector.text);
+    same("reasoning", reasoning, vector.reasoning ?? "");
+    same("units", text.length, vector.units);
   }],
 ];
 
