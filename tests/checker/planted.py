@@ -59,6 +59,12 @@ class Around:
         self._inner.close()
 
 
+def replace(owner: object, name: str, value: object) -> None:
+    """Plants `value` in a class or module."""
+    assert hasattr(owner, name), f"{owner} has no {name} any more: plant the bug where it is now"
+    setattr(owner, name, value)
+
+
 def nothing(*_arguments: Any, **_named: Any) -> None:
     """Stands in for what is not done."""
 

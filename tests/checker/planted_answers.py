@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tests.checker.planted import KILL, WIRES, bug, nothing
+from tests.checker.planted import KILL, WIRES, bug, nothing, replace
 from tests.checker.planted_log import slow_sync
 
 # -- op numbers ------------------------------------------------------------------------------------------------------
@@ -29,21 +29,21 @@ def _outcomes_lost() -> None:
 
     for module in (loading, file_room):
         if getattr(module, "load_chat", None) is load:
-            module.load_chat = forgetful  # type: ignore[attr-defined]
+            replace(module, "load_chat", forgetful)
 
 
 @bug("number-without-a-fingerprint", "exactly-once", chaos=WIRES)
 def _no_fingerprint() -> None:
     from tellback_protocol import decide
 
-    decide.fingerprint = lambda _request: 1
+    replace(decide, "fingerprint", lambda _request: 1)
 
 
 @bug("window-of-outcomes-too-small", "exactly-once", chaos=WIRES)
 def _window_too_small() -> None:
     from tellback_protocol import outcomes
 
-    outcomes.OUTCOMES_MAX = 1  # type: ignore[misc]
+    replace(outcomes, "OUTCOMES_MAX", 1)
 
 
 @bug("refusal-not-stored", "exactly-once", chaos=KILL, rounds=14)
@@ -56,7 +56,7 @@ def _refusal_not_stored() -> None:
     def unlogged(self: Writes, kind: int, seq: int, body: bytes) -> int:
         return self._actor.last_position if kind == records.STORED else log(self, kind, seq, body)
 
-    Writes._log = unlogged  # type: ignore[method-assign]
+    replace(Writes, "_log", unlogged)
 
 
 @bug("resent-op-is-carried-out-again", "exactly-once", chaos=WIRES)
@@ -72,7 +72,7 @@ def _carried_out_again() -> None:
             request = msgspec.structs.replace(request, op=ops.last + 1)
         return decide(stream, request, session, *arguments, **named)
 
-    writes.decide = again
+    replace(writes, "decide", again)
 
 
 # -- what a write means ----------------------------------------------------------------------------------------------
@@ -92,14 +92,14 @@ def _patch_by_half() -> None:
             fitting = operations[:-1]
             whole(self, message_id, msgspec.json.encode(fitting), fitting, where)
 
-    Work.patch_message = by_half  # type: ignore[method-assign]
+    replace(Work, "patch_message", by_half)
 
 
 @bug("base-not-compared", "conflict-justified", chaos=WIRES)
 def _base_not_compared() -> None:
     from tellback_protocol.bases import Bases
 
-    Bases._check = nothing  # type: ignore[method-assign]
+    replace(Bases, "_check", nothing)
 
 
 @bug("conflict-for-nothing", "conflict-justified", chaos=WIRES)
@@ -114,7 +114,7 @@ def _conflict_for_nothing() -> None:
             raise bases.Conflicting(version, None, namespace or None)
         check(self, base, version, namespace, *rest)
 
-    bases.Bases._check = moody  # type: ignore[method-assign]
+    replace(bases.Bases, "_check", moody)
 
 
 @bug("parent-refused-and-carried-out-all-the-same", "session-order", chaos=WIRES, rounds=12)
@@ -126,7 +126,7 @@ def _parent_does_not_matter() -> None:
         found = self.stream.sessions[self.session].outcomes[base.op]
         return found if found.integrity is not None else Outcome("ack", 0, b"", self.stream.head.integrity)
 
-    Bases._ack_of = any_outcome  # type: ignore[method-assign]
+    replace(Bases, "_ack_of", any_outcome)
 
 
 @bug("answer-lies", "no-phantom", chaos=WIRES)
@@ -149,7 +149,7 @@ def _answer_lies() -> None:
             return lying if name == "answer" else getattr(writes_codec, name)
 
     writes_codec = writes.codec
-    writes.codec = Codec()  # type: ignore[assignment]
+    replace(writes, "codec", Codec())
 
 
 @bug("integrity-used-twice", "integrity-chain", chaos=WIRES)
@@ -165,7 +165,7 @@ def _integrity_twice() -> None:
             return last[-1]
         return last.pop(0)
 
-    Clock.integrity = tired  # type: ignore[method-assign, assignment]
+    replace(Clock, "integrity", tired)
 
 
 # -- what tabs are told ----------------------------------------------------------------------------------------------
@@ -189,8 +189,8 @@ def _closed_tab() -> None:
             return False
         return release_run(self, run, touched)
 
-    Audience.release = only_if_open  # type: ignore[method-assign]
-    Audience.release_run = run_only_if_open  # type: ignore[method-assign]
+    replace(Audience, "release", only_if_open)
+    replace(Audience, "release_run", run_only_if_open)
     slow_sync()
 
 
@@ -205,7 +205,7 @@ def _replay_misses_one() -> None:
             following.replay = following.replay[:-1]
         follow(self, tab, subscription, following)
 
-    Audience._follow = shorter  # type: ignore[method-assign]
+    replace(Audience, "_follow", shorter)
 
 
 @bug("clock-decides-the-order", "broadcast-stream", chaos=WIRES)
@@ -223,7 +223,7 @@ def _clock_decides() -> None:
             self.releases.appendleft(release)
         on_durable(self, position)
 
-    Hub.on_durable = sorted_first  # type: ignore[method-assign]
+    replace(Hub, "on_durable", sorted_first)
     slow_sync()
 
 
@@ -240,7 +240,7 @@ def _told_twice() -> None:
             self._told = told
             broadcast(self, touched)
 
-    Audience.broadcast = twice  # type: ignore[method-assign]
+    replace(Audience, "broadcast", twice)
 
 
 @bug("opened-shows-the-checkpoint", "read-your-writes", chaos=WIRES, settings={"checkpoint_interval_s": 5.0})
@@ -257,7 +257,7 @@ def _opened_is_stale() -> None:
         before = heads.setdefault(stream.chat_id, now)
         return opened, frame.replace(now, before), following
 
-    reads.answer_open = stale
+    replace(reads, "answer_open", stale)
 
 
 # -- files and stores ------------------------------------------------------------------------------------------------
@@ -267,14 +267,13 @@ def _opened_is_stale() -> None:
 def _files_forget_a_message() -> None:
     from tellback_server import checkpoint
 
-    append = checkpoint.render_append
-    whole = checkpoint.render
+    render = checkpoint.render
 
-    def fewer(image: Any, appended: dict[str, bytes]) -> Any:
-        return append(image, dict(list(appended.items())[:1]))
+    def fewer(image: Any, messages: dict[str, bytes], *rest: Any) -> Any:
+        kept = list(messages.items())
+        return render(image, dict(kept[:3] + kept[4:]), *rest)
 
-    checkpoint.render_append = fewer
-    checkpoint.render = whole
+    replace(checkpoint, "render", fewer)
 
 
 @bug("sidecar-forgotten", "model-equality", chaos=KILL)
@@ -289,7 +288,7 @@ def _sidecar_forgotten() -> None:
             held.pending.states.clear()
         return take(cls, stream, held, now_ms)
 
-    CheckpointJob.take = classmethod(forgetful)  # type: ignore[assignment]
+    replace(CheckpointJob, "take", classmethod(forgetful))
 
 
 @bug("rename-forgets-a-sidecar", "model-equality", chaos=KILL, rounds=14)
@@ -304,7 +303,7 @@ def _rename_forgets_a_sidecar() -> None:
         ]
         move_all(files, operation)
 
-    operations._move_all = without_states
+    replace(operations, "_move_all", without_states)
 
 
 @bug("store-told-as-written-before-its-commit", "backends", chaos=KILL, store="sqlite://{folder}/store/chats.db")
@@ -319,4 +318,4 @@ def _flushed_before_commit() -> None:
         if len(waiting) > 1:
             save(self, *waiting.pop(0))
 
-    SqliteStore.save = later  # type: ignore[method-assign]
+    replace(SqliteStore, "save", later)

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from tests.checker.planted import KILL, POWER, Around, bug, nothing
+from tests.checker.planted import KILL, POWER, Around, bug, nothing, replace
 
 SLOW_S = 0.02
 """How long a disk takes that is as slow as one under load."""
@@ -17,7 +17,7 @@ SLOW_S = 0.02
 def _no_fsync() -> None:
     from tellback_server.log.writer import Writer
 
-    Writer._make_durable = lambda self: self._term_file.check()  # type: ignore[method-assign]
+    replace(Writer, "_make_durable", lambda self: self._term_file.check())
 
 
 @bug("fsync-before-write", "durable", chaos=POWER)
@@ -30,7 +30,7 @@ def _fsync_before_write() -> None:
         self._file.fdatasync()
         return write(self, data, count)
 
-    Writer._write = synced_first  # type: ignore[method-assign]
+    replace(Writer, "_write", synced_first)
     _no_fsync()
 
 
@@ -47,7 +47,7 @@ def _ack_before_fsync() -> None:
         time.sleep(SLOW_S)
         return offset
 
-    Writer._write = told_at_once  # type: ignore[method-assign]
+    replace(Writer, "_write", told_at_once)
 
 
 def slow_sync() -> None:
@@ -60,7 +60,7 @@ def slow_sync() -> None:
         time.sleep(SLOW_S)
         make_durable(self)
 
-    Writer._make_durable = slow  # type: ignore[method-assign]
+    replace(Writer, "_make_durable", slow)
 
 
 @bug("broadcast-before-fsync", "observed-durable", chaos=POWER)
@@ -81,8 +81,8 @@ def _broadcast_before_fsync() -> None:
                 tab.outbox.flush()
         later(self, release)
 
-    Audience.release_later = told_at_once  # type: ignore[method-assign]
-    Writes.append_plain = lambda *_arguments: 0  # type: ignore[method-assign]
+    replace(Audience, "release_later", told_at_once)
+    replace(Writes, "append_plain", lambda *_arguments: 0)
     slow_sync()
 
 
@@ -100,7 +100,7 @@ def _conflict_leaks() -> None:
         else:
             later(self, release)
 
-    Audience.release_later = at_once  # type: ignore[method-assign]
+    replace(Audience, "release_later", at_once)
     slow_sync()
 
 
@@ -113,7 +113,9 @@ def _no_directory_sync_of_a_segment() -> None:
     def unsynced(fs: Any, *arguments: Any) -> str:
         return publish(Around(fs, fsync_directory=nothing), *arguments)  # type: ignore[arg-type]
 
-    writer.publish = recovery.publish = unsynced  # type: ignore[assignment]
+    replace(writer, "publish", unsynced)
+    replace(recovery, "publish", unsynced)
+
 
 
 @bug("no-directory-sync-of-a-rename", "durable", chaos=POWER, rounds=10)
@@ -126,7 +128,7 @@ def _no_directory_sync_of_a_rename() -> None:
         if ".tellback" in path:
             sync(self, path)
 
-    JournalingFs.fsync_directory = unsynced  # type: ignore[method-assign]
+    replace(JournalingFs, "fsync_directory", unsynced)
 
 
 @bug("sidecar-without-sync", "integrity-chain", chaos=POWER)
@@ -141,7 +143,7 @@ def _sidecar_without_sync() -> None:
         fs = Around(self, create=lambda name: Around(self.create(name), fsync=nothing, fdatasync=nothing))
         return write(fs, path, data, **named)  # type: ignore[arg-type]
 
-    Fs.write_atomically = unsynced  # type: ignore[method-assign]
+    replace(Fs, "write_atomically", unsynced)
 
 
 @bug("files-ahead-of-the-log", "integrity-chain", chaos=POWER, settings={"checkpoint_interval_s": 0.01})
@@ -151,7 +153,7 @@ def _files_ahead_of_the_log() -> None:
     async def at_once(_self: Log) -> None:
         return None
 
-    Log.flush = at_once  # type: ignore[method-assign]
+    replace(Log, "flush", at_once)
     slow_sync()
 
 
@@ -166,7 +168,7 @@ def _sync_tried_again() -> None:
             self._file.fdatasync()
         self._term_file.check()
 
-    Writer._make_durable = again  # type: ignore[method-assign]
+    replace(Writer, "_make_durable", again)
 
 
 @bug("short-write-ignored", "durable", chaos=KILL)
@@ -180,7 +182,7 @@ def _short_write_ignored() -> None:
         cut = len(view) // 2 if len(view) < 8192 and next(turns) % 12 == 0 else len(view)
         os.pwrite(self._descriptor, view[:cut], offset)
 
-    File.pwrite = short  # type: ignore[method-assign]
+    replace(File, "pwrite", short)
 
 
 @bug("checksum-not-looked-at", "model-equality", chaos={"rot": 1}, rounds=10)
@@ -198,8 +200,8 @@ def _checksum_not_looked_at() -> None:
         body = data[offset + 4 : offset + size]
         return decode(zlib.crc32(body).to_bytes(4, "little") + body)
 
-    segment.body_is_whole = lambda _header, _body: True
-    index.decode_record = believing
+    replace(segment, "body_is_whole", lambda _header, _body: True)
+    replace(index, "decode_record", believing)
 
 
 @bug("torn-batch-taken-for-corruption", "durable", chaos=POWER, rounds=14)
@@ -214,7 +216,7 @@ def _torn_batch_is_corruption() -> None:
             raise LogCorrupt(reader.path, offset, damage.reason, self.next_batch)
         return end(self, reader, offset, damage)
 
-    Walk._end = strict  # type: ignore[method-assign]
+    replace(Walk, "_end", strict)
     slow_sync()
 
 
@@ -232,29 +234,18 @@ def _failed_batch_is_acknowledged() -> None:
             time.sleep(SLOW_S)
             raise
 
-    Writer._commit = optimistic  # type: ignore[method-assign]
+    replace(Writer, "_commit", optimistic)
 
 
 @bug("lock-file-only-and-no-term", "durable", chaos={"rival": 1}, rounds=3)
 def _no_lock() -> None:
-    import tests.checker.power as power
-    from tellback_server.log.log import Log  # noqa: F401  The lock of the log is the same call.
+    from tellback_server import lock
     from tellback_server.log.term import TermFile
+    from tests.checker.power import JournalingFs
 
     class Unlocked:
-        path = ""
+        release = acquire = nothing
 
-        def release(self) -> None:
-            return None
-
-    power.JournalingFs.lock_directory = lambda _self, _path: Unlocked()  # type: ignore[assignment, method-assign, return-value]
-    TermFile.check = nothing  # type: ignore[method-assign]
-    import tellback_server.lock
-
-    class NoFileLock:
-        def __init__(self, *_arguments: Any, **_named: Any) -> None:
-            pass
-
-        acquire = release = nothing
-
-    tellback_server.lock.FileLock = NoFileLock  # type: ignore[assignment, misc]
+    replace(JournalingFs, "lock_directory", lambda _self, _path: Unlocked())
+    replace(lock, "FileLock", lambda *_arguments, **_named: Unlocked())
+    replace(TermFile, "check", nothing)
