@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 
 from tellback_client.history import HistoryProvider
+from tellback_server import flusher, keeper
 from tests.scenarios.test_kill_rounds import writing
-from tests.scenarios.test_store_failures import goes_on, http
+from tests.scenarios.test_store_failures import copied, goes_on, http, set_back
 from tests.support.database_servers import PostgresProcess, ValkeyProcess
 from tests.support.flapping import Cutter
 from tests.support.forked_server import ForkedServer
 from tests.support.oracle import Notes, Writer, check, until, whole_history
-from tests.support.server import TabClient, texts
+from tests.support.server import TabClient, running, texts
 from tests.support.stored import caught_up, sqlite_url, stored
 
 FLAPS = int(os.environ.get("TELLBACK_FLAPS", "6"))
@@ -442,3 +443,97 @@ async def test_a_backup_too_far_behind_lets_the_log_go_and_gets_wholes(tmp_path:
         locker.execute("ROLLBACK")
         locker.close()
         await caught_up(backup, tab, CHAT)
+
+
+@pytest.mark.parametrize("side", ["primary", "backup"])
+@pytest.mark.timeout(60)
+async def test_a_store_that_was_emptied_while_it_ran_is_filled_from_the_other(
+    side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[SM8] [F31]: FLUSHALL; nobody sees an empty chat, and what nobody opens comes back as well."""
+    monkeypatch.setattr(flusher, "RECOVERED_S", 0.1)
+    database, file = ValkeyProcess(), sqlite_url(tmp_path / "other")
+    try:
+        database.start()
+        urls = {"primary": database.url(0), "backup": file}
+        if side == "backup":
+            urls = {"primary": file, "backup": database.url(0)}
+        asleep = "character:Alice/Asleep"
+        settings = {"store": "multi", **urls, **FAST, "idle_s": 0.2}
+        async with running(tmp_path / "data", **settings) as app:
+            tab = await TabClient.join(app.urls[0])
+            for chat in (CHAT, asleep):
+                await tab.open(chat, create=True)
+                await tab.append(chat, "one")
+                await caught_up(urls["backup"], tab, chat)
+                await caught_up(urls["primary"], tab, chat)
+            await tab.ask("close", chat=asleep)
+            await until(lambda: len(app._hub.actors) == 1)
+            with database.connect() as client:
+                client.flushall()
+            assert (await tab.append(CHAT, "two"))["type"] == "ack"
+            assert texts((await tab.open(CHAT))["messages"]) == ["one", "two"]
+            for chat in (CHAT, asleep):
+                found = await caught_up(database.url(0), tab, chat)
+                assert json.loads(next(iter(found.messages.values())))["mes"] == "one"
+    finally:
+        database.remove()
+
+
+async def test_a_primary_that_was_set_back_does_not_show_an_old_chat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[SM3] [F34]: an old copy in its place, the log trimmed: the backup has the version that was told."""
+    monkeypatch.setattr(keeper, "COLLECT_S", 0.05)
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup")
+    settings = {
+        "store": "multi", "primary": primary, "backup": backup, **FAST, "log_segment_bytes": 16 << 10,
+        "log_retain_bytes": 0, "idle_s": 0.1,
+    }
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+    early = copied(tmp_path / "primary")
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT)
+        for number in range(20):
+            await tab.append(CHAT, f"{number}" * 2000)
+        head = (await tab.open(CHAT))["head"]
+        await caught_up(backup, tab, CHAT)
+        await until(lambda: not (tmp_path / f"data/.tellback/log/{2:020}.log").exists())
+    set_back(tmp_path / "primary", early)
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open(CHAT)
+        assert (opened["head"], len(opened["messages"])) == (head, 21)
+        await tab.append(CHAT, "and on")
+        await caught_up(primary, tab, CHAT)
+
+
+async def test_the_log_waits_for_the_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[SM6]: what only the backup lacks stays in the log, although the primary has it and the retention is over."""
+    monkeypatch.setattr(keeper, "COLLECT_S", 0.05)
+    primary, backup = sqlite_url(tmp_path / "primary"), sqlite_url(tmp_path / "backup") + "?busy_timeout_ms=20"
+    settings = {
+        "store": "multi", "primary": primary, "backup": backup, **FAST, "log_segment_bytes": 16 << 10,
+        "log_retain_bytes": 0, "idle_s": 0.1,
+    }
+    first = tmp_path / f"data/.tellback/log/{2:020}.log"
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+        await caught_up(backup, tab, CHAT)
+        locker = sqlite3.connect(tmp_path / "backup/chats.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        for number in range(20):
+            await tab.append(CHAT, f"{number}" * 2000)
+        await caught_up(primary, tab, CHAT)
+        await asyncio.sleep(1.5)
+        assert first.exists()
+        locker.execute("ROLLBACK")
+        locker.close()
+        await caught_up(backup, tab, CHAT)
+        await until(lambda: not first.exists())
