@@ -28,6 +28,7 @@ from tellback_server.fs import FileMissing, Fs
 from tellback_server.logging_setup import configure_logging
 from tellback_server.remote import Remote, served
 from tellback_server.store.files import DEFAULT_USER, FileStore
+from tellback_server.store_binding import check_files
 from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.exporter import Exporter, Form, Given, wants
 from tellback_server.transfer.folder_source import FolderSource
@@ -162,6 +163,7 @@ def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run) -> None:
         fail(f"{folder} and {data} lie in each other. Export to another place.", CONFIGURATION)
     if is_served(fs, os.path.realpath(data)):
         fail(f"{data} is in use by a server. Ask it with --url, or stop it first.", DATA_LOCKED)
+    check_files(fs, data)
     files = FileStore(fs, data, (user,))
     _fold(fs, files, user)
     source = FolderSource(fs, files.user_root(user))

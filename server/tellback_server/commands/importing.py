@@ -24,6 +24,7 @@ from tellback_server.fs import DirectoryLocked, Fs
 from tellback_server.lock import DataLock
 from tellback_server.logging_setup import configure_logging, escaped
 from tellback_server.store.files import DEFAULT_USER, SERVER_FOLDER, FileStore
+from tellback_server.store_binding import check_files
 from tellback_server.transfer.anomalies import Anomaly
 from tellback_server.transfer.cardshark_source import CardSharkSource
 from tellback_server.transfer.file_source import Choices, FileSource
@@ -187,6 +188,7 @@ def _store(fs: Fs, report: Report) -> Iterator[FileStore]:
     if stat is not None and not stat.is_directory:
         fail(f"--data: {report.data} is no folder.", CONFIGURATION)
     if report.dry_run:
+        check_files(fs, report.data)
         if stat is not None and is_served(fs, report.data):
             typer.echo("tellback: a server has this folder; what it does meanwhile is not seen.", err=True)
         yield FileStore(fs, report.data, (report.user,))
@@ -194,6 +196,7 @@ def _store(fs: Fs, report: Report) -> Iterator[FileStore]:
     if stat is None:
         fs.make_directories(report.data)
     # Before the lock, so that a folder that is not understood gets no file.
+    check_files(fs, report.data)
     FileStore(fs, report.data, (report.user,))
     lock = DataLock.take(fs, report.data)
     try:

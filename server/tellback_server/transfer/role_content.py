@@ -147,7 +147,7 @@ def read_message(message: dict[str, Any], notes: Notes, line: int = 0) -> dict[s
         out["id"] = rest.pop("id")
         if message_id_problem(out["id"]) is not None:
             notes.add("message-id-unusable", "kept; the message gets an id of its own", line=line)
-    out["name"] = name if isinstance(name, str) and name else _NAMES.get(role.lower(), role or "Assistant")
+    out["name"] = name if isinstance(name, str) and name else _name_of(role)
     out["is_user"] = role.lower() in _USER
     out["is_system"] = role.lower() in _SYSTEM
     when = next((rest[key] for key in _DATES if rest.get(key) not in (None, "")), None)
@@ -160,12 +160,17 @@ def read_message(message: dict[str, Any], notes: Notes, line: int = 0) -> dict[s
     out["mes"] = text
     if has_name and not (isinstance(name, str) and name):
         rest["original_name"] = name
-    elif has_name and name == _NAMES.get(role.lower(), role or "Assistant"):
+    elif has_name and name == _name_of(role):
         # So that the name that was told comes back, and the one that was made up does not.
         rest["has_name"] = True
     if isinstance(rest.get("content"), str):
         del rest["content"]
     return {**out, **rest}
+
+
+def _name_of(role: str) -> str:
+    """Who speaks, when a message tells no name."""
+    return _NAMES.get(role.lower(), role or "Assistant")
 
 
 def from_role_content(chat: Conversation, chat_name: str, when_ms: int) -> bytes:
@@ -202,7 +207,7 @@ def to_role_content(message: dict[str, Any]) -> dict[str, Any]:
     name = message.get("name")
     if "original_name" in message:
         out["name"] = message["original_name"]
-    elif isinstance(name, str) and name and (name != _NAMES.get(role.lower(), role or "Assistant") or message.get("has_name") is True):
+    elif isinstance(name, str) and name and (name != _name_of(role) or message.get("has_name") is True):
         out["name"] = name
     if isinstance(message.get("id"), str):
         out["id"] = message["id"]

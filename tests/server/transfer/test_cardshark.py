@@ -62,7 +62,8 @@ def test_variations_become_swipes_and_extra_id_the_id() -> None:
 
 @pytest.mark.parametrize(("date", "expected"), [
     ("2024-03-01T10:15:00Z", 1709288100000), (1709288100000, 1709288100000), (1709288100.5, 1709288100500),
-    ("1709288100", 1709288100000), ("March 1, 2024 10:15am", 1709288100000), ("2024-3-1 @10h 15m 00s 0ms", 1709288100000),
+    ("1709288100", 1709288100000), ("March 1, 2024 10:15am", 1709288100000),
+    ("2024-3-1 @10h 15m 00s 0ms", 1709288100000),
     ("20240301_101500", 1709288100000), (None, 1709288100000), ("", 1709288100000),
 ])
 def test_a_header_date_of_any_kind_is_a_timestamp(date: object, expected: int) -> None:
@@ -102,7 +103,8 @@ def test_the_later_header_is_read_in_place_and_a_missing_one_is_made() -> None:
 
 
 def test_lines_that_cannot_be_read_stay_where_they_are() -> None:
-    chat, lines, codes = read(b"\xef\xbb\xbf" + data_of(HEADER) + b"\r", b'{"mes": "x"}\r', b"{torn", b"", b"[1]", b'{"mes"')
+    head = b"\xef\xbb\xbf" + data_of(HEADER) + b"\r"
+    chat, lines, codes = read(head, b'{"mes": "x"}\r', b"{torn", b"", b"[1]", b'{"mes"')
     assert chat.data.split(b"\n")[1:] == [b'{"mes": "x"}\r', b"{torn", b"", b"[1]", b'{"mes"']
     assert codes == [("line-not-json", 3), ("line-not-object", 5), ("line-not-json", 6)]
     assert lines[0]["character_name"] == "Alice"

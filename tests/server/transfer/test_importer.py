@@ -16,12 +16,14 @@ import pytest
 from tellback_protocol.ids import new_name_problem
 from tellback_server.fs import FileUnsafe, Fs
 from tellback_server.store.jsonl import parse_chat
+from tellback_server.transfer.anomalies import CODES
 from tellback_server.transfer.file_source import Choices
 from tellback_server.transfer.importer import Taken
 from tellback_server.transfer.item import legal_name
 from tellback_server.transfer.source import overlap
 from tests.support.importing import USER, contents, export_to, import_into, killed_import, write_files
 from tests.support.real_data import COUNTS, real_user, tree
+from tests.support.shared import CHECKOUT
 
 HEADER = b'{"user_name":"U","character_name":"Pip","create_date":"2024-9-30 @09h 00m 00s 0ms","chat_metadata":{}}'
 
@@ -222,10 +224,19 @@ def test_files_of_messages_and_of_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a/b", "con", "x" * 300, "ü" * 200, "a.jsonl", "a.state.b", ".", "..",
-                                  "\u202e", "a\u2028b", "e\u0301", "x.luker-state.y.json", "😀" * 50, "a\x00b", "\ud800"])
+                                  "\u202e", "a\u2028b", "e\u0301", "x.luker-state.y.json", "😀" * 50, "a\x00b",
+                                  "\ud800"])
 def test_a_made_up_name_is_legal(text: str) -> None:
     assert new_name_problem(legal_name(text)) is None
     assert legal_name(legal_name(text)) == legal_name(text)
+
+
+def test_the_page_and_the_program_know_the_same_codes() -> None:
+    """[IE3] docs/IMPORT.md has a row for each."""
+    page = (CHECKOUT / "docs" / "IMPORT.md").read_text()
+    rows = [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in CODES.items()]
+    assert [row for row in rows if row not in page] == []
+    assert page.count("\n| `") == len(rows) + 9, "a row a code, and the tables of formats"
 
 
 # -- what is here already ---------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ def said(messages: list[dict[str, Any]]) -> list[tuple[str, bool, str]]:
 
 
 def test_names_begin_messages_and_other_lines_belong_to_them() -> None:
-    messages, codes = read("Alice: Good morning.\nIt is raining.\n\nhttps://a.example\n\nYou: Is it?\n\n\nAlice:\nYes.\n")
+    text = "Alice: Good morning.\nIt is raining.\n\nhttps://a.example\n\nYou: Is it?\n\n\nAlice:\nYes.\n"
+    messages, codes = read(text)
     assert said(messages) == [
         ("Alice", False, "Good morning.\nIt is raining.\n\nhttps://a.example"), ("You", True, "Is it?"),
         ("Alice", False, "\nYes."),
@@ -66,7 +67,8 @@ NAMES = st.text(st.characters(exclude_characters=":[\n\r", exclude_categories=["
 ).filter(lambda name: name and not name[0].isspace())
 LINES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-    st.sampled_from(["", "    ", "        ", "     x", "Note: x", "    Note: x", "a:", "[2025-01-05] A: b", "\r", "  "]),
+    st.sampled_from(["", "    ", "        ", "     x", "Note: x", "    Note: x", "a:", "[2025-01-05] A: b", "\r",
+                     "  "]),
 )
 TEXTS = st.lists(LINES, max_size=5).map("\n".join)
 

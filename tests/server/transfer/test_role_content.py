@@ -69,7 +69,8 @@ def test_lines_that_cannot_be_read_stay_where_they_are() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=5,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=5,
 )
 MESSAGES = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "tool", "developer", "function", "weird"]),
@@ -98,7 +99,7 @@ def test_an_edited_text_counts() -> None:
     ours = read_message(message, Notes("x"))
     ours["mes"] = "new"
     assert to_role_content(ours) == {"role": "assistant", "content": "new"}
-    st_line = {"name": "Pip", "is_user": False, "mes": "x", "extra": {}, "swipes": ["x", "y"], "send_date": "January 5, 2025 1:05pm"}
-    assert to_role_content(st_line) == {
+    shown = {"name": "Pip", "is_user": False, "mes": "x", "extra": {}, "swipes": ["x", "y"]}
+    assert to_role_content({**shown, "send_date": "January 5, 2025 1:05pm"}) == {
         "role": "assistant", "content": "x", "name": "Pip", "timestamp": "2025-01-05T13:05:00.000Z",
     }
