@@ -115,7 +115,8 @@ class Run:
             await self.server.start()
         except (AssertionError, TimeoutError) as error:
             self.server.forget()
-            self.problems.append(("durable", f"after {self.rounds} rounds the server does not start: {error}"))
+            reason = str(error).strip().splitlines()[-1]
+            self.problems.append(("durable", f"after {self.rounds} rounds the server does not start: {reason}"))
             raise _Over from None
 
     async def _hold(self, notebook: Notebook, evidence: Evidence) -> None:

@@ -298,10 +298,8 @@ def _rename_forgets_a_sidecar() -> None:
     move_all = operations._move_all
 
     def without_states(files: Any, operation: Any) -> None:
-        operation.moves = [
-            move for move in operation.moves if ".luker-state." not in move.source or "chat_sync" in move.source
-        ]
-        move_all(files, operation)
+        moves = [move for move in operation.moves if ".luker-state." not in move.source or "chat_sync" in move.source]
+        move_all(files, msgspec.structs.replace(operation, moves=moves))
 
     replace(operations, "_move_all", without_states)
 
