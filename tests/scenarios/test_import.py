@@ -132,6 +132,49 @@ async def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(tmp_path:
     assert tree(tmp_path) == before
 
 
+async def test_what_only_the_log_knows_is_neither_covered_nor_left_behind(tmp_path: Path) -> None:
+    """[IE5] [IE9] A chat without a file yet, and states of a character, when the server was killed."""
+    data = tmp_path / "data"
+    write_files(data, {f"{USER}/characters/Ann.png": b"x", f"{USER}/chats/Ann/old.jsonl": b'{"chat_metadata":{}}'})
+    server = await Process(data, "--checkpoint-interval", "300", "--checkpoint-debounce", "300").start()
+    tab = await TabClient.join(server.url)
+    await tab.ask("open", chat="character:Ann/new", create=True, since=None)
+    await tab.append("character:Ann/new", "mine")
+    await tab.ask("state-update", owner={"character": "Ann"}, op=1, namespace="mood", base=None, set={"v": 1})
+    await server.kill()
+    new = data / USER / "chats/Ann/new.jsonl"
+    assert not new.exists()
+    source = write_files(tmp_path / "s", {"chats/Ann/new.jsonl": b'{"chat_metadata":{}}\n{"mes":"theirs"}'})
+    code, out, _ = await run("import", "luker", source, "--data", data, "--json")
+    assert code == 0
+    assert [one["target"] for one in json.loads(out)["items"]] == ["character:Ann/new (imported)"]
+    assert not new.exists()
+    code, out, _ = await run("export", "luker", tmp_path / "out", "--data", data)
+    assert code == 0, out
+    found = contents(tmp_path / "out")
+    assert json.loads(found["chats/Ann/new.jsonl"].rstrip(b"\n").split(b"\n")[-1])["mes"] == "mine"
+    assert json.loads(found["characters/Ann.state.mood.json"]) == {"v": 1}
+    assert found["chats/Ann/new (imported).jsonl"].endswith(b'{"mes":"theirs"}')
+
+
+async def test_a_folder_that_belongs_to_a_store_is_refused(tmp_path: Path) -> None:
+    """[IE5] Files that are put there would never be shown."""
+    server = await Process(tmp_path / "data", "--store", f"sqlite:///{tmp_path}/chats.db").start()
+    tab = await TabClient.join(server.url)
+    await tab.ask("open", chat="character:Ann/new", create=True, since=None)
+    await tab.append("character:Ann/new", "mine")
+    code, out, _ = await run("export", "openai", "-", "--url", server.url, "--chat", "character:Ann/new")
+    assert (code, json.loads(out)["content"]) == (0, "mine")
+    assert await server.stop() == 0
+    source = write_files(tmp_path / "s", {"chats/Ann/a.jsonl": b"{}"})
+    before = tree(tmp_path)
+    for arguments in (("import", "luker", source), ("import", "luker", source, "--dry-run"), ("export", "text", "o")):
+        code, out, errors = await run(*arguments, "--data", tmp_path / "data")
+        assert (code, out) == (78, "")
+        assert "sqlite:///" in errors
+    assert tree(tmp_path) == before
+
+
 async def test_a_report_names_what_a_person_should_look_at(tmp_path: Path) -> None:
     """[IE3] Exit code 1, file, line, what was done; control characters of names do not reach the terminal."""
     source = write_files(tmp_path / "s", {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from typing import Annotated
@@ -26,7 +27,7 @@ from tellback_server.commands.showing import size_text
 from tellback_server.commands.transfer_report import anomaly_table, print_json, watching
 from tellback_server.fs import FileMissing, Fs
 from tellback_server.logging_setup import configure_logging
-from tellback_server.remote import Remote, served
+from tellback_server.remote import Remote, RemoteRefused, served
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store_binding import check_files
 from tellback_server.transfer.anomalies import Anomaly, Notes
@@ -176,24 +177,36 @@ def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run) -> None:
 
 def _fold(fs: Fs, files: FileStore, user: str) -> None:
     """After a kill the log may know more than the files: a server that runs for a moment writes it into them."""
-    image = LogImage(fs, log_folder(files.data_root))
-    behind = [
-        facts.base.name for facts in image.facts().values()
-        if facts.base is not None and facts.base.user == user and not facts.is_gone
-        and (facts.is_pending or facts.has_no_file_yet)
-    ]
-    if image.error is not None:
-        raise image.error
+    behind = _behind(fs, files, user)
     if not behind:
         return
 
-    async def open_all() -> None:
+    async def load_all() -> None:
         async with served("", None, files.data_root) as remote:
             for name in behind:
-                if (not name.startswith("preset:") and "/" in name) or name.startswith("group:"):
-                    await remote.open(name, 0)
+                # Whoever is asked for a state is loaded, and folded when the server stops.
+                with contextlib.suppress(RemoteRefused):
+                    await remote.ask(StateGet(owner_named(name)), StateFrame)
 
-    asyncio.run(open_all())
+    if user == DEFAULT_USER:
+        asyncio.run(load_all())
+        behind = _behind(fs, files, user)
+    if behind:
+        sentence = f"the log knows more than the files of {', '.join(sorted(behind))}"
+        fail(f"{sentence}. Start the server once, or ask it with --url.", FOUND_WRONG)
+
+
+def _behind(fs: Fs, files: FileStore, user: str) -> list[str]:
+    """Owners whose files lack something. Raises LogCorrupt, FsError."""
+    image = LogImage(fs, log_folder(files.data_root))
+    facts = image.facts()
+    if image.error is not None:
+        raise image.error
+    return [
+        one.base.name for one in facts.values()
+        if one.base is not None and one.base.user == user and not one.is_gone
+        and (one.is_pending or one.has_no_file_yet)
+    ]
 
 
 def _of_server(url: str, run: _Run) -> None:
