@@ -284,7 +284,7 @@ class Flusher:
         if not await in_thread(self._executor, lambda: self._lacks(key)):
             return await self._keep_name(user, chat_id)
         actor = await self._live(user, chat_id)
-        return actor is not None and await self._bring(actor)
+        return actor if isinstance(actor, bool) else await self._bring(actor)
 
     def _gone(self, user: str, chat_id: str) -> list[tuple[str, Version]] | None:
         """Ids of an owner in the trash and of what went with it, each with a version behind everything it was."""
@@ -342,22 +342,28 @@ class Flusher:
 
     # -- one owner ---------------------------------------------------------------------------------------------------
 
-    async def _live(self, user: str, chat_id: str, name: str | None = None) -> Actor | None:
-        """The owner's actor, read when nobody has it open; None when it cannot be read now, or is not there."""
+    async def _live(self, user: str, chat_id: str, name: str | None = None) -> Actor | bool:
+        """The owner's actor, read when nobody has it open; True when there is no such owner any more, because another
+        program removed it, and False when it cannot be read now.
+        """
         name = self.name_of(user, chat_id) or name
         place = None if name is None else parse_place(name)
         if place is None or isinstance(place, str):
-            return None
+            return True
         clock = self._hub.clock
         until_s = clock.monotonic_s() + LOAD_S
         actor = self._hub.actor(user, place)
         while actor is not None and clock.monotonic_s() < until_s:
+            if actor.state == "missing":
+                log.warning("backup-keeps-what-is-gone", user=user, chat=name)
+                return True
             if actor.state in ("ready", "busy") and actor.stream is not None:
-                return actor
+                # Its name may be another owner's by now.
+                return actor if actor.chat_id == chat_id or not self.name_of(user, chat_id) else True
             if actor.state not in ("loading", "busy"):
-                return None
+                return False
             await asyncio.sleep(0.002)
-        return None
+        return False
 
     async def _bring(self, actor: Actor) -> bool:
         """The owner as it is goes to the backup. Cost: the change, and one pointer a message."""
@@ -441,7 +447,7 @@ class Flusher:
             for one in some:
                 if self._gone(one.user, one.chat_id) is None:
                     actor = await self._live(one.user, one.chat_id, one.name)
-                    if actor is not None:
+                    if not isinstance(actor, bool):
                         await self._bring(actor)
                         self._let_go(actor)
             del self._wanted[-len(some) :]

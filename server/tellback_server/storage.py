@@ -129,6 +129,8 @@ class _Folders:
 class _Store:
     """A store."""
 
+    _setting = "store"
+
     def __init__(self, store: Store, url: str, behind_bytes_max: int) -> None:
         self._store = store
         self._url = url
@@ -144,7 +146,7 @@ class _Store:
         self._is_moved = lambda holds: moved(fs, data, self._binding, self._url, holds_owners=holds)
 
     def _guarded(self, hub: Hub) -> Guarded:
-        """The store behind its watch. Raises StoreError."""
+        """The store behind its watch. Raises ConfigurationError."""
         del hub
         return WatchedStore(self._store, self._watch, self._binding.data_id, self._is_moved)
 
@@ -152,17 +154,14 @@ class _Store:
         """Raises ConfigurationError."""
         self._hub = hub
         self._watch = StoreWatch(hub, behind_bytes_max=self._behind_bytes_max)
-        try:
-            watched = self._guarded(hub)
-        except StoreError as error:
-            raise _problem(error) from None
+        watched = self._guarded(hub)
         try:
             watched.check()
         except StoreUnavailable:
             # Told by the watch; whoever asks for a chat hears it.
             pass
         except StoreError as error:
-            raise _problem(error) from None
+            raise _problem(error, self._setting) from None
         self._vault = Vault(hub, files, watched, names, self._watch)
         return self._vault
 
@@ -202,6 +201,8 @@ class _Store:
 class _BackedStore(_Store):
     """A store with a backup."""
 
+    _setting = "primary"
+
     def __init__(self, store: Store, url: str, behind_bytes_max: int, backing: Backing) -> None:
         super().__init__(store, url, behind_bytes_max)
         self._backing = backing
@@ -220,7 +221,7 @@ class _BackedStore(_Store):
         return False
 
     def _guarded(self, hub: Hub) -> MultiStore:
-        backup = self._backing.open(hub, self._binding.data_id)
+        backup = _opened(self._backing, hub, self._binding.data_id)
         self._stores = MultiStore(super()._guarded(hub), backup)
         return self._stores
 
@@ -280,10 +281,7 @@ class _BackedFolders(_Folders):
 
     def room(self, hub: Hub, files: FileStore, names: Names) -> FileRoom:
         self._hub, self._files, self._names = hub, files, names
-        try:
-            self._backing.open(hub, self._binding.data_id)
-        except StoreError as error:
-            raise _problem(error) from None
+        _opened(self._backing, hub, self._binding.data_id)
         return FileRoom(hub, files)
 
     async def start(self, keeper: Keeper) -> None:
@@ -378,8 +376,22 @@ def _tell_left(hub: Hub, store: str, error: str) -> None:
         )
 
 
-def _problem(error: StoreError) -> ConfigurationError:
-    return ConfigurationError(Problem(flag_of("store"), f"{error}.".replace("..", ".")))
+def _opened(backing: Backing, hub: Hub, data_id: str) -> WatchedStore:
+    try:
+        return backing.open(hub, data_id)
+    except StoreError as error:
+        raise _problem(error, "backup") from None
+
+
+def _problem(error: StoreError, setting: str) -> ConfigurationError:
+    return ConfigurationError(Problem(flag_of(setting), f"{error}.".replace("..", ".")))
+
+
+def _named(url: str, setting: str) -> Store:
+    try:
+        return open_store(url)
+    except StoreUnsafe as error:
+        raise _problem(error, setting) from None
 
 
 def choose(settings: Settings) -> Storage:
@@ -387,16 +399,13 @@ def choose(settings: Settings) -> Storage:
     if settings.store == "files":
         return _Folders()
     url, behind_bytes_max = settings.store, settings.store_behind_bytes_max
-    try:
-        if url != "multi":
-            return _Store(open_store(url), url, behind_bytes_max)
-        primary, backup = settings.primary_and_backup
-        backing = Backing(
-            open_store(backup), backup, interval_s=settings.flush_interval_s, bytes_max=behind_bytes_max,
-            timeout_s=settings.flush_timeout_s,
-        )
-        if primary == "files":
-            return _BackedFolders(backing)
-        return _BackedStore(open_store(primary), primary, behind_bytes_max, backing)
-    except StoreUnsafe as error:
-        raise ConfigurationError(Problem(flag_of("store"), f"{error}.")) from None
+    if url != "multi":
+        return _Store(_named(url, "store"), url, behind_bytes_max)
+    primary, backup = settings.primary_and_backup
+    backing = Backing(
+        _named(backup, "backup"), backup, interval_s=settings.flush_interval_s, bytes_max=behind_bytes_max,
+        timeout_s=settings.flush_timeout_s,
+    )
+    if primary == "files":
+        return _BackedFolders(backing)
+    return _BackedStore(_named(primary, "primary"), primary, behind_bytes_max, backing)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tellback_server.config import ConfigurationError
 from tellback_server.store.schemes import open_store
 from tests.support.oracle import until
 from tests.support.server import TabClient, running, sillytavern_copy, texts, tree
@@ -92,6 +93,68 @@ async def test_a_folder_of_chats_is_mirrored(tmp_path: Path) -> None:
         # What nobody changed is not read again, what somebody else changed meanwhile is.
         tab = await TabClient.join(app.urls[0])
         await caught_up(url, tab, chats[0])
+
+
+async def test_what_another_program_removed_holds_up_nothing_and_stays_in_the_mirror(tmp_path: Path) -> None:
+    """[SM2]: the position moves on; and what another program wrote into a chat that nobody has open arrives."""
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "backup")
+    data.mkdir()
+    settings = {"store": "multi", "primary": "files", "backup": url, "flush_interval_s": 0.05, "idle_s": 0.1}
+    gone, other = CHAT, "character:Alice/Other"
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        ids = {}
+        for chat in (gone, other):
+            ids[chat] = (await tab.open(chat, create=True))["chat_id"]
+            await tab.append(chat, "one")
+            await caught_up(url, tab, chat)
+    folder = next(data.rglob("First meeting.jsonl")).parent
+    for path in folder.glob("First meeting*"):
+        path.unlink()
+    with (folder / "Other.jsonl").open("a") as file:
+        file.write('{"name":"Alice","is_user":false,"mes":"from another program"}\n')
+    (data / ".tellback/flushed").unlink()
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await until(lambda: len(texts_of(url, ids[other])) == 2)
+        assert texts_of(url, ids[other]) == ["one", "from another program"]
+        assert texts_of(url, ids[gone]) == ["one"]
+        await until(lambda: app._storage.reports[1].pending_entries == 0)
+        assert app._storage.reports[1].state == "up"
+
+
+def texts_of(url: str, chat_id: str) -> list[str]:
+    """What a store's chat says."""
+    found = stored(url, chat_id)
+    return [] if found is None else [json.loads(line)["mes"] for line in found.messages.values()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"primary": "files", "backup": "foo://x"}, "--backup: no store is called 'foo'"),
+        ({"primary": "foo://x", "backup": "memory:"}, "--primary: no store is called 'foo'"),
+        ({"primary": "files", "backup": "sqlite:///x.db?synchronous=off"}, "--backup: "),
+    ],
+)
+async def test_a_store_that_cannot_be_used_is_named_by_its_setting(
+    flags: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        async with running(tmp_path / "data", store="multi", **flags):
+            pass
+
+
+async def test_a_backup_of_another_folder_is_refused(tmp_path: Path) -> None:
+    """[ST10]."""
+    url = sqlite_url(tmp_path / "backup")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    async with running(tmp_path / "one", store="multi", primary="files", backup=url):
+        pass
+    with pytest.raises(ConfigurationError, match="--backup: the store belongs to another data folder"):
+        async with running(tmp_path / "two", store="multi", primary="files", backup=url):
+            pass
 
 
 def listed(url: str) -> list[str]:

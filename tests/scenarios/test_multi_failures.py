@@ -537,3 +537,79 @@ async def test_the_log_waits_for_the_backup(tmp_path: Path, monkeypatch: pytest.
         locker.close()
         await caught_up(backup, tab, CHAT)
         await until(lambda: not first.exists())
+
+
+def trimmed(tmp_path: Path, primary: str, backup: str) -> dict[str, Any]:
+    """Settings of a server that keeps no log that nobody needs; with keeper.COLLECT_S small."""
+    return {
+        "store": "multi", "primary": primary, "backup": backup, **FAST, "log_segment_bytes": 16 << 10,
+        "log_retain_bytes": 0, "idle_s": 0.1,
+    }
+
+
+async def filled(tab: TabClient, tmp_path: Path, urls: list[str], segment: int) -> dict[str, Any]:
+    """Twenty messages in both stores, and no more in the log; the chat's head."""
+    for number in range(20):
+        await tab.append(CHAT, f"{number}" * 2000)
+    head: dict[str, Any] = (await tab.open(CHAT))["head"]
+    for url in urls:
+        await caught_up(url, tab, CHAT)
+    await tab.ask("close", chat=CHAT)
+    await until(lambda: not (tmp_path / f"data/.tellback/log/{segment:020}.log").exists())
+    return head
+
+
+@pytest.mark.timeout(60)
+async def test_a_primary_that_is_down_at_the_start_with_a_log_that_was_trimmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[SM3]: the backup alone tells what the log does not tell any more; a name that only it knows is no free name."""
+    monkeypatch.setattr(keeper, "COLLECT_S", 0.05)
+    database, backup = ValkeyProcess(), sqlite_url(tmp_path / "backup")
+    try:
+        database.start()
+        primary = database.url(0, "?timeout_s=1")
+        settings = trimmed(tmp_path, primary, backup)
+        async with running(tmp_path / "data", **settings) as app:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(CHAT, create=True)
+            head = await filled(tab, tmp_path, [primary, backup], 2)
+        database.kill()
+        async with running(tmp_path / "data", **settings) as app:
+            tab = await TabClient.join(app.urls[0])
+            opened = await tab.open(CHAT, create=True)
+            assert (opened["head"], opened["count"]) == (head, 20)
+            assert (await tab.append(CHAT, "and on"))["type"] == "ack"
+            database.start()
+            await caught_up(primary, tab, CHAT)
+    finally:
+        database.remove()
+
+
+@pytest.mark.timeout(60)
+async def test_a_primary_that_is_set_back_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[SM3] [F34]: Valkey with its keys of an hour ago: the next who opens the chat gets what was told."""
+    monkeypatch.setattr(keeper, "COLLECT_S", 0.05)
+    database, backup = ValkeyProcess(), sqlite_url(tmp_path / "backup")
+    try:
+        database.start()
+        primary = database.url(0)
+        async with running(tmp_path / "data", **trimmed(tmp_path, primary, backup)) as app:
+            tab = await TabClient.join(app.urls[0])
+            await tab.open(CHAT, create=True)
+            await tab.append(CHAT, "one")
+            await caught_up(primary, tab, CHAT)
+            with database.connect() as client:
+                early = {key: client.dump(key) for key in client.scan_iter()}
+            head = await filled(tab, tmp_path, [primary, backup], 2)
+            await until(lambda: not app._hub.actors)
+            with database.connect() as client:
+                client.flushall()
+                for key, value in early.items():
+                    client.restore(key, 0, value)
+            opened = await tab.open(CHAT)
+            assert (opened["head"], opened["count"]) == (head, 21)
+            await tab.append(CHAT, "and on")
+            await caught_up(primary, tab, CHAT)
+    finally:
+        database.remove()
