@@ -50,7 +50,7 @@ function App() {
   return html`<div class="app ${shown ? "showing" : ""}">
     <header class="top"><a class="brand" href="#" onClick=${(event) => (event.preventDefault(), (chat.value = null), history.replaceState(null, "", location.pathname))}>tellback</a><${Badge}/></header>
     <${Sidebar}/>
-    ${shown ? html`<${Conversation} key=${shown.chatId} chat=${shown}/>` : html`<main class="empty"><p>${opening.value ? "Opening …" : "Choose a chat, or make one."}</p></main>`}
+    ${shown ? html`<${Conversation} key=${shown.chatId} chat=${shown}/>` : html`<main class="empty"><h1>${opening.value ? "Opening …" : "No chat is open"}</h1><p>Choose one from the list, or make one with +.</p></main>`}
     <${Notices}/>
     <div class="unseen" aria-live="polite">${announced.value}</div>
     ${conflict.value && html`<${ConflictDialogue} key=${conflict.value.op} conflict=${conflict.value}/>`}

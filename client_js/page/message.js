@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
-import { addSwipe, branch, editText, removeMessage, stop, swipeBy } from "./store.js";
+import { addSwipe, branch, connection, editText, removeMessage, stop, swipeBy } from "./store.js";
 import { textOf } from "./text.js";
 
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -22,7 +22,7 @@ export function Message({ chat, message, isSaved, index, count, generation, isRe
     : isEditing ? html`<${Editor} text=${message.mes ?? ""} label=${`Edit the message of ${name}`} done=${(text) => (edit(null), text !== undefined && text !== message.mes && void editText(chat, message.id, text))}/>`
     : html`<div class="text">${textOf(message.mes)}</div>`;
   return html`<article class="message ${kind} ${isSaved ? "" : "unsaved"}" data-id=${message.id} aria-label=${name} aria-posinset=${index + 1} aria-setsize=${count}>
-    <header><span class="who">${name}</span>${time(message)}<span class="mark" title=${isSaved ? "On the server's disk" : "Not on the server's disk yet"}>${isSaved ? "saved" : "saving …"}</span></header>
+    <header><span class="who">${name}</span>${time(message)}<span class="mark" title=${isSaved ? "On the server's disk" : "Not on the server's disk yet"}>${isSaved ? "saved" : connection.value === "connected" ? "saving …" : "kept here"}</span></header>
     ${body}
     ${isAdding && html`<${Editor} text="" label="One more swipe" done=${(text) => (setAdding(false), text && void addSwipe(chat, message.id, text))}/>`}
     ${!isReadOnly && !isEditing && html`<footer>

@@ -1,6 +1,7 @@
 // Builds page/ into the server's package: hashed names, so that a browser keeps them for ever and never mixes two builds.
+// A server that starts meanwhile finds one build or the other: the page comes after what it names, and what is old goes last.
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
 
 const page = new URL("../page/", import.meta.url).pathname;
@@ -10,15 +11,18 @@ const { outputFiles } = await build({
   entryPoints: [`${page}main.js`, `${page}page.css`], outdir: web, bundle: true, write: false, format: "esm", target: "es2022", minify: true,
   legalComments: "none",
 });
-rmSync(web, { recursive: true, force: true });
 mkdirSync(web, { recursive: true });
 let html = readFileSync(`${page}index.html`, "utf8");
+const kept = ["index.html"];
 const assets = [...outputFiles.map((file) => [file.path.split("/").pop(), file.contents]), ["icon.svg", readFileSync(`${page}icon.svg`)]];
 for (const [name, contents] of assets) {
   const hash = createHash("sha256").update(contents).digest("hex").slice(0, 12);
   const hashed = name.replace(/\.(\w+)$/, `-${hash}.$1`);
   writeFileSync(web + hashed, contents);
+  kept.push(hashed);
   html = html.replaceAll(`/${name}`, `/${hashed}`);
 }
-writeFileSync(`${web}index.html`, html);
+writeFileSync(`${web}index.html.new`, html);
+renameSync(`${web}index.html.new`, `${web}index.html`);
+for (const name of readdirSync(web)) if (!kept.includes(name)) rmSync(web + name, { recursive: true });
 console.log(`built ${assets.length + 1} files into server/tellback_server/web/`);

@@ -147,7 +147,8 @@ class App:
                 extra_origins=settings.allowed_origins,
                 loopback_only=authenticator.kind == "none",
                 routes={
-                    **page_routes(self.fs),
+                    # A part of the program: not from the Fs that holds the data.
+                    **page_routes(Fs()),
                     "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics,
                     "/statusz": self._statusz,
                 },

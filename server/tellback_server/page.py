@@ -10,11 +10,12 @@ Rules this module keeps:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Final
 
-from tellback_server.fs import Fs
+from tellback_server.fs import FileMissing, Fs
 from tellback_server.http import HttpResponse, Route
 
 BUILD_COMMAND: Final = "(cd client_js && npm install && npm run build:page)"
@@ -55,15 +56,17 @@ def is_built(fs: Fs, folder: str = _FOLDER) -> bool:
 
 
 def page_routes(fs: Fs, folder: str = _FOLDER) -> dict[str, Route]:
-    """The page's files by request path. Raises OSError, FsError."""
+    """The page's files by request path. Raises OSError, FileUnsafe, FileUnreadable."""
     if not is_built(fs, folder):
         return {"/": _always(_answer(_NOT_BUILT.encode(), ".html", "no-cache"))}
     routes: dict[str, Route] = {}
     for name in fs.listdir(folder):
         extension = os.path.splitext(name)[1]
-        if extension in _TYPES:
-            is_page = name == "index.html"
-            caching = "no-cache" if is_page else "public, max-age=31536000, immutable"
+        if extension not in _TYPES:
+            continue
+        is_page = name == "index.html"
+        caching = "no-cache" if is_page else "public, max-age=31536000, immutable"
+        with contextlib.suppress(FileMissing):  # A build at this moment took away what it replaced.
             answer = _answer(fs.read(os.path.join(folder, name)), extension, caching)
             routes["/" if is_page else f"/{name}"] = _always(answer)
     return routes
