@@ -14,3 +14,5 @@ export { IndexedDbOutbox, MemoryOutbox, type Entry, type Outbox, type WriteResul
 export { applyPatch, difference, mergeToPatch, type Operation } from "./patch.js";
 export type { Message } from "./replica.js";
 export type { Json } from "./values.js";
+/** @internal */
+export * as inner from "./inner.js";

@@ -1,0 +1,117 @@
+/* What commits mean in the words of extensions: from effects to named events, with the indexes of the moment.
+
+   - It sees every commit of a chat, in order; so an index is that of the chat right after the commit.
+   - It reads the effects that the server wrote and knows no rule of its own.
+   - A snapshot says what the chat is, not what happened: `CHAT_CHANGED`. */
+
+import type { ChatEvents } from "../events.js";
+import type { Effect } from "../replica.js";
+import { EventTypes, type Told } from "./emitter.js";
+
+/** The chat's name out of its address, or the name itself. */
+export const nameAlone = (address: string): string => (address.startsWith("character:") ? address.slice(address.lastIndexOf("/") + 1) : address.replace(/^group:/, ""));
+
+export class Narrator {
+  constructor(private order: string[], public name: string, private readonly ofGroup: boolean) {}
+
+  replaced(order: string[]): void {
+    this.order = order;
+  }
+
+  tell(event: ChatEvents["committed"]): Told[] {
+    const before = new Map(event.effects.flatMap((effect) => (effect.op === "delete" ? effect.messages.map((id) => [id, this.order.indexOf(id)] as const) : [])));
+    for (const effect of event.effects) this.install(effect);
+    const told: Told[] = [];
+    // The server alone makes a link follow a chat that has another name: nothing was branched, nothing edited.
+    const isServers = !event.mine && !event.by;
+    for (const effect of event.effects) {
+      switch (effect.op) {
+        case "append":
+        case "insert":
+          for (const message of effect.messages) {
+            const index = this.order.lastIndexOf(message.id as string);
+            const isUsers = message.is_user === true || (message.is_user === undefined && message.role === "user");
+            if (index >= 0) told.push([isUsers ? EventTypes.MESSAGE_SENT : EventTypes.MESSAGE_RECEIVED, index, { message_id: message.id }]);
+          }
+          break;
+        case "patch": {
+          const index = this.order.lastIndexOf(effect.message);
+          if (index >= 0 && isServers) told.push([EventTypes.MESSAGE_UPDATED, index, { message_id: effect.message }]);
+          else if (index >= 0) told.push(...patched(index, effect.message, effect.patch));
+          break;
+        }
+        case "delete":
+          for (const id of effect.messages) {
+            const index = before.get(id)!;
+            if (index >= 0) told.push([EventTypes.MESSAGE_DELETED, this.order.length, { index, message_id: id, message_ids: effect.messages }]);
+          }
+          break;
+        case "metadata":
+          told.push([EventTypes.CHAT_METADATA_CHANGED]);
+          break;
+        case "state":
+        case "floor":
+          told.push([EventTypes.CHAT_STATE_CHANGED, effect.namespace]);
+          break;
+        case "renamed":
+          told.push(...this.renamed(effect.to));
+          break;
+        case "deleted":
+          told.push(this.deleted());
+      }
+    }
+    return told;
+  }
+
+  renamed(to: string): Told[] {
+    const old = this.name;
+    this.name = nameAlone(to);
+    return old === this.name ? [] : [[EventTypes.CHAT_RENAMED, old, this.name]];
+  }
+
+  deleted(): Told {
+    return [this.ofGroup ? EventTypes.GROUP_CHAT_DELETED : EventTypes.CHAT_DELETED, this.name];
+  }
+
+  private install(effect: Effect): void {
+    if (effect.op === "append" || effect.op === "insert") {
+      const ids = effect.messages.map((message) => message.id as string);
+      const after = effect.op === "append" ? this.order.length : effect.after === null ? 0 : this.order.indexOf(effect.after) + 1 || this.order.length;
+      this.order.splice(after, 0, ...ids);
+    } else if (effect.op === "delete") {
+      const gone = new Set(effect.messages);
+      this.order = this.order.filter((id) => !gone.has(id));
+    }
+  }
+}
+
+/** What a patch of one message means. */
+function patched(index: number, id: string, operations: readonly any[]): Told[] {
+  let shown: number | undefined;
+  let content = false;
+  const removed: number[] = [];
+  const links: [string, string][] = [];
+  for (const { op, path, value } of operations) {
+    const link = op === "add" || op === "replace" ? linked(path, value) : undefined;
+    if (link) links.push(link);
+    else if (!path.startsWith("/swipe") && !(path === "/extra" && JSON.stringify(value) === "{}")) content = true;
+    if (path === "/swipe_id" && value !== undefined) shown = value;
+    else if (op === "remove" && /^\/swipes\/\d+$/.test(path)) removed.push(+path.slice(8));
+  }
+  const info = { message_id: id };
+  const told: Told[] = removed.map((swipe) => [
+    EventTypes.MESSAGE_SWIPE_DELETED, index, { ...info, swipe_id: swipe, ...(shown === undefined ? {} : { new_swipe_id: shown }) },
+  ]);
+  if (!removed.length && shown !== undefined) told.push([EventTypes.MESSAGE_SWIPED, index, { ...info, swipe_id: shown }]);
+  else if (!removed.length && content) told.push([EventTypes.MESSAGE_EDITED, index, info]);
+  told.push([EventTypes.MESSAGE_UPDATED, index, info]);
+  for (const [kind, branch] of links) told.push([EventTypes.CHAT_BRANCH_CREATED, { index, ...info, branch, kind }]);
+  return told;
+}
+
+/** Kind and name of the chat that an operation links a message to. */
+function linked(path: string, value: any): [string, string] | undefined {
+  if (path === "/extra/bookmark_link" && typeof value === "string") return ["checkpoint", value];
+  if (path === "/extra/branches" && Array.isArray(value) && value.length === 1) return ["branch", value[0]];
+  return path.startsWith("/extra/branches/") && typeof value === "string" ? ["branch", value] : undefined;
+}

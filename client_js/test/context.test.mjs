@@ -1,0 +1,141 @@
+// The extension API against the real server, in Node.
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import test, { after, before } from "node:test";
+import { createContext, EventTypes } from "../dist/context.js";
+import { client, Server, until } from "./server.mjs";
+
+const server = new Server();
+before(() => {
+  // A card is any picture that has the character's name.
+  mkdirSync(join(server.data, "data", "default-user", "characters"), { recursive: true });
+  mkdirSync(join(server.data, "data", "default-user", "chats", "Alice"), { recursive: true });
+  writeFileSync(join(server.data, "data", "default-user", "characters", "Alice.png"), Buffer.from("89504e470d0a1a0a0000000d49484452", "hex"));
+  return server.start();
+});
+after(() => server.end());
+
+const shown = async (act, options = { chat: "group:Shown" }) => {
+  const one = await client(server);
+  if (options.chat) await one.open(options.chat, { create: true });
+  const context = await createContext(one, options);
+  const told = [];
+  for (const name of Object.values(EventTypes)) context.eventSource.on(name, (...given) => void told.push([name, ...given]));
+  try {
+    await act(context, told, one);
+  } finally {
+    await context.close();
+    await one.close();
+  }
+};
+
+test("messages, by index and id, with the events of their commits", () => shown(async (context, told) => {
+  assert.equal(await context.addMessages({ name: "User", is_user: true, mes: "hi" }), 0);
+  assert.deepEqual(await context.addMessages([{ mes: "a", extra: { k: { x: 1 } } }, { mes: "b" }]), [1, 2]);
+  await context.updateMessages([{ index: 1, patch: { extra: { k: { y: 2 } } } }, { id: context.chat[2].id, patch: { mes: "B" } }]);
+  assert.deepEqual(context.getMessage(1).extra, { k: { x: 1, y: 2 } });
+  await context.updateMessages({ index: 1, patch: { extra: { only: 1 } } }, { deep: false });
+  assert.deepEqual(context.getMessage(1).extra, { only: 1 });
+  const deleted = await context.deleteMessages([2, 0, 2]);
+  assert.deepEqual(deleted.map(({ mes }) => mes), ["hi", "B"]);
+  await context.addMessages({ mes: "nobody hears" }, { silent: true });
+  assert.equal(context.getMessageCount(), 2);
+  assert.equal(context.getMessage(7), null);
+  await assert.rejects(context.updateMessages({ index: 9, patch: {} }), (error) => error.code === "message-unknown");
+  assert.throws(() => (context.chat[0].mes = "x"), TypeError);
+  await context.eventsDelivered();
+  assert.deepEqual(told.map(([name, index]) => [name, index]), [
+    ["message_sent", 0], ["message_received", 1], ["message_received", 2], ["message_edited", 1], ["message_updated", 1], ["message_edited", 2],
+    ["message_updated", 2], ["message_edited", 1], ["message_updated", 1], ["message_deleted", 1], ["message_deleted", 1],
+  ]);
+}));
+
+test("metadata, states and floor states", () => shown(async (context) => {
+  assert.equal(await context.saveChatMetadata({ note: { a: 1 } }), true);
+  assert.deepEqual(context.chat_metadata.note, { a: 1 });
+  assert.equal(await context.getChatState("plugin"), null);
+  await Promise.all(Array.from({ length: 20 }, () => context.updateChatState("plugin", (state) => ({ n: (state.n ?? 0) + 1 }))));
+  assert.deepEqual(await context.getChatStateBatch(["plugin", "none"]), { plugin: { n: 20 }, none: null });
+  assert.deepEqual(await context.updateChatState("plugin", () => null), { ok: true, updated: false, state: { n: 20 } });
+  assert.equal((await context.updateChatState("BAD NAME", () => ({}))).ok, false);
+  assert.deepEqual((await context.patchChatState("plugin", await context.buildObjectPatchOperationsAsync({ n: 20 }, { n: 21 }))).state, { n: 21 });
+  assert.equal((await context.deleteChatState("plugin")).updated, true);
+  await context.setCharacterState("Alice.png", "mine", { x: 1 });
+  assert.deepEqual(await context.getCharacterState("Alice.png", "mine"), { x: 1 });
+  await context.setCharacterState("Alice.png", "mine", null);
+  assert.equal(await context.getCharacterState("Alice.png", "mine"), null);
+  await context.addMessages([{ mes: "one" }, { mes: "two" }]);
+  const floor = await context.createFloorState({ namespace: "Score" });
+  assert.ok(Object.isFrozen(floor));
+  assert.equal(await floor.update((state) => ({ ...state, hp: 1 })), true);
+  assert.equal(await floor.update((state) => state, { floor: 99 }), false);
+  assert.deepEqual(await floor.get(), { hp: 1 });
+  await context.deleteMessages(context.chat.length - 1);
+  await until(async () => (await floor.get())?.hp === undefined);
+  floor.destroy();
+  assert.equal(await floor.update(() => ({ hp: 2 })), false);
+}));
+
+test("swipes", () => shown(async (context, told, one) => {
+  await context.addMessages([{ mes: "hi", is_user: true }, { id: "s", mes: "a" }]);
+  await (await one.open("group:Swipes")).swipeAdd("s", "b");
+  assert.equal(await context.swipe.left(), true);
+  assert.equal(context.chat[1].mes, "a");
+  assert.equal(await context.swipe.to(null, "right", { forceMesId: "s", forceSwipeId: 1 }), true);
+  assert.equal(await context.swipe.right(), false);
+  assert.equal(context.swipe.isAllowed(), true);
+  assert.equal(context.swipe.state(), "none");
+  await context.deleteMessages("s", { swipe: 0 });
+  assert.deepEqual(context.chat[1].swipes, ["b"]);
+  await context.eventsDelivered();
+  assert.deepEqual(told.map(([name]) => name).filter((name) => /swipe/.test(name)), ["message_swiped", "message_swiped", "message_swiped", "message_swipe_deleted"]);
+}, { chat: "group:Swipes" }));
+
+test("the life of chats", () => shown(async (context, told) => {
+  await context.selectCharacter("Alice.png");
+  assert.equal(context.characterId, 0);
+  const first = context.getCurrentChatId();
+  await context.sendSystemMessage("GENERIC", "loaded");
+  assert.equal(context.chat[0].extra.type, "generic");
+  await context.renameChat(first, "Second");
+  await until(() => context.getCurrentChatId() === "Second");
+  await context.doNewChat();
+  const second = context.getCurrentChatId();
+  assert.notEqual(second, "Second");
+  assert.deepEqual((await context.getPastCharacterChats()).map(({ file_id }) => file_id).sort(), [second, "Second"].sort());
+  await context.openCharacterChat("Second.jsonl");
+  assert.equal(context.chat.length, 1);
+  await context.reloadCurrentChat();
+  await context.saveChat();
+  context.setExtensionPrompt("k", "text", 1, 0);
+  assert.deepEqual(Object.keys(context.extensionPrompts), ["k"]);
+  await context.clearChat({ clearData: true });
+  assert.deepEqual([context.chat.length, Object.keys(context.extensionPrompts).length], [0, 0]);
+  await context.deleteCharacterChat(0, "Second");
+  assert.equal(context.getCurrentChatId(), undefined);
+  assert.equal(await context.closeCurrentChat(), true);
+  await context.eventsDelivered();
+  const names = new Set(told.map(([name]) => name));
+  for (const name of ["chat_created", "chat_renamed", "chat_deleted", "chat_id_changed"]) assert.ok(names.has(name), name);
+}, {}));
+
+test("media helpers work on plain messages", () => shown(async (context) => {
+  const message = { extra: { image: "b.png", image_swipes: ["a.png", "b.png"], file: { url: "f" } } };
+  context.ensureMessageMediaIsArray(message);
+  assert.deepEqual(message.extra.media.map(({ url }) => url), ["a.png", "b.png"]);
+  assert.deepEqual([context.getMediaDisplay(message), context.getMediaIndex(message)], ["gallery", 1]);
+}));
+
+test("docs/EXTENSION_API.md tells where each name is", () => shown(async (context) => {
+  const page = readFileSync(new URL("../../docs/EXTENSION_API.md", import.meta.url), "utf8");
+  const rows = page.split("## Every name of the seed")[1].split("\n## ")[0].split("\n").filter((line) => line.startsWith("| `"));
+  const floor = await context.createFloorState("ns");
+  for (const row of rows) {
+    const [seed, python] = row.split("|").slice(1).map((cell) => cell.trim().replaceAll("`", ""));
+    if (seed === "getContext") continue;
+    const [owner, name] = seed.startsWith("swipe.") ? [context.swipe, seed.slice(6)] : seed.startsWith("instance.") ? [floor, seed.slice(9)] : [context, seed];
+    assert.equal(name in owner, python !== "front end", seed);
+  }
+  assert.ok(rows.length > 50);
+}));
