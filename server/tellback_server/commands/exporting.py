@@ -78,8 +78,8 @@ def export_chats(
     chat: Annotated[
         list[str] | None, typer.Option(help='Only this chat, "character:<character>/<chat>" or "group:<chat>".')
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace files there that differ.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Report everything, write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files there that differ.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report everything, write nothing.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Also what is only worth knowing.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -94,8 +94,8 @@ def import_chats(
     on_conflict: Annotated[
         Conflict, typer.Option(help="What becomes of a thing whose name is taken by another one.")
     ] = "beside",
-    again: Annotated[bool, typer.Option(help="Import also what was imported and deleted here since.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Report everything, write nothing.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Import also what was deleted here since.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report everything, write nothing.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Also what is only worth knowing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -273,6 +273,8 @@ def _tell(report: Report, show_all: bool) -> None:
     console.print(Text("; ".join(told) + ".", style=style), soft_wrap=True)
     if report.serve:
         console.print(Text(f"Nothing has to be copied: tellback serve --data {_quoted(report.serve)}"), soft_wrap=True)
+    elif not report.dry_run and counts["imported"] + counts["beside"]:
+        console.print(Text(f"Serve it: tellback serve --data {_quoted(report.data)}", style="dim"), soft_wrap=True)
     elif report.dry_run:
         console.print(Text("Nothing was written: this was a dry run."), soft_wrap=True)
 

@@ -92,6 +92,12 @@ class Notes:
         """One that is made already."""
         self._found.setdefault(anomaly.code, []).append(anomaly)
 
+    def drain(self) -> list[Anomaly]:
+        """Those that were not told yet."""
+        told = self.take()
+        self._found = {}
+        return told
+
     def take(self) -> list[Anomaly]:
         """All of them, by line."""
         return sorted((one for known in self._found.values() for one in known), key=lambda one: one.line)

@@ -18,11 +18,12 @@ import msgspec
 from tellback_protocol.ids import CharacterChat, GroupChat, Place
 from tellback_protocol.values import dumps
 from tellback_server.checks.broken import is_utf16, utf16_as_utf8
-from tellback_server.fs import Fs
+from tellback_server.checks.reading import Busy, steady_pieces
+from tellback_server.fs import FileStat, Fs, FsError
 from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.item import Item, legal_name
 from tellback_server.transfer.plain_text import from_text
-from tellback_server.transfer.role_content import conversations_of, from_role_content
+from tellback_server.transfer.role_content import Conversation, conversations_in, conversations_of, from_role_content
 from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable, existing
 
 __all__ = ["Choices", "FileSource"]
@@ -93,39 +94,61 @@ class FileSource:
             yield from self._file(entry)
 
     def _file(self, entry: Entry) -> Iterator[Found]:
+        if self._form == "openai" and not entry.parts[-1].lower().endswith(".json"):
+            yield from self._lines(entry)
+            return
         notes = Notes(entry.name)
         read = self._reading.read(entry, notes)
         if read is None:
             yield from notes.take()
             return
         data, stat = read
-        when_ms = stat.mtime_ns // _NS_MS
-        stem = os.path.splitext(entry.parts[-1])[0]
         if self._form == "text":
-            text = from_text(data, when_ms, notes, me=self._choices.me, speakers=self._choices.speakers)
-            place = self._place(entry, stem, notes)
-            yield Item(
-                source=entry.name, target=place, data=text.data, content=data, mtime_ns=stat.mtime_ns,
-                size_bytes=len(data), messages=text.messages, notes=notes.take(),
-                quarantine=b"" if text.is_exact else data,
-            )
+            yield self._text(entry, data, stat, notes)
             return
-        if is_utf16(data):
-            data = utf16_as_utf8(data) or data
-        chats = conversations_of(data, entry.parts[-1].lower().endswith(".json"), notes)
-        told = notes.take()
-        for number, chat in enumerate(chats, 1):
-            own = Notes(entry.name)
-            name = stem if chat.line == 0 else chat.title or f"{stem} #{chat.line}"
-            place = self._place(entry, name, own)
-            yield Item(
-                source=entry.name if chat.line == 0 else f"{entry.name}#{chat.line}", target=place,
-                data=from_role_content(chat, str(place), when_ms),
-                content=b"\n".join([dumps(chat.fields), *chat.lines]), mtime_ns=stat.mtime_ns,
-                size_bytes=len(data) if number == 1 else 0, messages=chat.messages,
-                notes=[*told, *own.take()],
-            )
-            told = []
+        for chat in conversations_of(utf16_as_utf8(data) or data, True, notes):
+            yield self._chat(entry, chat, stat, notes)
+
+    def _lines(self, entry: Entry) -> Iterator[Found]:
+        """A file of conversations may be larger than memory."""
+        notes = Notes(entry.name)
+        try:
+            with self._reading.fs.open_read(entry.path) as file:
+                stat = file.stat()
+                if is_utf16(file.pread(2, 0)):
+                    data = file.pread(stat.size_bytes, 0)
+                    lines = iter((utf16_as_utf8(data) or data).split(b"\n"))
+                else:
+                    lines = _lines_of(steady_pieces(file))
+                for chat in conversations_in(lines, notes):
+                    yield self._chat(entry, chat, stat, notes)
+        except Busy:
+            notes.add("source-busy", "imported as far as it was read; run it again")
+        except FsError as error:
+            notes.add("source-unreadable", "left out", detail=error.reason)
+        yield from notes.drain()
+
+    def _text(self, entry: Entry, data: bytes, stat: FileStat, notes: Notes) -> Item:
+        stem = os.path.splitext(entry.parts[-1])[0]
+        when_ms = stat.mtime_ns // _NS_MS
+        text = from_text(data, when_ms, notes, me=self._choices.me, speakers=self._choices.speakers)
+        return Item(
+            source=entry.name, target=self._place(entry, stem, notes), data=text.data, content=data,
+            mtime_ns=stat.mtime_ns, size_bytes=len(data), messages=text.messages, notes=notes.drain(),
+            quarantine=b"" if text.is_exact else data,
+        )
+
+    def _chat(self, entry: Entry, chat: Conversation, stat: FileStat, notes: Notes) -> Item:
+        stem = os.path.splitext(entry.parts[-1])[0]
+        name = stem if chat.line == 0 else chat.title or f"{stem} #{chat.line}"
+        place = self._place(entry, name, notes)
+        lines = sum(map(len, chat.lines)) + len(chat.lines)
+        return Item(
+            source=entry.name if chat.line == 0 else f"{entry.name}#{chat.line}", target=place,
+            data=from_role_content(chat, str(place), stat.mtime_ns // _NS_MS),
+            content=b"\n".join([dumps(chat.fields), *chat.lines]), mtime_ns=stat.mtime_ns,
+            size_bytes=stat.size_bytes if chat.line == 0 else lines, messages=chat.messages, notes=notes.drain(),
+        )
 
     def _place(self, entry: Entry, name: str, notes: Notes) -> Place:
         folders = entry.parts[:-1]
@@ -136,3 +159,14 @@ class FileSource:
             return GroupChat(legal)
         told = self._choices.character or (folders[-1] if folders else "")
         return CharacterChat(legal_name(told) if told else "Imported", legal)
+
+
+def _lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest: list[bytes] = []
+    for piece in pieces:
+        first, *others = piece.split(b"\n")
+        rest.append(first)
+        for other in others:
+            yield b"".join(rest)
+            rest = [other]
+    yield b"".join(rest)

@@ -12,6 +12,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,9 @@ from tellback_server.store.jsonl import line_object, new_header
 from tellback_server.transfer.anomalies import Notes
 from tellback_server.transfer.dates import moment_ms
 
-__all__ = ["Conversation", "conversations_of", "from_role_content", "read_message", "to_role_content"]
+__all__ = [
+    "Conversation", "conversations_in", "conversations_of", "from_role_content", "read_message", "to_role_content",
+]
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DATES: Final = ("send_date", "timestamp", "created_at", "create_time", "created", "date")
@@ -54,16 +57,20 @@ class Conversation(msgspec.Struct):
 
 def conversations_of(data: bytes, is_document: bool, notes: Notes) -> list[Conversation]:
     """The chats of a file. `is_document`: it is one JSON value and not one a line, if it can be read so."""
-    data = data.removeprefix(_BOM)
     if is_document:
         try:
-            return _of_document(loads(data), notes)
+            return _of_document(loads(data.removeprefix(_BOM)), notes)
         except (ValueError, RecursionError):
             pass  # Many a file with the ending of JSON has a value a line.
-    found: list[Conversation] = []
+    return list(conversations_in(data.split(b"\n"), notes))
+
+
+def conversations_in(lines: Iterable[bytes], notes: Notes) -> Iterator[Conversation]:
+    """The chats of a file of lines, as they come; that of single messages is the last. Memory: one of them."""
+    is_any = False
     alone = Conversation(0, "", {}, [], 0)
-    for number, raw in enumerate(data.split(b"\n"), 1):
-        line = raw.removesuffix(b"\r")
+    for number, raw in enumerate(lines, 1):
+        line = (raw.removeprefix(_BOM) if number == 1 else raw).removesuffix(b"\r")
         if not line.strip():
             continue
         value, problem = line_object(line)
@@ -72,13 +79,15 @@ def conversations_of(data: bytes, is_document: bool, notes: Notes) -> list[Conve
             notes.add(code, "kept as it is; the chat is read-only until `tellback repair`", detail=problem, line=number)
             alone.lines.append(line)
         elif isinstance(value.get("messages"), list):
-            found.append(_conversation(value, number, notes))
+            is_any = True
+            yield _conversation(value, number, notes)
         elif not alone.lines and _is_heading(value):
             alone.fields = value
             alone.title = _title(value)
         else:
             _take(alone, value, line, number, notes)
-    return [alone, *found] if alone.lines or not found else found
+    if alone.lines or not is_any:
+        yield alone
 
 
 def _of_document(value: Any, notes: Notes) -> list[Conversation]:

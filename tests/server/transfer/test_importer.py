@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from tellback_protocol.ids import new_name_problem
+from tellback_protocol.ids import CharacterChat, new_name_problem
 from tellback_server.fs import FileUnsafe, Fs
 from tellback_server.store.jsonl import parse_chat
 from tellback_server.transfer.anomalies import CODES
 from tellback_server.transfer.file_source import Choices
 from tellback_server.transfer.importer import Taken
-from tellback_server.transfer.item import legal_name
+from tellback_server.transfer.item import Item, legal_name
 from tellback_server.transfer.source import overlap
-from tests.support.importing import USER, contents, export_to, import_into, killed_import, write_files
+from tests.support.importing import USER, contents, export_to, import_into, killed_import, source_of, write_files
 from tests.support.real_data import COUNTS, real_user, tree
 from tests.support.shared import CHECKOUT
 
@@ -490,6 +490,24 @@ def test_a_full_disk_ends_it_and_there_is_no_half_of_anything(tmp_path: Path, so
         assert contents(data).items() <= wanted.items()
     assert rooms > 2
     assert contents(data) == wanted
+
+
+def test_a_file_of_many_conversations_is_never_in_memory(tmp_path: Path) -> None:
+    """[IE8] One line after the other; a second run knows each of them."""
+    line = json.dumps({"messages": [{"role": "user", "content": "word " * 20_000}]}).encode()
+    path = write_files(tmp_path / "source", {"all.jsonl": b"\n".join([line] * 60)}) / "all.jsonl"
+    found = 0
+    tracemalloc.start()
+    try:
+        reading = source_of("openai", path)
+        reading.plan()
+        for item in reading.items():
+            found += isinstance(item, Item) and item.target == CharacterChat("Imported", f"all #{found + 1}")
+        _now, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == 60
+    assert peak_bytes < path.stat().st_size
 
 
 def test_many_chats_take_no_more_memory_than_a_few(tmp_path: Path) -> None:
