@@ -67,7 +67,7 @@ class Shelf(Protocol):
         """
 
     async def find(self, user: str, chat_id: str) -> str | None:
-        """The name of a chat by its id, None when the user has no such chat."""
+        """The name of a chat by its id, None when the user has no such chat. Raises Refused when that cannot be read."""
 
     async def history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
         """The answer to a history request, and the frames of the wire behind it. Raises Refused."""
@@ -264,7 +264,11 @@ class Hub:
         size_bytes: int,
     ) -> None:
         """Submit a request for an id that is not known by heart."""
-        name = await self.shelf.find(tab.user, address.chat_id) if isinstance(address, ChatById) else str(address)
+        try:
+            name = await self.shelf.find(tab.user, address.chat_id) if isinstance(address, ChatById) else str(address)
+        except Refused as refusal:
+            tab.answer_refusal(request, owner_json, size_bytes, refusal)
+            return
         if not tab.is_open:
             return
         if name is None:

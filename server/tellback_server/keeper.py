@@ -158,6 +158,13 @@ class Keeper:
 
     async def find(self, user: str, chat_id: str) -> str | None:
         """See Shelf."""
+        try:
+            return await self._find(user, chat_id)
+        except (OSError, StoreError) as error:
+            log.warning("look-failed", user=user, chat=chat_id, error=str(error))
+            raise _refusal_of(f"id:{chat_id}", error) from error
+
+    async def _find(self, user: str, chat_id: str) -> str | None:
         if self.lifecycle.registrar.went_with(user, chat_id) is not None:
             return None
         name = self._names.name_of(user, chat_id)
@@ -178,7 +185,7 @@ class Keeper:
         try:
             return await self._lookback.history(actor, request)
         except (LogError, OSError) as error:
-            raise _refusal_of(actor, error) from error
+            raise _refusal_of(actor.name, error) from error
 
     async def missed(self, actor: Actor, request: Open) -> Missed | None:
         """See Shelf."""
@@ -240,7 +247,7 @@ class Keeper:
             actor.drain()
             return
         except Exception as error:
-            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor, error))
+            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor.name, error))
             self._give_up(actor, error)
             return
         now_ms = clock.now_ms()
@@ -248,7 +255,7 @@ class Keeper:
         try:
             actor.created(loaded, tab, request, size_bytes)
         except LogPoisoned as error:
-            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor, error))
+            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor.name, error))
             self._give_up(actor, error)
             return
         self._identified(actor)
@@ -262,7 +269,7 @@ class Keeper:
 
     def _give_up(self, actor: Actor, error: Exception) -> None:
         """The chat cannot be loaded now: everybody who waits is told, and the next request tries again."""
-        refusal = _refusal_of(actor, error)
+        refusal = _refusal_of(actor.name, error)
         log.warning("chat-not-loaded", chat=actor.name, code=refusal.code, error=str(error))
         actor.failed(refusal)
         self._hub.end(actor)
@@ -453,7 +460,7 @@ class Keeper:
         return await self._hub.loop.run_in_executor(self._room.executor, work)
 
 
-def _refusal_of(actor: Actor, error: Exception) -> Refused:
+def _refusal_of(name: str, error: Exception) -> Refused:
     """Missing, unsafe, unreadable and failed are different answers; the details stay in the server's log."""
     if isinstance(error, FileUnsafe):
         return Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
@@ -463,7 +470,7 @@ def _refusal_of(actor: Actor, error: Exception) -> Refused:
         return Refused("storage-unavailable", "The store cannot be reached now.", details={"after_ms": 1000})
     if isinstance(error, OSError | StoreError):
         return Refused("unreadable", "The chat exists and cannot be read now.")
-    log.error("load-failed", chat=actor.name, exc_info=error)
+    log.error("load-failed", chat=name, exc_info=error)
     return Refused("internal", "The chat could not be loaded; the server's log says why.")
 
 

@@ -23,7 +23,7 @@ from tellback_server import lifecycle
 from tellback_server.log import LogError, writer
 from tests.campaign.__main__ import quiet
 from tests.campaign.workload import BASE, LIVES, NAMES, SESSION, Day, World, is_same, world_of
-from tests.support.headless import Headless, Wire
+from tests.support.headless import Headless, Wire, headless
 from tests.support.sim_fs import SimFs
 
 CASES = os.environ.get("TELLBACK_SWEEP", "24")
@@ -206,3 +206,17 @@ async def test_whichever_call_fails_the_day_ends_as_if_none_had(monkeypatch: pyt
     print(f"{len(chosen)} of {len(cases)} cases, {failed} failed a call, {poisoned} ended the server")
     assert failed
     assert poisoned
+
+
+async def test_a_folder_that_cannot_be_read_is_an_answer_and_not_silence() -> None:
+    """[L5]: who asks for an id that nobody knows by heart; found by the sweep."""
+    fs = SimFs(BASE)
+    async with headless(fs) as app:
+        tab = await Wire.join(app)
+        await tab.ask("open", chat="character:Alice/Talk", since=None, create=True)
+        await app.fold()
+        fs.fail("close", errno.EIO)
+        unknown = "id:11111111-2222-4333-8444-555555555555"
+        answer = await tab.ask("open", chat=unknown, since=None)
+        assert (answer["code"], answer["type"]) == ("unreadable", "error")
+        assert (await tab.ask("open", chat=unknown, since=None))["code"] == "not-found"
