@@ -173,6 +173,9 @@ class Flusher:
         if not last.done():
             # A call of the store that hangs ends by the store's own time limit, in its thread.
             last.cancel()
+        elif not last.cancelled() and last.exception() is None and last.result():
+            # What was recorded since is no write.
+            return 0
         return self.pending_entries
 
     async def _run(self) -> None:
