@@ -54,7 +54,7 @@ export function ConflictDialogue({ conflict }) {
       <div class="mine"><h3>Yours</h3><div class="text">${mine ? mine.mes : html`<i>deleted</i>`}</div></div></div>`)}
       ${all.length > SHOWN_MAX && html`<p>And ${all.length - SHOWN_MAX} more.</p>`}</div>
     <div class="exits">
-      <button disabled=${isBusy} onClick=${() => conflict.takeTheirs()}>Take theirs</button>
+      <button disabled=${isBusy} onClick=${() => write(Promise.resolve(conflict.takeTheirs()))}>Take theirs</button>
       <button class="main" disabled=${isBusy} onClick=${() => busy(() => write(conflict.applyMineAgain()))}>Put mine over it</button>
       <form onSubmit=${saveAs}><label>Or keep mine as a chat of its own<input value=${copy} required maxlength="120" onInput=${(event) => setCopy(event.target.value)}/></label><button disabled=${isBusy}>Keep as new chat</button></form>
     </div></dialog>`;

@@ -67,7 +67,7 @@ function Composer({ chat, isReadOnly, live, editLast }) {
       onInput=${(event) => setText(event.target.value)} onKeyDown=${keys}></textarea>
     ${live.length
       ? html`<button type="button" onClick=${() => live.forEach(stop)}>Stop</button>`
-      : html`<button type="button" disabled=${!canReply} title=${client.upstreams.length ? `Ask ${client.upstreams[0].name}` : "No model server is configured: this tab writes a sample reply"} onClick=${() => generate(chat)}>${client.upstreams.length ? "Reply" : "Sample reply"}</button>`}
+      : html`<button type="button" disabled=${!canReply} title=${client.upstreams.length ? `Ask ${client.upstreams[0].name}` : "No model server is configured: this tab writes a sample reply"} onClick=${() => generate(chat)}>${client.upstreams.length ? "Reply" : html`Sample<span class="wide"> reply</span>`}</button>`}
     <button class="main" disabled=${isReadOnly || !text.trim()}>Send</button>
     <p id="keys">Enter sends · Shift+Enter: new line · ↑ edits your last message · Alt+← → swipes the last one</p>
   </form>`;

@@ -53,7 +53,7 @@ function App() {
     ${shown ? html`<${Conversation} key=${shown.chatId} chat=${shown}/>` : html`<main class="empty"><h1>${opening.value ? "Opening …" : "No chat is open"}</h1><p>Choose one from the list, or make one with +.</p></main>`}
     <${Notices}/>
     <div class="unseen" aria-live="polite">${announced.value}</div>
-    ${conflict.value && html`<${ConflictDialogue} key=${conflict.value.op} conflict=${conflict.value}/>`}
+    ${conflict.value && html`<${ConflictDialogue} key=${`${conflict.value.handle.name} ${conflict.value.op}`} conflict=${conflict.value}/>`}
   </div>`;
 }
 

@@ -64,7 +64,7 @@ class Profile:
 
     def _said(self, message: Any) -> None:
         # A server that was killed cannot be reached: the browser itself says so.
-        if message.type in ("error", "warning") and "WebSocket connection" not in message.text:
+        if message.type in ("error", "warning") and "WebSocket" not in message.text:
             self.faults.append(message.text)
 
 
