@@ -190,7 +190,7 @@ class Run:
         settings["prepare"] = self._prepared(self.folder / "rival-journal")
         rival = ForkedServer(self.data, **{**settings, "port": 0})
         rival.errors = self.folder / "rival.log"
-        with contextlib.suppress(AssertionError):
+        with contextlib.suppress(AssertionError, TimeoutError):
             async with rival:
                 self.urls = [self.server.url, rival.url]
                 for tab in tabs[::2]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import threading
 import time
 from typing import Any
 
@@ -249,3 +251,34 @@ def _no_lock() -> None:
     replace(JournalingFs, "lock_directory", lambda _self, _path: Unlocked())
     replace(lock, "FileLock", lambda *_arguments, **_named: Unlocked())
     replace(TermFile, "check", nothing)
+
+
+@bug("two-sync-threads", "durable", chaos=POWER)
+def _two_sync_threads() -> None:
+    """Two threads sync in turn, and a batch is told when the other one's sync returned."""
+    from tellback_server.log.writer import Writer
+
+    syncing: list[threading.Thread] = []
+
+    def in_turn(self: Writer) -> None:
+        file = self._file
+
+        def sync() -> None:
+            time.sleep(SLOW_S)
+            with contextlib.suppress(OSError):
+                file.fdatasync()
+
+        syncing.append(threading.Thread(target=sync, daemon=True))
+        syncing[-1].start()
+        if len(syncing) > 1:
+            syncing.pop(0).join()
+
+    replace(Writer, "_make_durable", in_turn)
+
+
+@bug("recovery-not-idempotent", "model-equality", chaos=KILL, rounds=16, settings={"checkpoint_interval_s": 0.01})
+def _recovery_not_idempotent() -> None:
+    """What the files hold already when a crash comes behind them is written once more."""
+    from tellback_server.store.found import Content
+
+    replace(Content, "holds", lambda _self, _commit: False)

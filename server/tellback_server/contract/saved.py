@@ -24,6 +24,7 @@ from tellback_protocol.effects import (
 )
 from tellback_protocol.ids import Version
 from tellback_protocol.stream import StateDocument
+from tellback_server.clock import Clock
 from tellback_server.store.base import Store, StoredChat
 from tellback_server.store.schemes import open_store
 
@@ -47,7 +48,8 @@ class Saved:
     """A chat as the server holds it, with a store behind: every change is effects and a value."""
 
     def __init__(self, name: str = "character:Alice/One", chat_id: str | None = None) -> None:
-        self.chat = Chat(Version(1, 0, str(uuid.uuid4())))
+        self._clock = Clock()
+        self.chat = Chat(Version(1, 0, self._clock.integrity()))
         self.chat_id = chat_id or str(uuid.uuid4())
         self.name = name
         self.head = self.chat.version
@@ -59,7 +61,8 @@ class Saved:
 
     def commit(self, *effects: Effect) -> None:
         """One commit; `save` brings the store everything since it was last saved."""
-        self.head = Version(self.head.epoch, self.head.seq + 1, str(uuid.uuid4()))
+        # As a server makes them: those of one process begin alike.
+        self.head = Version(self.head.epoch, self.head.seq + 1, self._clock.integrity())
         for effect in effects:
             if isinstance(effect, StateEffect):
                 effect.version = self.head

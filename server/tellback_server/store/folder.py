@@ -386,7 +386,8 @@ class FolderStore:
     def _made(self, root: str, path: str, data: bytes, head: Version, moves: _Moves) -> Piece:
         """A file beside its place, to be moved there when the record says so."""
         folder, name = os.path.split(path)
-        temporary = f"{folder}/.{zlib.crc32(name.encode()):08x}-{head.integrity[:13]}{TEMPORARY_SUFFIX}"
+        # The whole integrity: those of one process begin alike, and what an older record moves must not be found here.
+        temporary = f"{folder}/.{zlib.crc32(name.encode()):08x}-{head.integrity}{TEMPORARY_SUFFIX}"
         if self._fs.stat(f"{root}/{temporary}") is not None:
             self._fs.unlink(f"{root}/{temporary}")
         with self._fs.create(f"{root}/{temporary}") as file:
