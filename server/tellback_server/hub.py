@@ -67,7 +67,7 @@ class Shelf(Protocol):
         """
 
     async def find(self, user: str, chat_id: str) -> str | None:
-        """The name of a chat by its id, None when the user has no such chat. Raises Refused when that cannot be read."""
+        """The name of a chat by its id, None when the user has no such chat. Raises Refused."""
 
     async def history(self, actor: Actor, request: History) -> tuple[bytes, Iterator[bytes] | None]:
         """The answer to a history request, and the frames of the wire behind it. Raises Refused."""

@@ -1,13 +1,13 @@
-"""The reference workload of the crash states: one user's day on a whole server, and what the server shows after each step.
+"""The reference workload of the crash states: one user's day on a whole server, and what is shown after each step.
 
-Appends, patches, a batch, states, floors, swipes, metadata, a generation, renames, a branch, deletions and restores of a
-chat and of a character, an emptied trash, a file that another program wrote, checkpoints, segment rolls, retention,
-three lives.
+Appends, patches, a batch, states, floors, swipes, metadata, a generation, renames of a chat and of a character, a
+branch, a deletion and a restore, an emptied trash, a file that another program wrote, checkpoints, segment rolls,
+retention, three lives.
 
 Rules of this module:
 - A world is everything a tab is shown of every name the workload ever uses. After step k the server showed world k; a
   start on any disk that a cut may leave shows one of the worlds from the last one told to the last one asked for.
-- A generation that runs is shown with as much of its text as reached the log: its text may be shorter than in the world.
+- A generation that runs is shown with as much of its text as reached the log: that may be shorter than in the world.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ async def world_of(tab: Wire) -> World:
         shown = {key: opened[key] for key in ("chat_id", "version", "head", "metadata", "messages", "next_op")}
         assert not opened.get("read_only"), opened
         shown["generations"] = {
-            running["id"]: {"text": running.get("text", ""), "target": running["target"]} for running in opened["generations"]
+            running["id"]: {"text": running.get("text", ""), "target": running["target"]}
+            for running in opened["generations"]
         }
         states = await tab.ask("state-get", owner={"chat": name}, namespaces=NAMESPACES)
         world[name] = {**shown, "states": states["states"]}

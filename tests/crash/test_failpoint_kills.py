@@ -1,4 +1,4 @@
-"""kill -9 at every named failpoint: what was told stays, what was asked is done wholly or not at all (RELIABILITY F1, F2).
+"""kill -9 at every named failpoint: what was told stays, what was asked is done wholly or not at all (F1, F2).
 
 Three layers, so that a new failpoint without a kill fails here:
 - The reference day runs in this process and notes every hit. What a kill leaves at that moment is the disk with

@@ -1,7 +1,7 @@
-"""Every disk a power cut may leave of the reference workload, against the start of the whole server (RELIABILITY F4, F5).
+"""Every disk a power cut may leave of the reference workload, against the start of the whole server (F4, F5).
 
-`python -m tests.campaign` runs them all; docs/FAULTS.md has its figures. Here a seeded part runs: TELLBACK_SERVER_STATES
-sets how many. The enumeration is shown to catch bugs that are planted in the server and under it.
+`python -m tests.campaign` runs them all; docs/FAULTS.md has its figures. Here a seeded part runs, as much as
+TELLBACK_SERVER_STATES says. The enumeration is shown to catch bugs that are planted in the server and under it.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ import pytest
 from tellback_server import hub
 from tellback_server.clock import Clock
 from tests.campaign.workload import record
+from tests.scenarios.test_faults import eventually, get
 from tests.support.forked_server import ForkedServer
 from tests.support.headless import Headless, Wire, headless
 from tests.support.held_fs import HeldFs
 from tests.support.oracle import LOST, until, whole_history
 from tests.support.server import Process, TabClient, running, texts
-from tests.scenarios.test_faults import eventually, get
 
 CHAT = "character:Alice/First meeting"
 FILE = "default-user/chats/Alice/First meeting.jsonl"
@@ -232,7 +232,7 @@ async def test_a_disk_that_is_unmounted_under_the_server_ends_it(tmp_path: Path)
             tab = await TabClient.join(process.url)
             await tab.open(CHAT, create=True)
             await tab.append(CHAT, "kept")
-            subprocess.run(["umount", "-l", str(data)], check=True)
+            await asyncio.to_thread(subprocess.run, ["umount", "-l", str(data)], check=True)
             with contextlib.suppress(*LOST):
                 assert (await tab.append(CHAT, "lost"))["type"] != "ack"
             assert await process.ended() == 70
@@ -258,7 +258,7 @@ async def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path) -> None:
         await until(lambda: len(said(data)) == 13, timeout_s=15)
 
 
-async def test_a_second_SIGTERM_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:  # noqa: N802
+async def test_a_second_SIGTERM_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
     """RELIABILITY F3: what was acknowledged is there, whichever of the two ended it."""
     data = tmp_path / "data"
     acked: list[str] = []
@@ -317,7 +317,7 @@ class Jumping(Headless):
 
 
 async def test_a_wall_clock_that_jumps_changes_no_order_and_no_id() -> None:
-    """RELIABILITY F22: a day with three lives; order is by seq, ids are unique, and a start on any clock shows it all."""
+    """RELIABILITY F22: a day with three lives; order is by seq, ids are unique, a start on any clock shows it all."""
     day = await record(0, app_class=Jumping)
     plain = await record(0)
     def messages(worlds: list[dict[str, Any]]) -> list[list[str]]:

@@ -5,8 +5,8 @@
         await tab.ask("open", chat=..., since=None)
 
 Rules of this module:
-- What is left out: sockets, `flock` and LOCK of the data folder (the log's own lock stays), and threads for files, whose
-  work is done at once in the loop's thread. The log keeps its writer thread.
+- What is left out: sockets, `flock` and LOCK of the data folder (the log's own lock stays), and threads for files,
+  whose work is done at once in the loop's thread. The log keeps its writer thread.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def _announced(old: ParsedChat, past: OwnerPast) -> bytes:
 def _is_torn(rest: bytes, block: bytes, offset: int) -> bool:
     """Whether `rest` (at `offset` in the file) is what a power cut leaves of `block`, unwritten sectors included.
 
-    A sector that is neither ours nor empty is what the disk had before, unless it is text: nobody else wrote such bytes.
+    A sector that is neither ours nor empty is what the disk had before, unless it is text: nobody else wrote that.
     """
     if not rest or len(rest) > len(block):
         return False
