@@ -190,6 +190,12 @@ async def test_a_report_names_what_a_person_should_look_at(tmp_path: Path) -> No
     assert code == 1
     code, out, _ = await run("import", "sillytavern", source, "--data", tmp_path / "d")
     assert (code, out.split(";")[0]) == (0, "2 here already")
+    (tmp_path / "d" / USER / "chats" / "A" / "link.jsonl").symlink_to("well.jsonl")
+    code, out, _ = await run("export", "sillytavern", tmp_path / "out", "--data", tmp_path / "d")
+    assert code == 1
+    assert "source-link" in out
+    assert "line-not-json" in out
+    assert len(contents(tmp_path / "out")) == 2
 
 
 async def test_an_import_that_is_killed_in_the_middle_is_whole_after_the_next_run(tmp_path: Path) -> None:

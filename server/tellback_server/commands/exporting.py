@@ -142,6 +142,11 @@ class _Run:
                 out(data)
         self._report.add(self._exporter.take(item))
 
+    def pass_over(self, anomaly: Anomaly) -> None:
+        """Something of the folder that cannot be exported."""
+        if anomaly.severity != "info" and not self.only:
+            self._report.add(Given("left-out", anomaly.path, notes=[anomaly]))
+
     def tell(self, notes: list[Anomaly]) -> None:
         """What is said of all of them."""
         if self._form in ("sillytavern", "luker") and not self.only:
@@ -170,9 +175,11 @@ def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run) -> None:
     source = FolderSource(fs, files.user_root(user))
     with watching("exporting", source.plan()) as progress:
         for item in source.items():
-            if isinstance(item, Item):
-                run.take(item)
-                progress.advance(progress.task_ids[0], item.size_bytes)
+            if isinstance(item, Anomaly):
+                run.pass_over(item)
+                continue
+            run.take(item)
+            progress.advance(progress.task_ids[0], item.size_bytes)
 
 
 def _fold(fs: Fs, files: FileStore, user: str) -> None:

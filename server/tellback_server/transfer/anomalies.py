@@ -47,6 +47,7 @@ CODES: Final[dict[str, tuple[Severity, str]]] = {
     "text-empty": ("info", "there is no text"),
     "date-unreadable": ("warning", "a date in no known form"),
     "metadata-nested": ("warning", "chat_metadata stands inside chat_metadata"),
+    "metadata-not-object": ("warning", "chat_metadata is no object"),
     "header-missing": ("warning", "the first line is a message"),
     "variations-differ": ("warning", "variations and swipes differ"),
     "message-id-unusable": ("warning", "an id that cannot be one, or is taken in this chat"),

@@ -103,7 +103,11 @@ def from_cardshark(data: bytes, stem: str, changed_ms: int, notes: Notes) -> Car
                 notes.add("header-missing", "one was put in front", line=number)
                 lines.append(_header({}, b"", stem, changed_ms, found, notes) + end)
             found.messages += 1
-            lines.append(_message(value, line, ids, notes, number) + end)
+            try:
+                lines.append(_message(value, line, ids, notes, number) + end)
+            except RecursionError:
+                # What is nested as deeply as it can be read cannot be written anew.
+                lines.append(raw)
         is_first = False
     if is_first:
         lines.insert(0, _header({}, b"", stem, changed_ms, found, notes))
@@ -132,7 +136,10 @@ def _header(
         header["create_date"] = utc_text(created_ms)
     if not isinstance(header.get("timestamp"), int):
         header["timestamp"] = created_ms
-    if key is None and not isinstance(header.get("chat_metadata"), dict):
+    if key is None and "chat_metadata" in header:
+        notes.add("metadata-not-object", "kept as original_chat_metadata", line=1)
+        header["original_chat_metadata"] = header["chat_metadata"]
+    if key is None:
         header["chat_metadata"] = {}
         key = "chat_metadata"
     metadata = header[key or "chat_metadata"]
@@ -216,7 +223,10 @@ def to_cardshark(data: bytes, character: str, name: str, character_id: str, chan
             if is_first:
                 is_first = False
                 out.append(_cardshark_header({}, b"", character, name, changed_ms, found))
-            out.append(_cardshark_message(value, line) + end)
+            try:
+                out.append(_cardshark_message(value, line) + end)
+            except RecursionError:
+                out.append(raw)
     if is_first:
         out = [_cardshark_header({}, b"", character, name, changed_ms, found)]
     found.data = b"\n".join(out)

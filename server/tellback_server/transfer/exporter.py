@@ -75,10 +75,18 @@ def text_form(item: Item, form: Literal["openai", "text"], notes: Notes) -> byte
     if len(loads(parsed.metadata)):
         notes.add("export-without", "left out", detail="metadata")
     if form == "openai":
-        if any("swipes" in one and len(one["swipes"] or ()) > 1 for one in messages if isinstance(one, dict)):
+        if any(isinstance(swipes := one.get("swipes"), list) and len(swipes) > 1 for one in messages):
             notes.add("export-without", "only the one that is shown is written", detail="swipes")
-        return b"".join(dumps(to_role_content(one)) + b"\n" for one in messages)
+        return b"".join(_dumped(to_role_content(one), notes) for one in messages)
     return to_text(messages).encode("utf-8", "replace")
+
+
+def _dumped(message: dict[str, Any], notes: Notes) -> bytes:
+    try:
+        return dumps(message) + b"\n"
+    except RecursionError:
+        notes.add("line-not-json", "left out", detail="nested too deeply to be written anew")
+        return b""
 
 
 class Exporter:

@@ -3,7 +3,7 @@
     importer = Importer(files, user, image, journal, clock, source, is_dry=..., conflict=..., again=...)
     for found in source.items(): importer.take(found)   -> Taken
 
-Rules of this module (STORAGE "Import and export", M1 to M6 there):
+Rules of this module (STORAGE "Import and export", IE5 to IE8):
 - A name that is taken by something else is never overwritten: the item comes in beside it, or is left out.
 - States are written before their owner: an owner that is there has all of them, whenever we were killed.
 - What was imported before is known by its content, not by its name; it stays as it is here now.

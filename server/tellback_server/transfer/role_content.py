@@ -128,7 +128,14 @@ def _take(into: Conversation, message: dict[str, Any], line: bytes, number: int,
         return
     if "role" not in message and "content" not in message:
         notes.add("line-not-message", "kept as a message without a text", line=number)
-    into.lines.append(dumps(read_message(message, notes, number)))
+    try:
+        into.lines.append(dumps(read_message(message, notes, number)))
+    except RecursionError:
+        # What is nested as deeply as it can be read cannot be written anew.
+        if line:
+            into.lines.append(line)
+            return
+        raise
 
 
 def _is_heading(value: dict[str, Any]) -> bool:

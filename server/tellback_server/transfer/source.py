@@ -19,7 +19,7 @@ from tellback_server.store.place import is_text
 from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.item import Item
 
-__all__ = ["Entry", "Found", "Reading", "Source", "SourceUnusable", "overlap"]
+__all__ = ["Entry", "Found", "Reading", "Source", "SourceUnusable", "existing", "overlap"]
 
 Found = Item | Anomaly
 """What a source yields: something to import, or something to say about what is left out."""

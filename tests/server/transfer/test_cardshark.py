@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tellback_protocol.ids import CharacterChat
+from tellback_server.store.jsonl import parse_chat
 from tellback_server.transfer.anomalies import Notes
 from tellback_server.transfer.cardshark import CardSharkChat, character_id_of, from_cardshark, map_of, to_cardshark
+from tellback_server.transfer.exporter import text_form
+from tellback_server.transfer.item import Item
+from tellback_server.transfer.role_content import conversations_of, from_role_content
 
 CHANGED = 1_736_082_309_000
 STEM = "chat_Alice_20240301_101500"
@@ -130,6 +135,35 @@ MESSAGES = st.fixed_dictionaries(
         "send_date": st.sampled_from(["2024-03-01T10:15:00Z", 1709288100000, "?", None]), "unknown": st.integers(),
     },
 )
+
+
+DEEP = b'{"mes":"x","variations":["x"],"deep":' + b"[" * 900 + b"]" * 900 + b"}"
+
+
+@given(st.lists(st.one_of(
+    st.binary(max_size=30), st.just(DEEP), st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([
+            "mes", "id", "extra", "variations", "swipes", "chat_metadata", "metadata", "create_date",
+            "currentVariation", "character_name", "send_date", "timestamp", "role", "content", "messages", "name",
+        ]), inner, max_size=4), max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+), max_size=4))
+def test_nothing_makes_a_converter_fail_or_loses_a_line(lines: list[bytes]) -> None:
+    """Any shapes and bytes, in every format, there and back."""
+    data = b"\n".join(lines)
+    notes = Notes("x")
+    chat = from_cardshark(data, STEM, CHANGED, notes)
+    parsed = parse_chat(chat.data, headed=True)
+    assert len(parsed.messages) == chat.messages
+    assert to_cardshark(chat.data, "Alice", "n", "id", CHANGED).data.count(b"\n") >= chat.data.count(b"\n")
+    for one in conversations_of(data, False, notes):
+        from_role_content(one, "n", CHANGED)
+    item = Item(
+        source="x", target=CharacterChat("A", "n"), data=chat.data, mtime_ns=0, size_bytes=0, messages=chat.messages,
+    )
+    assert text_form(item, "openai", notes).count(b"\n") <= chat.messages
+    text_form(item, "text", notes)
 
 
 @given(st.lists(MESSAGES, max_size=5), st.booleans(), st.sampled_from([STEM, "My chat", "ü: ö"]))
