@@ -29,6 +29,7 @@ from tests.support.sim_fs import SimFs
 CASES = os.environ.get("TELLBACK_SWEEP", "24")
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TRIES_MAX = 12
+PATIENCE_S = 0.5
 WITHOUT = {"_start", "_text", "_end"}
 """Their text travels in time; test_generation_faults has their disks."""
 
@@ -102,11 +103,15 @@ class Insistent:
         told = self.day.worlds[-1] if self.day.worlds else None
         for turn in range(TRIES_MAX):
             assert self.app is not None
+            # Who waits for files that cannot be moved waits until the disk is well.
+            well = asyncio.get_running_loop().call_later(PATIENCE_S, self.fs.heal)
             try:
                 answer = await self._tab.ask(type, **fields)
             except AssertionError:
                 assert self.app._poison is not None, "a request without an answer"
                 answer = {"type": "error", "retry": "backoff"}
+            finally:
+                well.cancel()
             if self.app._poison is not None:
                 # Nobody is answered any more: the process ends, and another one starts.
                 await self.end()
