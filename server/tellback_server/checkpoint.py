@@ -227,6 +227,9 @@ async def in_thread(executor: Executor, step: Callable[[], _Result]) -> _Result:
         while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
+        if not future.cancelled():
+            # Nobody is left who would want to know.
+            future.exception()
         raise
 
 

@@ -18,7 +18,6 @@ Rules of this module (STORAGE "Primary and backup"):
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Final, Protocol
@@ -164,19 +163,17 @@ class Flusher:
 
     async def stop(self, timeout_s: float) -> int:
         """Bring the backup up to the log, as far as the time allows. Returns the records that are left."""
+        clock = self._hub.clock
+        until_s = clock.monotonic_s() + timeout_s
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=timeout_s)
         last = self._hub.loop.create_task(self.tick())
-        await asyncio.wait([last], timeout=timeout_s)
-        if not last.done():
-            # A call of the store that hangs ends by the store's own time limit, in its thread.
-            last.cancel()
-        elif not last.cancelled() and last.exception() is None and last.result():
-            # What was recorded since is no write.
-            return 0
-        return self.pending_entries
+        await asyncio.wait([last], timeout=max(0.0, until_s - clock.monotonic_s()))
+        # A call of the store that hangs ends by the store's own time limit, in its thread; what was recorded since the
+        # tick began is no write.
+        is_done = last.done() and last.exception() is None and last.result()
+        return 0 if is_done else self.pending_entries
 
     async def _run(self) -> None:
         while True:

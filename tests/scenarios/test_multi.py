@@ -72,6 +72,25 @@ async def test_rename_delete_and_restore_reach_the_backup(tmp_path: Path) -> Non
         assert len((await caught_up(settings["backup"], tab, to)).messages) == 2
 
 
+@pytest.mark.parametrize("primary", ["files", "sqlite"])
+async def test_a_flush_costs_what_changed(primary: str, tmp_path: Path) -> None:
+    """[SM1] [ST7]: a message more in a long chat brings the backup a message, and not the chat."""
+    settings = pair(tmp_path)
+    if primary == "files":
+        settings["primary"] = "files"
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        for _ in range(10):
+            await tab.append(CHAT, *("x" * 1000 for _ in range(200)))
+        await caught_up(settings["backup"], tab, CHAT)
+        write_ahead = tmp_path / "backup/chats.db-wal"
+        before = write_ahead.stat().st_size
+        await tab.append(CHAT, "one more")
+        assert len((await caught_up(settings["backup"], tab, CHAT)).messages) == 2001
+        assert write_ahead.stat().st_size - before < 200_000
+
+
 async def test_a_folder_of_chats_is_mirrored(tmp_path: Path) -> None:
     """[SM2]: chats that nobody opened, what tellback writes, what others write; nothing is written into the folder."""
     data = sillytavern_copy(tmp_path)

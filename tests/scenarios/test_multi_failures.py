@@ -88,15 +88,18 @@ async def served(tmp_path: Path, primary: str, backup: str, **settings: Any) -> 
 
 @pytest.mark.timeout(180)
 async def test_a_primary_whose_wire_is_cut_every_200_ms(postgres: PostgresProcess, tmp_path: Path) -> None:
-    """[SM3] [SM4]: PostgreSQL behind a wire that is cut and joined again, under load."""
+    """[SM3] [SM4]: PostgreSQL behind a wire that is cut and joined again, under load; once kill -9 of the server."""
     backup = sqlite_url(tmp_path / "backup")
     async with Cutter(postgres.port) as wire:
         url = postgres.url("cut").replace(f":{postgres.port}/", f":{wire.port}/")
         async with served(tmp_path, url, backup) as server:
 
             async def disturb(notes: Notes) -> None:
-                for _ in range(FLAPS):
+                for round_ in range(FLAPS):
                     await wire.cut()
+                    if round_ == 1:
+                        await server.kill()
+                        await server.start()
                     await asyncio.sleep(FLAP_S)
                     await goes_on(notes, 5)
                     await wire.join()
@@ -422,6 +425,31 @@ async def test_a_stop_flushes_and_says_what_is_left(tmp_path: Path) -> None:
         tab = await TabClient.join(server.url)
         await tab.open(CHAT)
         assert len((await caught_up(backup, tab, CHAT)).messages) == 2
+
+
+@pytest.mark.timeout(60)
+async def test_a_stop_does_not_wait_for_a_backup_that_hangs(tmp_path: Path) -> None:
+    """[SM7]: it says what is left in time, and ends when the store's own limit is over."""
+    database, primary = ValkeyProcess(), sqlite_url(tmp_path / "primary")
+    try:
+        database.start()
+        backup = database.url(0, "?timeout_s=1")
+        async with served(tmp_path, primary, backup, flush_timeout_s=0.3) as server:
+            tab = await TabClient.join(server.url)
+            await tab.open(CHAT, create=True)
+            await tab.append(CHAT, "one")
+            await caught_up(backup, tab, CHAT)
+            os.kill(database.pid, signal.SIGSTOP)
+            await tab.append(CHAT, "two")
+            assert await server.stop() == 0
+            assert '"event": "stopped-behind"' in server.errors.read_text()
+            os.kill(database.pid, signal.SIGCONT)
+            await server.start()
+            tab = await TabClient.join(server.url)
+            await tab.open(CHAT)
+            assert len((await caught_up(backup, tab, CHAT)).messages) == 2
+    finally:
+        database.remove()
 
 
 async def test_a_backup_too_far_behind_lets_the_log_go_and_gets_wholes(tmp_path: Path) -> None:
