@@ -51,6 +51,8 @@ class Plan(msgspec.Struct):
     """A bug of `planted`."""
     store: str | None = None
     """The URL of a store, `{folder}` being the run's own folder."""
+    backup: str | None = None
+    """The URL of a second one, which follows the first."""
     settings: dict[str, Any] = {}
     end_s: float = 40.0
     """By then every op has its answer."""
@@ -71,8 +73,12 @@ class Run:
         self.rounds = 0
         self.urls: list[str] = []
         """Where tabs may go while there are two servers."""
-        store = {} if plan.store is None else {"store": plan.store.format(folder=folder)}
-        self.store_url = store.get("store")
+        self.stores = {
+            name: url.format(folder=folder) for name, url in (("store", plan.store), ("backup", plan.backup)) if url
+        }
+        store = dict(self.stores)
+        if plan.backup is not None:
+            store |= {"store": "multi", "primary": self.stores["store"], "flush_interval_s": 0.1}
         self.server = ForkedServer(self.data, **{
             "checkpoint_interval_s": 0.05, "log_segment_bytes": LOG_SEGMENT_BYTES, **store, **plan.settings,
         })
@@ -230,17 +236,17 @@ class Run:
             await self.server.kill()
             await self._start()
             await read_server(self.server.url, chat, evidence)
-            if self.store_url is not None:
+            for url in self.stores.values():
                 reader = await TabClient.join(self.server.url)
                 with contextlib.suppress(TimeoutError, AssertionError):
-                    await caught_up(self.store_url, reader, chat, timeout_s=10)
+                    await caught_up(url, reader, chat, timeout_s=10)
                 await reader.close()
             code = await self.server.stop()
             if code != 0:
                 self.problems.append(("durable", f"the server ended with {code}"))
-            if self.store_url is not None:
-                evidence.store = await read_store(self.store_url, chat_id)
-            else:
+            for name, url in self.stores.items():
+                evidence.stores[name] = await read_store(url, chat_id)
+            if not self.stores:
                 evidence.disk = read_disk(self.data, chat_id)
         except (*LOST, AssertionError, KeyError, ValueError) as error:
             self.problems.append(("durable", f"what is there cannot be read: {error!r}"))

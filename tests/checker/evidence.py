@@ -29,9 +29,9 @@ class Evidence(msgspec.Struct):
     states: Frame = {}
     """The states at `final`: version and data."""
     disk: Frame | None = None
-    """`messages`, `metadata`, `states` of the files, and the integrity in their chat_sync; None on a store."""
-    store: Frame | None = None
-    """The same of the store."""
+    """`messages`, `metadata`, `states` of the files, and their chat_sync; None where there is a store."""
+    stores: dict[str, Frame] = {}
+    """The same of each store: `store`, or `primary` and `backup`."""
     problems: list[tuple[str, str]] = []
     """What went wrong while the run was held: invariant and text."""
 

@@ -12,7 +12,7 @@ An ack carries its seq, so the order is known and nothing is searched: O(n log n
     observed-durable     whatever version stood in any frame is in the history
     broadcast-stream     every tab hears every commit once and in order; copies are the server's chat
     model-equality       the history means what was asked for; what is told and the files are that
-    backends             the store holds what the server tells
+    backends             each store holds what the server tells
     read-your-writes     who opens again sees at least what was acknowledged before
 """
 
@@ -295,14 +295,12 @@ def model_equality(case: Case) -> Iterator[str]:
 
 
 def backends(case: Case) -> Iterator[str]:
-    store = case.evidence.store
-    if store is None:
-        return
     final = case.evidence.final
     states = {name: value.get("data") for name, value in case.evidence.states.items() if value is not None}
-    if store["integrity"] != final["head"]["integrity"]:
-        yield f"the store is at {store['integrity']}, the server at {final['head']}"
-    yield from _differs("the store holds", store, final, states)
+    for name, store in case.evidence.stores.items():
+        if store["integrity"] != final["head"]["integrity"]:
+            yield f"the {name} is at {store['integrity']}, the server at {final['head']}"
+        yield from _differs(f"the {name} holds", store, final, states)
 
 
 def read_your_writes(case: Case) -> Iterator[str]:

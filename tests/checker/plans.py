@@ -9,7 +9,8 @@ from tests.checker.campaign import CHAOS, Plan
 from tests.checker.planted import BUGS
 
 SQLITE = "sqlite://{folder}/store/chats.db"
-FILES = "files://{folder}/store"
+FILES = "files://{folder}/store/files"
+BACKUP = "sqlite://{folder}/store/backup.db"
 EVERYTHING = {**CHAOS, "rot": 1, "rival": 1}
 
 
@@ -18,14 +19,14 @@ def plan_of(seed: int, planted: str | None = None) -> Plan:
     if planted is not None:
         return planted_plan(planted, seed)
     chance = random.Random(f"plan {seed}")
-    store = chance.choice([None, None, None, None, SQLITE])
+    store, backup = chance.choice([(None, None)] * 6 + [(SQLITE, None), (FILES, None), (FILES, BACKUP)])
     chaos = dict(EVERYTHING)
     if store is not None:
         # A store is another machine's disk: its power is not cut here.
         del chaos["power"]
     return Plan(
         seed=seed, rounds=chance.choice([4, 8, 16]), tabs=chance.choice([2, 4, 6]), window=chance.choice([1, 4, 8]),
-        chaos=chaos, store=store, fail_syncs=store is None and chance.random() < 0.2,
+        chaos=chaos, store=store, backup=backup, fail_syncs=store is None and chance.random() < 0.2,
         settings={
             "checkpoint_interval_s": chance.choice([0.01, 0.05, 5.0]),
             "log_segment_bytes": chance.choice([16 << 10, 64 << 10, 1 << 20]),

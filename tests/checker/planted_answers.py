@@ -317,3 +317,11 @@ def _flushed_before_commit() -> None:
             save(self, *waiting.pop(0))
 
     replace(SqliteStore, "save", later)
+
+
+@bug(
+    "backup-told-as-flushed-before-its-commit", "backends", chaos=KILL, store="files://{folder}/store/files",
+    backup="sqlite://{folder}/store/backup.db",
+)
+def _backup_flushed_before_commit() -> None:
+    _flushed_before_commit()

@@ -274,11 +274,3 @@ def _two_sync_threads() -> None:
             syncing.pop(0).join()
 
     replace(Writer, "_make_durable", in_turn)
-
-
-@bug("recovery-not-idempotent", "model-equality", chaos=KILL, rounds=16, settings={"checkpoint_interval_s": 0.01})
-def _recovery_not_idempotent() -> None:
-    """What the files hold already when a crash comes behind them is written once more."""
-    from tellback_server.store.found import Content
-
-    replace(Content, "holds", lambda _self, _commit: False)

@@ -76,7 +76,7 @@ class Story:
             first=opened, history=[self.second, self.third],
             final={**opened, "version": version(3), "head": version(3), "messages": messages},
             disk={**copy.deepcopy(place), "sync": {"integrity": "i3"}},
-            store={**copy.deepcopy(place), "integrity": "i3"},
+            stores={name: {**copy.deepcopy(place), "integrity": "i3"} for name in ("primary", "backup")},
         )
 
     def note(self, tab: str, what: str, **fields: Any) -> None:
@@ -202,13 +202,11 @@ def state_lost(story: Story) -> None:
 
 
 def store_behind(story: Story) -> None:
-    assert story.evidence.store is not None
-    story.evidence.store["integrity"] = "i2"
+    story.evidence.stores["backup"]["integrity"] = "i2"
 
 
 def store_differs(story: Story) -> None:
-    assert story.evidence.store is not None
-    story.evidence.store["messages"][0] = {"id": "m1", "mes": "one"}
+    story.evidence.stores["primary"]["messages"][0] = {"id": "m1", "mes": "one"}
 
 
 def read_before(story: Story) -> None:
