@@ -190,6 +190,11 @@ async def test_a_report_names_what_a_person_should_look_at(tmp_path: Path) -> No
     assert code == 1
     code, out, _ = await run("import", "sillytavern", source, "--data", tmp_path / "d")
     assert (code, out.split(";")[0]) == (0, "2 here already")
+    (tmp_path / "d" / USER / "chats" / "A" / "well.jsonl").unlink()
+    code, out, _ = await run("import", "sillytavern", source, "--data", tmp_path / "d")
+    assert (code, "1 of these deleted or renamed here since" in out) == (0, True)
+    code, out, _ = await run("import", "sillytavern", source, "--data", tmp_path / "d", "--again")
+    assert (code, "1 imported; 1 here already" in out) == (1, True)
     (tmp_path / "d" / USER / "chats" / "A" / "link.jsonl").symlink_to("well.jsonl")
     code, out, _ = await run("export", "sillytavern", tmp_path / "out", "--data", tmp_path / "d")
     assert code == 1

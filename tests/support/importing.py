@@ -14,7 +14,7 @@ from tellback_server.store.files import FileStore
 from tellback_server.transfer.cardshark_source import CardSharkSource
 from tellback_server.transfer.exporter import Exporter, Form, Given, wants
 from tellback_server.transfer.file_source import Choices, FileSource
-from tellback_server.transfer.folder_source import FolderSource
+from tellback_server.transfer.folder_source import FolderSource, LooseChat
 from tellback_server.transfer.importer import Importer, Taken
 from tellback_server.transfer.item import Item
 from tellback_server.transfer.journal import Journal
@@ -31,6 +31,8 @@ def source_of(form: str, path: Path, choices: Choices | None = None) -> Source:
             return CardSharkSource(Fs(), str(path))
         case "openai" | "text":
             return FileSource(Fs(), str(path), form, choices or Choices())  # type: ignore[arg-type]
+        case _ if path.is_file():
+            return LooseChat(Fs(), str(path), choices.character if choices else None)
         case _:
             return FolderSource(Fs(), str(path))
 

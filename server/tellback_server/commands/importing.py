@@ -28,7 +28,7 @@ from tellback_server.store_binding import check_files
 from tellback_server.transfer.anomalies import Anomaly
 from tellback_server.transfer.cardshark_source import CardSharkSource
 from tellback_server.transfer.file_source import Choices, FileSource
-from tellback_server.transfer.folder_source import FolderSource, user_roots
+from tellback_server.transfer.folder_source import FolderSource, LooseChat, user_roots
 from tellback_server.transfer.importer import Conflict, Importer, Taken
 from tellback_server.transfer.item import Item
 from tellback_server.transfer.journal import Journal
@@ -85,7 +85,7 @@ def import_chats(
     user: Annotated[str, typer.Option(help="Whose chats they will be.")] = DEFAULT_USER,
     from_user: Annotated[str | None, typer.Option(help="Which user of the source, when it has several.")] = None,
     character: Annotated[
-        str | None, typer.Option(help="Whose chats these are, for openai and text; else the folder they are in.")
+        str | None, typer.Option(help="Whose chats these are, for single files; else the folder they are in.")
     ] = None,
     me: Annotated[list[str] | None, typer.Option(help="A name that is the user's, in text; repeatable.")] = None,
     speaker: Annotated[
@@ -110,8 +110,8 @@ def import_chats(
     with explained(), _said(report, as_json):
         found = _source(fs, form, report.source, from_user, choices)
         if data is None:
-            if form not in ("sillytavern", "luker"):
-                fail("--data is needed: this format cannot be served in place.", CONFIGURATION)
+            if not isinstance(found, FolderSource):
+                fail("--data is needed: this cannot be served in place.", CONFIGURATION)
             _look(found, report)
         else:
             report.data = os.path.abspath(os.path.expanduser(data))
@@ -139,6 +139,8 @@ def _source(fs: Fs, form: Form, path: str, from_user: str | None, choices: Choic
     path = os.path.realpath(path)
     if form in ("openai", "text"):
         return FileSource(fs, path, form, choices)
+    if not os.path.isdir(path) and form != "cardshark":
+        return LooseChat(fs, path, choices.character)
     if not os.path.isdir(path):
         fail(f"{path} is no folder.", CONFIGURATION)
     if form == "cardshark":
@@ -261,6 +263,9 @@ def _tell(report: Report, show_all: bool) -> None:
         "known": "here already" if report.data else "found", "left-out": "left out",
     }
     told = [f"{counts[action]:,} {word}" for action, word in words.items() if counts[action]]
+    gone = sum(one.code == "gone-here" for one in report.anomalies)
+    if gone:
+        told.append(f"{gone:,} of these deleted or renamed here since (--again imports them anew)")
     told.append(f"{report.messages:,} messages, {size_text(report.size_bytes)}")
     damage = sum(one.count for one in report.anomalies if one.severity == "damage")
     warnings = sum(one.count for one in report.anomalies if one.severity == "warning")

@@ -20,12 +20,14 @@ from tellback_server.checks.chat_lines import ChatScan
 from tellback_server.checks.kinds import kind_of
 from tellback_server.fs import Fs
 from tellback_server.store.files import SERVER_FOLDER
+from tellback_server.store.jsonl import is_header, line_object
 from tellback_server.store.marks import SYNC_NAMESPACE, sync_of
+from tellback_server.store.place import CHAT_ENDING
 from tellback_server.transfer.anomalies import Anomaly, Notes, from_finding
-from tellback_server.transfer.item import GroupFile, Item
-from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable
+from tellback_server.transfer.item import GroupFile, Item, legal_name
+from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable, existing
 
-__all__ = ["FolderSource", "user_roots"]
+__all__ = ["FolderSource", "LooseChat", "user_roots"]
 
 _CHATS: Final = ("chats", "group chats")
 _FLAT: Final = ("characters", "group chats", *sorted(PRESET_FOLDERS), "groups")
@@ -178,6 +180,50 @@ class FolderSource:
             source=family.main.name, target=place, data=data, states=states, mtime_ns=stat.mtime_ns,
             size_bytes=size_bytes, messages=messages, notes=notes.take(),
         )
+
+
+class LooseChat:
+    """One chat's file by itself, as people send it to each other. See Source."""
+
+    def __init__(self, fs: Fs, path: str, character: str | None) -> None:
+        """`character`: whose chat it is; else the header tells, or the name (`<character> - <date>`)."""
+        self.root, self._name = os.path.split(path)
+        self._character = character
+        self._reading = Reading(fs, self.root)
+
+    def plan(self) -> int:
+        if not self._name.lower().endswith(CHAT_ENDING):
+            raise SourceUnusable(f"{self._name} is neither a folder nor a chat's file (.jsonl)")
+        return existing(self._reading.fs, os.path.join(self.root, self._name)).size_bytes
+
+    def has(self, source: str) -> bool:
+        return self._reading.has(source)
+
+    def items(self) -> Iterator[Found]:
+        notes = Notes(self._name)
+        read = self._reading.read(Entry(os.path.join(self.root, self._name), (self._name,), 0), notes)
+        if read is None:
+            yield from notes.take()
+            return
+        data, stat = read
+        stem = self._name[: -len(CHAT_ENDING)]
+        place = CharacterChat(legal_name(self._character or _character_of(data, stem)), legal_name(stem))
+        if place.chat != stem:
+            notes.add("name-made-legal", f"called {place.chat}", detail=stem[:80])
+        messages = _scan(data, place, self._name, notes)
+        yield Item(
+            source=self._name, target=place, data=data, mtime_ns=stat.mtime_ns, size_bytes=len(data),
+            messages=messages, notes=notes.take(),
+        )
+
+
+def _character_of(data: bytes, stem: str) -> str:
+    value, _problem = line_object(data.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0])
+    name = value.get("character_name") if value is not None and is_header(value, headed=True) else None
+    if isinstance(name, str) and name.strip() and name != "unused":
+        return name
+    before, dash, _date = stem.partition(" - ")
+    return before if dash else "Imported"
 
 
 def _scan(data: bytes, place: Place, path: str, notes: Notes) -> int:

@@ -223,6 +223,23 @@ def test_files_of_messages_and_of_text(tmp_path: Path) -> None:
     assert (tmp_path / "data" / USER / taken[0].kept).read_bytes() == talk.read_bytes()
 
 
+@pytest.mark.parametrize(("name", "head", "character", "target"), [
+    ("One: two.jsonl", HEADER, None, "character:Pip/One_ two"),
+    ("Ann - 2024-9-30.jsonl", b'{"character_name":"unused"}', None, "character:Ann/Ann - 2024-9-30"),
+    ("talk.jsonl", line("no header"), None, "character:Imported/talk"),
+    ("talk.JSONL", b"{torn", "Bob", "character:Bob/talk"),
+])
+def test_one_chat_alone_comes_in_byte_for_byte(
+    tmp_path: Path, name: str, head: bytes, character: str | None, target: str
+) -> None:
+    """[IE2] [IE4] As people send it to each other."""
+    path = write_files(tmp_path / "mail", {name: head + b"\n" + line("x")}) / name
+    taken = import_into(tmp_path / "data", "sillytavern", path, Choices(character))
+    assert [(one.action, one.target) for one in taken] == [("imported", target)]
+    assert list(contents(tmp_path / "data" / USER).values()) == [path.read_bytes()]
+    assert actions(import_into(tmp_path / "data", "sillytavern", path, Choices(character))) == {"known": 1}
+
+
 @pytest.mark.parametrize("text", ["", "  ", "a/b", "con", "x" * 300, "ü" * 200, "a.jsonl", "a.state.b", ".", "..",
                                   "\u202e", "a\u2028b", "e\u0301", "x.luker-state.y.json", "😀" * 50, "a\x00b",
                                   "\ud800"])
