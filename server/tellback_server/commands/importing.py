@@ -269,9 +269,9 @@ def _tell(report: Report, show_all: bool) -> None:
     told.append(f"{report.messages:,} messages, {size_text(report.size_bytes)}")
     damage = sum(one.count for one in report.anomalies if one.severity == "damage")
     warnings = sum(one.count for one in report.anomalies if one.severity == "warning")
-    told.append(f"{damage:,} damaged lines or files" if damage else "nothing damaged")
+    told.append(f"damaged: {damage:,}" if damage else "nothing damaged")
     if warnings:
-        told.append(f"{warnings:,} warnings")
+        told.append(f"warnings: {warnings:,}")
     if not show_all and any(one.severity == "info" for one in report.anomalies):
         told.append("more with --all")
     style = "bold red" if damage else "yellow" if warnings else "green"
