@@ -76,7 +76,7 @@ class Run:
         self.stores = {
             name: url.format(folder=folder) for name, url in (("store", plan.store), ("backup", plan.backup)) if url
         }
-        store = dict(self.stores)
+        store: dict[str, Any] = dict(self.stores)
         if plan.backup is not None:
             store |= {"store": "multi", "primary": self.stores["store"], "flush_interval_s": 0.1}
         self.server = ForkedServer(self.data, **{

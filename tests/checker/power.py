@@ -81,10 +81,6 @@ class JournalingFs(RecordingFs):
     def remove_directory(self, path: str) -> None:
         self._inner.remove_directory(path)
 
-    def bind_private(self, listener: Any, directory: str, name: str) -> None:
-        # A socket holds nothing that a cut could lose.
-        self._inner.bind_private(listener, directory, name)
-
 
 def contents(data: Path) -> dict[str, bytes | None]:
     """Everything below a folder, and the folders above it."""
