@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -49,6 +50,12 @@ class AtOnce(Executor):
         return future
 
 
+@functools.cache
+def _settings(values: tuple[tuple[str, Any], ...]) -> Settings:
+    """To read settings takes longer than a start."""
+    return Settings(**dict(values))
+
+
 async def _listen_to_nobody(_control: Control) -> None:
     """In place of Control.start."""
 
@@ -77,7 +84,7 @@ class Headless(App):
             "data": DATA, "checkpoint_interval_s": 3600, "log_segment_bytes": 16 << 10,
             "backup_interval_s": 0, **settings,
         }
-        super().__init__(Settings(**patient(values)), fs=fs)
+        super().__init__(_settings(tuple(sorted(patient(values).items()))), fs=fs)
         self._executor = AtOnce()  # type: ignore[assignment]
 
     async def start(self) -> None:
