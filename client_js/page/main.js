@@ -4,10 +4,11 @@ import "@preact/signals"; // Draws a component again when a signal that it read 
 import { render } from "preact";
 import { useEffect } from "preact/hooks";
 import { ConflictDialogue } from "./conflict.js";
+import { Console } from "./console.js";
 import { Conversation } from "./conversation.js";
 import { html } from "./html.js";
 import { Sidebar } from "./sidebar.js";
-import { announced, chat, conflict, connection, dismiss, notices, opening, pending, start, trouble, turn } from "./store.js";
+import { announced, chat, conflict, connection, dismiss, isConsoleOpen, notices, opening, pending, start, trouble, turn } from "./store.js";
 
 const WORDS = { connecting: "Connecting", offline: "Offline", closed: "Stopped", connected: "Live" };
 
@@ -47,10 +48,11 @@ function App() {
     document.title = shown ? `${shown.name.replace(/^.*?[:/]/, "")} · tellback` : "tellback";
   }, [shown]);
   if (error) return /^(unauthenticated|forbidden)$/.test(error.code) ? html`<${SignIn}/>` : html`<${Stopped} error=${error}/>`;
-  return html`<div class="app ${shown ? "showing" : ""}">
+  return html`<div class="app ${shown ? "showing" : ""} ${isConsoleOpen.value ? "with-console" : ""}">
     <header class="top"><a class="brand" href="#" onClick=${(event) => (event.preventDefault(), (chat.value = null), history.replaceState(null, "", location.pathname))}>tellback</a><${Badge}/></header>
     <${Sidebar}/>
     ${shown ? html`<${Conversation} key=${shown.chatId} chat=${shown}/>` : html`<main class="empty"><h1>${opening.value ? "Opening …" : "No chat is open"}</h1><p>Choose one from the list, or make one with +.</p></main>`}
+    ${isConsoleOpen.value ? html`<${Console} close=${() => (isConsoleOpen.value = false)}/>` : html`<button class="open-console" aria-label="Open the console" title="Console" onClick=${() => (isConsoleOpen.value = true)}>☰</button>`}
     <${Notices}/>
     <div class="unseen" aria-live="polite">${announced.value}</div>
     ${conflict.value && html`<${ConflictDialogue} key=${`${conflict.value.handle.name} ${conflict.value.op}`} conflict=${conflict.value}/>`}

@@ -8,6 +8,8 @@ import { connect } from "../src/index.js";
 
 const OPEN_MAX = 6;
 const NOTICE_MS = 8000;
+const LATENCIES_MAX = 500;
+const FRAMES_MAX = 200;
 const RELIST_MS = 15_000;
 const SAMPLE = "*She looks at the clock above the door, then at you.* \"It stopped in 1911. We run by it all the same.\" The lamps go out one carriage at a time, and somewhere behind you a very small bell begins to ring.".split(/(?<= )/);
 
@@ -22,20 +24,44 @@ export const conflict = signal(null);
 export const announced = signal("");
 /** Own writes without an answer, in all chats. */
 export const pending = signal(0);
-/** Messages come in from above; this tab's own scroll the list to its end. */
+/** How long this tab's last writes took, in ms. */
+export const latencies = signal([]);
+/** What goes over the wire while somebody looks. */
+export const frames = signal([]);
+export const isTapping = signal(false);
+export const isConsoleOpen = signal(false);
+/** Counts own messages: each scrolls the list to its end. */
 export const sent = signal(0);
+
+class TappedSocket extends WebSocket {
+  constructor(url, protocols) {
+    super(url, protocols);
+    this.addEventListener("message", ({ data }) => tap("received", data));
+  }
+
+  send(text) {
+    tap("sent", text);
+    super.send(text);
+  }
+}
+
+function tap(direction, text) {
+  // The token of a hello stays unseen.
+  if (isTapping.peek() && !/^\{"type":"(hello|auth)"/.test(text)) frames.value = [...frames.peek().slice(1 - FRAMES_MAX), { id: ++tapped, direction, text, at: Date.now() }];
+}
 
 export let client = null;
 const held = new Map();
 let relisting;
 let noticed = 0;
+let tapped = 0;
 
 export async function start(token = sessionStorage.getItem("tellback token")) {
   trouble.value = null;
   const address = new URL("/ws", location.href);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   try {
-    client = await connect(address.href, { connectTimeoutMs: 0, ...(token ? { token } : {}) });
+    client = await connect(address.href, { connectTimeoutMs: 0, WebSocket: TappedSocket, ...(token ? { token } : {}) });
     client.on("connection", () => step());
     step();
     await client.connected();
@@ -168,8 +194,11 @@ export function dismiss(id) {
 /** A write of the user: what the server refuses becomes a notice; a conflict has its own dialogue. */
 export async function write(promise) {
   step();
+  const asked = performance.now();
   try {
-    return await promise;
+    const result = await promise;
+    latencies.value = [...latencies.value.slice(1 - LATENCIES_MAX), performance.now() - asked];
+    return result;
   } catch (error) {
     if (error.code !== "conflict") tell(error.reason ?? String(error), "bad");
     return undefined;

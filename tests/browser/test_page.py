@@ -194,6 +194,48 @@ async def test_three_thousand_messages_are_a_few_rows(tmp_path: Path, browser: B
         await expect(message(page, "While you stand at the end")).to_be_in_viewport()
 
 
+async def test_the_console_shows_the_server_the_past_the_wire_and_brings_back(tmp_path: Path, browser: Browser) -> None:
+    async with Process(folder(tmp_path)) as server, connect(server.url) as client, Profile(browser) as profile:
+        chat = await client.open(LIVE_CHAT)
+        await chat.state("weather").set({"rain": True})
+        page = await profile.tab(server.url, TITLE)
+        await say(page, "Gone soon.")
+        await message(page, "Gone soon.").get_by_role("button", name="Delete").click()
+        await page.get_by_role("button", name="Open the console").click()
+        console = page.get_by_role("complementary", name="Console")
+        await expect(console).to_contain_text("Takes writesyes")
+        await expect(console).to_contain_text("Writes3")
+        assert await violations(page) == []
+        await picture(page, "console")
+        await console.get_by_role("tab", name="History").click()
+        await console.get_by_role("button", name="Gone soon.").click()
+        await expect(console.locator("del")).to_have_text("Gone soon.")
+        assert await violations(page) == []
+        await picture(page, "history")
+        await console.get_by_role("tab", name="States").click()
+        await console.get_by_text("weather").click()
+        await expect(console).to_contain_text('"rain": true')
+        await console.get_by_role("tab", name="Frames").click()
+        await say(page, "On the wire.")
+        await console.get_by_label("Filter frames").fill("sent append")
+        await expect(console.locator("summary")).to_contain_text(["sentappend"])
+        await console.get_by_role("tab", name="Backups").click()
+        await console.get_by_role("button", name="Back up now").click()
+        await expect(console).to_contain_text("demand · 4 messages")
+        await say(page, "After the backup.")
+        await expect(message(page, "After the backup.").locator(".mark")).to_have_text("saved")
+        await console.get_by_role("button", name="Restore").click()
+        await console.get_by_role("button", name="Replace the chat").click()
+        await expect(message(page, "After the backup.")).to_have_count(0)
+        await expect(page.get_by_role("status", name="Notices")).to_contain_text("restored from a backup")
+        await console.get_by_role("tab", name="Trash").click()
+        await console.get_by_role("button", name="into the trash").click()
+        await expect(page.get_by_role("heading", name="No chat is open")).to_be_visible()
+        await console.get_by_role("button", name="Restore").click()
+        await expect(message(page, "On the wire.")).to_be_visible()
+        assert await violations(page) == []
+
+
 async def test_a_damaged_chat_is_read_and_says_so(tmp_path: Path, browser: Browser) -> None:
     data = folder(tmp_path)
     with (data / "default-user" / "chats" / "Odile" / f"{TITLE}.jsonl").open("ab") as file:
