@@ -28,7 +28,7 @@ test("a program that saves whole chats sends what changed, and hears of others",
   theirs.chat[0].mes = "from the other page";
   await theirs.save();
   await until(() => mine.chat[0].mes === "from the other page");
-  const fresh = await (await client(server)).open("group:Example");
-  assert.deepEqual(fresh.messages, mine.chat);
-  await Promise.all([one.close(), other.close()]);
+  const third = await client(server);
+  assert.deepEqual((await third.open("group:Example")).messages, mine.chat);
+  await Promise.all([one, other, third].map((open) => open.close()));
 });
