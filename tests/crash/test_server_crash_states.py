@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tellback_server.fs import File
 from tellback_server.store import touch
 from tests.campaign.__main__ import CUTS, PROFILES, quiet
 from tests.campaign.states import Judge, Taken, Violation, states_of
@@ -104,14 +105,34 @@ class NoDirectorySync(InodeRecordingFs):
             super().fsync_directory(path)
 
 
-class NoFileSync(InodeRecordingFs):
-    """What is written beside a file and renamed over it is never synced."""
+class Unsynced(RecordingFile):
+    """Its syncs do nothing."""
 
-    def create(self, path: str) -> RecordingFile:
+    __slots__ = ()
+
+    def fdatasync(self) -> None:
+        """See the class."""
+
+    def fsync(self) -> None:
+        """See the class."""
+
+
+class NoFileSync(InodeRecordingFs):
+    """What is written beside a user's file is renamed over it unsynced."""
+
+    def create(self, path: str) -> File:
         file = super().create(path)
-        assert isinstance(file, RecordingFile)
         if "default-user" in path:
-            file.fsync = file.fdatasync = lambda: None  # type: ignore[method-assign]
+            file.__class__ = Unsynced
+        return file
+
+
+class NoAppendSync(InodeRecordingFs):
+    """The watermark is written before the lines that it tells of are on the disk."""
+
+    def open_append(self, path: str) -> File:
+        file = super().open_append(path)
+        file.__class__ = Unsynced
         return file
 
 
@@ -130,14 +151,15 @@ async def caught(every: int = 40, **planted: type) -> str:
         if number % every:
             continue
         try:
-            await judge.first(done, disk, thorough=True)
+            await judge.first(done, disk)
         except Violation as violation:
             return str(violation)
     return ""
 
 
-async def test_a_folder_that_is_not_synced_is_caught() -> None:
-    assert await caught(fs_class=NoDirectorySync)
+@pytest.mark.parametrize("planted", [NoDirectorySync, NoFileSync, NoAppendSync])
+async def test_a_sync_that_is_left_out_is_caught(planted: type[InodeRecordingFs]) -> None:
+    assert await caught(fs_class=planted)
 
 
 async def test_an_ack_before_the_sync_is_caught() -> None:
