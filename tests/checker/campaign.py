@@ -158,11 +158,12 @@ class Run:
 
     async def _round(self, notebook: Notebook, tabs: list[Tab], tasks: list[asyncio.Task[None]]) -> None:
         wanted = notebook.answers + self.chance.randrange(self.plan.answers // 2, self.plan.answers * 3 // 2)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ROUND_S):
-                while notebook.answers < wanted and not any(task.done() for task in tasks):
-                    await asyncio.sleep(0.002)
-                    await self._revive(notebook)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + ROUND_S
+        # No timeout around it: a server that is being started again is waited for.
+        while notebook.answers < wanted and loop.time() < until_s and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.002)
+            await self._revive(notebook)
         [kind] = self.chance.choices(list(self.plan.chaos), list(self.plan.chaos.values()))
         notebook.note("", "chaos", kind=kind)
         match kind:
@@ -221,12 +222,12 @@ class Run:
         await self._start()
 
     async def _ended(self, notebook: Notebook, tasks: list[asyncio.Task[None]]) -> None:
-        try:
-            async with asyncio.timeout(self.plan.end_s):
-                while not all(task.done() for task in tasks):
-                    await self._revive(notebook)
-                    await asyncio.wait(tasks, timeout=0.02)
-        except TimeoutError:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self.plan.end_s
+        while not all(task.done() for task in tasks) and loop.time() < until_s:
+            await self._revive(notebook)
+            await asyncio.wait(tasks, timeout=0.02)
+        if not all(task.done() for task in tasks):
             self.problems.append(("exactly-once", "some ops get no outcome, however often they are resent"))
 
     async def _evidence(self, chat: str, evidence: Evidence) -> None:
