@@ -24,7 +24,7 @@ from tests.support.server import Process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TITLE = "Lost property"
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=15_000)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -207,7 +207,8 @@ async def test_the_console_shows_the_server_the_past_the_wire_and_brings_back(tm
         await expect(console).to_contain_text("Writes3")
         assert await violations(page) == []
         await picture(page, "console")
-        await console.get_by_role("tab", name="History").click()
+        await console.get_by_role("tab", name="Server").press("ArrowRight")
+        await expect(console.get_by_role("tab", name="History")).to_be_focused()
         await console.get_by_role("button", name="Gone soon.").click()
         await expect(console.locator("del")).to_have_text("Gone soon.")
         assert await violations(page) == []
