@@ -140,6 +140,7 @@ async def test_written_offline_edited_on_both_sides_and_decided_when_the_server_
         await dialogue.get_by_role("button", name="Keep as new chat").click()
         await expect(other.get_by_role("heading", name=f"{TITLE} - mine")).to_be_visible()
         await expect(message(other, "2 by other").locator(".mark")).to_have_text("saved")
+        await expect(other.locator("[data-test=connection]")).to_have_text("Live")  # Nothing left to save.
         async with connect(server.url) as client:
             said = [one["mes"] for one in (await client.open(LIVE_CHAT)).messages]
         assert said == ["0 by one", "1 by other", "2 by one", "Said offline by one", "Said offline by other"]
