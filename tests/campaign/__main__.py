@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -48,6 +49,18 @@ def quiet() -> None:
     """A start says what it found; here it does so a hundred thousand times."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """`quiet` for as long as it takes."""
+    before, level = structlog.get_config(), logging.getLogger("asyncio").level
+    quiet()
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        logging.getLogger("asyncio").setLevel(level)
 
 
 def taken_at(folder: Path, seed: int) -> Taken:

@@ -74,7 +74,8 @@ def test_what_passes_here_passes_there(value: Any) -> None:
     except RefusedError as error:
         with pytest.raises(Refused) as refused:
             read_payload(json.dumps(value).encode(), "")
-        assert refused.value.code == error.code
+        # Of two faults either may be the one that is told.
+        assert refused.value.code == error.code or {refused.value.code, error.code} == {"bad-json", "number-range"}
     else:
         assert read_payload(data, "") == value
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import typer
 
 from tellback_server.backup_folder import BackupFolder
@@ -31,7 +30,7 @@ from tellback_server.failpoint import failpoint as nothing
 from tellback_server.fs import Fs
 from tellback_server.store.files import DEFAULT_USER
 from tellback_server.thinning import DAY_MS, Policy
-from tests.campaign.__main__ import quiet
+from tests.campaign.__main__ import hushed
 from tests.campaign.states import Judge, Taken
 from tests.campaign.workload import BASE, LIVES, NAMES, SESSION, Day, World, is_same, record, world_of
 from tests.server.test_backup_folder import CHAT_ID, LINES, NOW_MS, put, source, standing, store
@@ -74,8 +73,6 @@ def killed_elsewhere() -> str:
 @pytest.fixture
 def hits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
     """(name, calls that had happened) of every failpoint that is reached."""
-    before = structlog.get_config()
-    quiet()
     reached: list[tuple[str, int]] = []
     hooked.trace = []
 
@@ -85,8 +82,8 @@ def hits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
     for module in [module for name, module in sys.modules.items() if name.startswith("tellback_server")]:
         if getattr(module, "failpoint", None) is nothing:
             monkeypatch.setattr(module, "failpoint", hit)
-    yield reached
-    structlog.configure(**before)
+    with hushed():
+        yield reached
 
 
 class hooked:  # noqa: N801  A place, not a class.

@@ -16,7 +16,7 @@ import pytest
 
 from tellback_server.fs import File
 from tellback_server.store import touch
-from tests.campaign.__main__ import CUTS, PROFILES, quiet
+from tests.campaign.__main__ import CUTS, PROFILES, hushed
 from tests.campaign.states import Judge, Taken, Violation, states_of
 from tests.campaign.workload import BASE, TALK, InodeRecordingFs, record
 from tests.support.crash_states import StrictDisk
@@ -34,12 +34,8 @@ CUT_EVERY = 50
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    import structlog
-
-    before = structlog.get_config()
-    quiet()
-    yield
-    structlog.configure(**before)
+    with hushed():
+        yield
 
 
 @pytest.mark.timeout(3600)

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from tellback_server import lifecycle
 from tellback_server.log import LogError, writer
-from tests.campaign.__main__ import quiet
+from tests.campaign.__main__ import hushed
 from tests.campaign.workload import BASE, LIVES, NAMES, SESSION, Day, World, is_same, world_of
 from tests.support.headless import Headless, Wire, headless
 from tests.support.sim_fs import SimFs
@@ -177,10 +176,8 @@ def plain(world: World) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    quiet()
-    yield
-    structlog.configure(**before)
+    with hushed():
+        yield
 
 
 @pytest.mark.timeout(7200)

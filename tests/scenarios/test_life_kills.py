@@ -153,22 +153,26 @@ async def check(kind: str, data: Path, tab: TabClient, chat_id: str, *, is_done:
         assert (await tab.ask("open", chat=f"id:{chat_id}", since=None))["code"] == "deleted"
 
 
+CHAT_EACH = int(os.environ.get("TELLBACK_CHAT_KILLS_EACH", "3"))
+"""Every how many of these kills is done; all of them were, with 1."""
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", KILLS)
 async def test_a_kill_leaves_all_of_it_or_nothing_j3(tmp_path: Path, kind: str) -> None:
     """[J3]: at each step, and for steps that the recovery takes too, killed there once more."""
     async with ForkedServer(tmp_path / "unused", checkpoint_interval_s=0.05) as server:
-        for step in KILLS[kind]:
-            for again in (False, True):
-                if again and step.startswith(("log.", "operation.after_log", "operation.after_done")):
-                    # The recovery only appends what says that it is done.
-                    continue
-                data = tmp_path / f"{step}-{again}"
-                try:
-                    await one_kill(server, data, kind, step, again=again)
-                except Exception as error:
-                    error.add_note(f"killed at {step}{' and again in the recovery' if again else ''}")
-                    raise
+        kills = [
+            (step, again) for step in KILLS[kind] for again in (False, True)
+            # The recovery only appends what says that it is done.
+            if not (again and step.startswith(("log.", "operation.after_log", "operation.after_done")))
+        ]
+        for step, again in kills[::CHAT_EACH]:
+            try:
+                await one_kill(server, tmp_path / f"{step}-{again}", kind, step, again=again)
+            except Exception as error:
+                error.add_note(f"killed at {step}{' and again in the recovery' if again else ''}")
+                raise
 
 
 async def one_kill(server: ForkedServer, data: Path, kind: str, step: str, *, again: bool) -> None:

@@ -35,6 +35,11 @@ QUICK = UpstreamPolicy(
     connect_timeout_s=1, first_token_timeout_s=2, token_timeout_s=0.3, retries_max=2, retry_pause_s=0.01,
     after_finish_timeout_s=0.1,
 )
+PATIENT = UpstreamPolicy(
+    connect_timeout_s=10, first_token_timeout_s=10, token_timeout_s=10, retries_max=2, retry_pause_s=0.01,
+    after_finish_timeout_s=0.1,
+)
+"""For hundreds of pieces, where being slow is not the point."""
 
 
 class Bench:
@@ -125,7 +130,8 @@ async def test_reasoning_is_kept_apart() -> None:
 async def test_split_characters_and_lines_arrive_whole() -> None:
     stream = piece("é😀漢") + piece("👩‍👩‍👧") + piece("\ud83d", ascii=True) + piece("\ude00", ascii=True) + DONE
     for size in (1, 2, 3, 7):
-        async with bench(says(*(stream[at : at + size] for at in range(0, len(stream), size)))) as (client, _):
+        script = says(*(stream[at : at + size] for at in range(0, len(stream), size)))
+        async with bench(script, policy=PATIENT) as (client, _):
             await client.run()
             assert client.text == "é😀漢👩‍👩‍👧😀"
 
