@@ -1,6 +1,6 @@
 /* One message: its text or its editor, its swipes, and whether it is saved. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
 import { addSwipe, branch, connection, editText, removeMessage, stop, swipeBy } from "./store.js";
 import { textOf } from "./text.js";
@@ -43,7 +43,8 @@ function Editor({ text, label, done }) {
   const [began] = useState(text);
   const [mine, setMine] = useState(text);
   const area = useRef(null);
-  useEffect(() => {
+  // Before the browser takes the next key: the caret must not jump under somebody's typing.
+  useLayoutEffect(() => {
     area.current.focus();
     area.current.setSelectionRange(mine.length, mine.length);
   }, []);

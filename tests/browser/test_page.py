@@ -146,6 +146,25 @@ async def test_written_offline_edited_on_both_sides_and_decided_when_the_server_
         assert said == ["0 by one", "1 by other", "2 by one", "Said offline by one", "Said offline by other"]
 
 
+async def test_the_caret_of_an_opened_editor_stays_where_somebody_puts_it(tmp_path: Path, browser: Browser) -> None:
+    """Somebody who selects all at once writes over the old text, however late the browser paints."""
+    async with Process(folder(tmp_path)) as server, Profile(browser) as profile:
+        page = await profile.tab(server.url, TITLE)
+        button = message(page, "The letter, I think.").get_by_role("button", name="Edit")
+        selected = await button.evaluate("""async (button) => {
+            button.click();
+            await Promise.resolve();
+            const area = document.querySelector(".editor textarea");
+            area.select();
+            for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+            await new Promise((done) => setTimeout(done, 200));
+            return [document.activeElement === area, area.selectionStart, area.selectionEnd === area.value.length];
+        }""")
+        assert selected == [True, 0, True]
+        await page.keyboard.type("Mine")
+        await expect(page.get_by_label(re.compile("Edit the message"))).to_have_value("Mine")
+
+
 async def test_what_somebody_changes_while_one_edits_is_shown_before_it_is_saved(
     tmp_path: Path, browser: Browser,
 ) -> None:

@@ -55,8 +55,11 @@ _PATH = re.compile(r'"([^"]*)"')
 
 
 def from_strace(lines: Iterable[str], folder: str) -> list[Event]:
-    """The changes below `folder`, of `strace -f -y -s 0 -e trace=TRACED`, in the order in which the calls ended."""
-    return _joined(_strace_events(_whole_lines(lines), folder))
+    """The changes below `folder`, of `strace -f -y -s 0 -e trace=TRACED`, in the order in which the calls ended.
+
+    Each call is one event: `joined` makes them comparable with a recording.
+    """
+    return list(_strace_events(_whole_lines(lines), folder))
 
 
 def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
@@ -113,7 +116,7 @@ def _strace_events(lines: Iterable[str], folder: str) -> Iterator[Event]:
 
 def from_recording(trace: Iterable[Call], folder: str) -> list[Event]:
     """The same of a RecordingFs."""
-    return _joined(_recorded_events(trace, folder))
+    return joined(_recorded_events(trace, folder))
 
 
 def _recorded_events(trace: Iterable[Call], folder: str) -> Iterator[Event]:
@@ -156,15 +159,15 @@ def _recorded_events(trace: Iterable[Call], folder: str) -> Iterator[Event]:
                 yield "synced-directory", place(path)
 
 
-def _joined(events: Iterable[Event]) -> list[Event]:
+def joined(events: Iterable[Event]) -> list[Event]:
     """Writes to one file without anything of that file between them become one: a write may take several calls."""
-    joined: list[Event] = []
+    together: list[Event] = []
     for event in events:
-        if event[0] == "wrote" and joined and joined[-1][:2] == event[:2]:
-            joined[-1] = (*event[:2], joined[-1][2] + event[2])
+        if event[0] == "wrote" and together and together[-1][:2] == event[:2]:
+            together[-1] = (*event[:2], together[-1][2] + event[2])
         else:
-            joined.append(event)
-    return joined
+            together.append(event)
+    return together
 
 
 async def workload(data: Path, fs: Fs) -> None:
