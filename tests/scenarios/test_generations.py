@@ -15,6 +15,7 @@ import pytest
 from tellback_protocol import codec
 from tellback_server.app import App
 from tests.support.forked_server import ForkedServer
+from tests.support.oracle import LOST
 from tests.support.server import TabClient, new_session, running, texts
 
 CHAT = "character:Alice/First meeting"
@@ -695,8 +696,9 @@ async def test_a_kill_at_any_write_leaves_one_turn_and_at_most_one_reply(tmp_pat
             for offset in range(at, len(text)):
                 await delta(tab, offset, text[offset])
                 await asyncio.sleep(0.01)
-            frame = await tab.raw.receive_until(type="generation-delta")
-            told = max(told, frame["durable"])
+            if at < len(text):
+                frame = await tab.raw.receive_until(type="generation-delta")
+                told = max(told, frame["durable"])
             tab.ops[CHAT] = 1
             await end(tab, length=len(text))
 
@@ -704,13 +706,15 @@ async def test_a_kill_at_any_write_leaves_one_turn_and_at_most_one_reply(tmp_pat
             try:
                 async with asyncio.timeout(4):
                     await produce()
-            except (OSError, TimeoutError, Exception) as error:
-                if isinstance(error, AssertionError):
-                    raise
-                with contextlib.suppress(Exception):
-                    await server.ended()
+            except LOST:
+                await server.kill()
                 server.settings["failpoints"] = ""
                 await server.start()
+        if server.settings["failpoints"]:
+            # A busy machine joins writes: the nth may be one that nobody waits for, and come whenever it likes.
+            await server.kill()
+            server.settings["failpoints"] = ""
+            await server.start()
         tab = await TabClient.join(server.url, session)
         opened = await tab.open(CHAT)
         assert texts(opened["messages"]) == ["And then?", text]

@@ -13,7 +13,6 @@ from tests.checker import power
 from tests.support.forked_server import ForkedServer
 from tests.support.injected_fs import InjectedFs
 from tests.support.oracle import LOST, until, whole_history
-from tests.support.raw_client import RawClient
 from tests.support.server import TabClient, new_session, running, texts
 
 CHAT = "character:Alice/First meeting"
@@ -120,12 +119,13 @@ async def test_R48_a_power_cut_takes_nothing_that_was_acknowledged(tmp_path: Pat
         data, checkpoint_interval_s=0.05, log_segment_bytes=16 << 10, prepare=prepare
     ) as server:
         for _ in range(8):
-            raw = await RawClient.connect(server.url)
-            await raw.send({"type": "hello", "protocol": 1, "session": session, "token": None})
-            await raw.send({"type": "open", "id": 0, "chat": CHAT, "create": True, "since": None})
-            opened = await raw.receive_until(id=0)
+            tab = await TabClient.join(server.url, session)
+            raw = tab.raw
+            opened = await tab.open(CHAT, create=True)
+            assert opened["type"] == "opened", opened
             said = texts(opened["messages"])
             assert said == [f"text {number}" for number in range(1, len(said) + 1)], "in order, and none twice"
+            assert len(said) == opened.get("count", 0), "in one piece or in parts"
             assert len(said) >= acked, f"{acked} were acknowledged, {len(said)} survived"
             assert opened["next_op"] == len(said) + 1, "a text and its number stand or fall together"
             cutting = asyncio.create_task(_cut_soon(server, data, journal, chance))
