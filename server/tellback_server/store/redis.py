@@ -26,6 +26,8 @@ Rules of this module:
 from __future__ import annotations
 
 import contextlib
+import queue
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -108,9 +110,39 @@ def open_address(address: StoreAddress) -> RedisStore:
         host=address.host, port=address.port or 6379, db=int(database), username=address.user or None,
         password=address.password or None, socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
         socket_keepalive=True, max_connections=connections, timeout=timeout_s, client_name="tellback",
+        queue_class=_InTurn,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3), **tls,
     )
     return RedisStore(str(address), pool, prefix=prefix, durability=durability)
+
+
+class _InTurn(queue.LifoQueue[Any]):
+    """Connections go to who waits longest: the driver's queue gives them to who comes just then, and others starve."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._waiting: deque[object] = deque()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        turn = object()
+        with self.mutex:
+            self._waiting.append(turn)
+            try:
+                if not self.not_empty.wait_for(
+                    lambda: self._waiting[0] is turn and self._qsize() > 0, timeout if block else 0
+                ):
+                    raise queue.Empty
+                item = self._get()
+                self.not_full.notify()
+                return item
+            finally:
+                self._waiting.remove(turn)
+                self.not_empty.notify_all()
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        # `put` wakes one, who may not be the first.
+        self.not_empty.notify_all()
 
 
 class _Asking:
