@@ -344,6 +344,16 @@ def test_any_bytes_come_back_and_any_append_is_read_again(data: bytes, headed: b
     assert rendered(parsed, messages={**parsed.messages, "new-9": line}) == data + block
 
 
+def test_the_first_of_three_equal_lines_goes_and_the_others_keep_their_ids() -> None:
+    """[F2] [F3] [M3] A line that gets its id written into it is no occurrence of what it was."""
+    parsed = parse_chat(b'{"mes":"one"}\n' * 3, headed=False)
+    first, *others = parsed.messages
+    messages = {key: parsed.messages[key] for key in others}
+    result = render(parsed.image, messages, parsed.bare - {first}, parsed.metadata, "id", 7)
+    again = parse_chat(result.data, headed=False)
+    assert list(again.messages) == others
+
+
 @settings(max_examples=600, deadline=None)
 @given(FILES, st.booleans(), st.data())
 def test_any_deletion_and_change_is_read_again_under_the_same_ids(

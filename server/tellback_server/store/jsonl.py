@@ -236,15 +236,36 @@ class LineIds:
 
     def give(self, line: bytes, explicit: object) -> tuple[str, bool]:
         """The id of the next line, and whether it is derived."""
-        if isinstance(explicit, str) and explicit not in self._taken and message_id_problem(explicit) is None:
+        if isinstance(explicit, str) and self._is_usable(explicit):
             self._taken.add(explicit)
             return explicit, False
-        occurrence = self._seen.get(line, 0)
-        while (derived := derived_message_id(line, occurrence)) in self._taken:
-            occurrence += 1
+        derived, occurrence = self._next(line)
         self._seen[line] = occurrence + 1
         self._taken.add(derived)
         return derived, True
+
+    def stays(self, line: bytes, explicit: object, message_id: str) -> bool:
+        """`give` for a line that has its id already. False when it would get another one: then the id has to be written
+        into it, and these bytes are none of the file's.
+        """
+        if isinstance(explicit, str) and self._is_usable(explicit):
+            is_same = explicit == message_id
+        else:
+            derived, occurrence = self._next(line)
+            is_same = derived == message_id
+            if is_same:
+                self._seen[line] = occurrence + 1
+        self._taken.add(message_id)
+        return is_same
+
+    def _is_usable(self, explicit: str) -> bool:
+        return explicit not in self._taken and message_id_problem(explicit) is None
+
+    def _next(self, line: bytes) -> tuple[str, int]:
+        occurrence = self._seen.get(line, 0)
+        while (derived := derived_message_id(line, occurrence)) in self._taken:
+            occurrence += 1
+        return derived, occurrence
 
     def take(self, message_id: str) -> None:
         """A line that holds its id."""
@@ -307,10 +328,8 @@ def render(
     for message_id, line in messages.items():
         if message_id in bare:
             explicit = loads(line).get("id") if b'"id"' in line or b"\\u00" in line else None
-            would_be, _is_bare = ids.give(line, explicit)
-            if would_be != message_id:
+            if not ids.stays(line, explicit, message_id):
                 line = written[message_id] = with_id(line, message_id)
-                ids.take(message_id)
         else:
             ids.take(message_id)
         put(message_id, line)
