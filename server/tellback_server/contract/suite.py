@@ -53,11 +53,6 @@ class StoreContract:
     """False for a store that is gone with the process that opened it."""
 
     @pytest.fixture
-    def url(self) -> str:
-        """The store of this test."""
-        raise NotImplementedError("a store contract needs the fixture url")
-
-    @pytest.fixture
     def store(self, url: str) -> Iterator[Store]:
         """The store, checked."""
         with contextlib.closing(open_store(url)) as store:
