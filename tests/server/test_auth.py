@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import traceback
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from tellback_server.auth import (
 from tellback_server.clock import Clock
 from tellback_server.config import ConfigurationError, Settings
 from tellback_server.fs import Fs
-from tellback_server.logging_setup import configure_logging
+from tests.support.logs import caught_logs
 
 CANARY = "canary-7f3a-token-that-must-not-be-seen-anywhere"
 SECRET = "k" * 64
@@ -329,14 +328,8 @@ def test_the_settings_choose_the_kind(tmp_path: Path, clock: SetClock) -> None:
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    stream = io.StringIO()
-    configure_logging("debug", "json", stream=stream)
-    yield stream
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with caught_logs() as stream:
+        yield stream
 
 
 def test_no_token_stands_in_an_exception_an_identity_or_a_log_line(

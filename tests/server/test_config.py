@@ -28,6 +28,7 @@ from tellback_server.config import (
 )
 from tellback_server.fs import Fs
 from tellback_server.logging_setup import configure_logging, escaped
+from tests.support.logs import logging_restored
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -310,12 +311,8 @@ def test_links_inside_the_documentation_lead_somewhere(page: str) -> None:
 
 @pytest.fixture
 def _logging_restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with logging_restored():
+        yield
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, object]]:

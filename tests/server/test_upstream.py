@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import structlog
 
+from tellback_server import upstream
 from tellback_server.clock import Clock
-from tellback_server.logging_setup import configure_logging
 from tellback_server.metrics import Counters
 from tellback_server.upstream import Delta, UpstreamPolicy, Upstreams
 from tellback_server.upstream_address import parse_upstream
@@ -27,6 +25,7 @@ from tellback_server.upstream_errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from tests.support.logs import caught_logs
 from tests.support.sse_server import DONE, Exchange, Script, SseServer, piece, refuses, reply, says, silent
 
 KEY = "sk-sesame-0123456789"
@@ -504,17 +503,12 @@ async def test_an_unknown_name_is_refused_before_anything_is_sent() -> None:
 
 async def test_the_key_is_in_no_log_line_and_no_error() -> None:
     """[U8]"""
-    lines = io.StringIO()
-    structlog.reset_defaults()
-    configure_logging("debug", "json", stream=lines)
-    try:
+    with caught_logs(of=upstream) as lines:
         echo = refuses(429, {"error": {"message": f"Bearer {KEY} is over its limit"}})
         async with bench(echo) as (client, server):
             error = await failure(client)
             assert server.exchanges[0].headers["authorization"].endswith(KEY)
         said = lines.getvalue() + str(error) + repr(error) + repr(error.__cause__) + repr(error.__context__)
-    finally:
-        structlog.reset_defaults()
     assert "upstream-retry" in said
     assert KEY not in said
     assert "127.0.0.1" not in said

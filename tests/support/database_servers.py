@@ -6,6 +6,7 @@ failure: nothing here skips.
 
 from __future__ import annotations
 
+import abc
 import importlib.util
 import os
 import platform
@@ -39,7 +40,7 @@ def free_port() -> int:
         return port
 
 
-class ServerProcess:
+class ServerProcess(abc.ABC):
     """A server's process on one folder and one port."""
 
     def __init__(self) -> None:
@@ -48,11 +49,11 @@ class ServerProcess:
         self._log = (self.folder.parent / f"{self.folder.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def command(self) -> list[str]:
-        raise NotImplementedError(type(self).__name__)
+    @abc.abstractmethod
+    def command(self) -> list[str]: ...
 
-    def answers(self) -> bool:
-        raise NotImplementedError(type(self).__name__)
+    @abc.abstractmethod
+    def answers(self) -> bool: ...
 
     def identity(self) -> dict[str, Any]:
         """Who runs it, for Popen."""
