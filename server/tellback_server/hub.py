@@ -46,6 +46,10 @@ NAMES_LEFT_MAX = 4096
 class Shelf(Protocol):
     """Where chats come from and go to; owned by the hub, implemented by `keeper`."""
 
+    @property
+    def others_write(self) -> bool:
+        """Whether other programs may change what is kept there."""
+
     def load(self, actor: Actor) -> None:
         """Read the chat in the background; then the actor is told."""
 

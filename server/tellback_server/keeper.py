@@ -191,6 +191,11 @@ class Keeper:
         """See Shelf."""
         return await self._lookback.missed(actor, request)
 
+    @property
+    def others_write(self) -> bool:
+        """See Shelf."""
+        return self._room.must_settle
+
     def look(self, actor: Actor, namespaces: Iterable[str] = (), *, around: bool = False) -> bool:
         """See Shelf."""
         return self._lookout.look(actor, namespaces, around=around)

@@ -3,11 +3,12 @@
 Rules of this module:
 - An answer shows the stream as it is when the answer is made, and leaves when that is durable (BEHAVIOUR L2).
 - What another program may have changed is looked at first: then the request comes again behind the adoption (K3).
-- A tab whose `open` waits for the log waits alone; what it asks behind it keeps its place.
+- A tab whose `open` waits for the log or for a checkpoint waits alone; what it asks behind it keeps its place.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ from tellback_server.store.jsonl import header_now
 from tellback_server.websocket import text_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
+    from typing import Any
 
     from tellback_server.actor import Actor
     from tellback_server.hub import Hub
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["Reads"]
 
 log = structlog.get_logger()
+
+CHECKPOINT_WAIT_S = 1.0
+"""A disk that takes a checkpoint no faster keeps no `open` waiting; the next look finds what others did."""
+POLL_S = 0.005
 
 
 class Reads:
@@ -46,14 +52,16 @@ class Reads:
         self._actor = actor
         self._hub = hub
         self.held: dict[Tab, deque[Envelope]] = {}
-        """Tabs whose `open` waits for the log, and what they asked behind it; everybody else goes on."""
+        """Tabs whose `open` waits for the log or a checkpoint, and what they asked behind it; all others go on."""
 
     def handle(self, tab: Tab, request: Read, owner_json: bytes, size_bytes: int) -> None:
         """Answer a request that changes nothing."""
         match request:
             case Open():
                 # Another program may have changed the files since they were looked at last.
-                if self._hub.shelf.look(self._actor, around=True):
+                if self._actor.folding and self._hub.shelf.others_write:
+                    self._hold(tab, self._behind_checkpoint(Envelope(tab, request, owner_json, size_bytes), request))
+                elif self._hub.shelf.look(self._actor, around=True):
                     self._actor.put_back(Envelope(tab, request, owner_json, size_bytes))
                 else:
                     self._open(tab, request, owner_json, size_bytes)
@@ -91,8 +99,7 @@ class Reads:
             actor.refuse(tab, request, owner_json, size_bytes, full)
             return
         if is_beyond_memory(actor.live_stream, request.since):
-            self.held[tab] = deque()
-            self._hub.spawn(self._look_back(Envelope(tab, request, owner_json, size_bytes), request))
+            self._hold(tab, self._look_back(Envelope(tab, request, owner_json, size_bytes), request))
             return
         self.opened(tab, request, owner_json, size_bytes)
 
@@ -133,17 +140,41 @@ class Reads:
         except Exception:
             # Whatever the log holds, the snapshot needs nothing of it; and who waits here must get an answer.
             log.exception("look-back-failed", chat=actor.name)
-        held = self.held.pop(tab)
+        self._give_back(
+            letter, lambda: self.opened(tab, request, letter.owner_json, letter.size_bytes, missed=missed)
+        )
+
+    async def _behind_checkpoint(self, letter: Envelope, request: Open) -> None:
+        """What a checkpoint is writing cannot be told from another program's edit: wait for its end, then look."""
+        actor = self._actor
+        until_s = self._hub.clock.monotonic_s() + CHECKPOINT_WAIT_S
+        while actor.folding and self._hub.clock.monotonic_s() < until_s:  # noqa: ASYNC110  - It ends by itself, soon.
+            await asyncio.sleep(POLL_S)
+        answer = self._open if actor.folding else actor.submit
+        self._give_back(letter, lambda: answer(letter.tab, request, letter.owner_json, letter.size_bytes))
+
+    def _hold(self, tab: Tab, waiting: Coroutine[Any, Any, None]) -> None:
+        """The tab's requests wait until `waiting` gives them back."""
+        self.held[tab] = deque()
+        self._hub.spawn(waiting)
+
+    def _give_back(self, letter: Envelope, answer: Callable[[], None]) -> None:
+        """The held `open` is answered, then what its tab asked behind it."""
+        actor = self._actor
+        held = self.held.pop(letter.tab)
         if actor.state == "ready":
-            self.opened(tab, request, letter.owner_json, letter.size_bytes, missed=missed)
+            answer()
             for later in held:
-                actor.submit(tab, later.request, later.owner_json, later.size_bytes)
+                actor.submit(later.tab, later.request, later.owner_json, later.size_bytes)
         elif actor.state == "ended":
-            for later in (letter, *held):
-                await self._hub.submit_again(actor, later)
+            self._hub.spawn(self._submit_again(letter, *held))
         else:
             # What this tab has in the mailbox came later: it was put there when the actor was busy already.
             actor.put_back(letter, *held)
+
+    async def _submit_again(self, *letters: Envelope) -> None:
+        for letter in letters:
+            await self._hub.submit_again(self._actor, letter)
 
     # -- history and states ------------------------------------------------------------------------------------------
 

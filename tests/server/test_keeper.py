@@ -6,8 +6,10 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
+from tellback_server import reads
 from tests.support.forked_server import ForkedServer
 from tests.support.held_fs import HeldFs
 from tests.support.oracle import until
@@ -58,6 +60,38 @@ async def test_commits_that_come_during_a_checkpoint_are_folded_by_the_next(tmp_
         fs.let_go()
         await until(lambda: b"meanwhile 19" in path.read_bytes())
         assert said(path)[-21:] == ["first", *(f"meanwhile {number}" for number in range(20))]
+
+
+async def test_an_open_during_a_checkpoint_waits_alone_and_is_answered_out_of_what_is_there_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[K1] [K3]: nobody else waits; and a disk that stands still is not waited for."""
+    fs = HeldFs()
+    data = sillytavern_copy(tmp_path)
+    chat = "character:Pip/Pip - 2024-11-01@12h00m00s"
+    path = data / "default-user/chats/Pip/Pip - 2024-11-01@12h00m00s.jsonl"
+    async with running(data, fs=fs, checkpoint_interval_s=0.02) as app:
+        monkeypatch.setattr(reads, "CHECKPOINT_WAIT_S", 60)
+        tab, other = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+        await tab.open(chat)
+        fs.hold_reads()
+        await tab.append(chat, "ours")
+        assert await asyncio.to_thread(fs.waits.wait, 30), "the checkpoint has begun"
+        path.write_bytes(path.read_bytes() + b'\n{"name":"Pip","is_user":false,"mes":"from elsewhere"}')
+        opening = asyncio.create_task(other.open(chat))
+        assert (await tab.append(chat, "meanwhile"))["type"] == "ack"
+        assert not opening.done()
+        fs.let_go()
+        assert texts((await opening)["messages"])[-3:] == ["from elsewhere", "ours", "meanwhile"]
+        await until(lambda: said(path)[-1] == "meanwhile")
+
+        monkeypatch.setattr(reads, "CHECKPOINT_WAIT_S", 0.01)
+        fs.hold_reads()
+        await tab.open(chat)
+        await tab.append(chat, "more")
+        assert await asyncio.to_thread(fs.waits.wait, 30)
+        assert texts((await other.open(chat))["messages"])[-1] == "more"
+        fs.let_go()
 
 
 async def test_reading_writes_nothing_and_an_idle_chat_leaves_memory(tmp_path: Path) -> None:
