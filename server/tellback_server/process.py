@@ -48,7 +48,7 @@ def run_server(settings: Settings, started: Callable[[str], None] = lambda _url:
     _occupy_standard_descriptors()
     if sys.stderr is not None:
         faulthandler.enable()
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, for_good=True)
     if settings.unsafe_no_sync:
         log.warning("unsafe-no-sync", meaning="Acknowledged writes are lost in a power cut. For benchmarks only.")
     for name in unknown_variables(os.environ, settings.upstreams):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tellback_server import upstream
 from tellback_server.clock import Clock
 from tellback_server.metrics import Counters
 from tellback_server.upstream import Delta, UpstreamPolicy, Upstreams
@@ -503,7 +502,7 @@ async def test_an_unknown_name_is_refused_before_anything_is_sent() -> None:
 
 async def test_the_key_is_in_no_log_line_and_no_error() -> None:
     """[U8]"""
-    with caught_logs(of=upstream) as lines:
+    with caught_logs() as lines:
         echo = refuses(429, {"error": {"message": f"Bearer {KEY} is over its limit"}})
         async with bench(echo) as (client, server):
             error = await failure(client)

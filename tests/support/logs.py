@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Literal
 
 import structlog
@@ -29,20 +28,9 @@ def logging_restored() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def caught_logs(
-    level: str = "debug", log_format: Literal["json", "console"] = "json", *, of: ModuleType | None = None
-) -> Iterator[io.StringIO]:
-    """The stream every line goes to. `of`: a module with a `log` of its own, which an earlier test may have
-    bound for good to a stream of its own (`cache_logger_on_first_use`)."""
+def caught_logs(level: str = "debug", log_format: Literal["json", "console"] = "json") -> Iterator[io.StringIO]:
+    """The stream every line goes to."""
     stream = io.StringIO()
     with logging_restored():
         configure_logging(level, log_format, stream=stream)
-        structlog.configure(cache_logger_on_first_use=False)
-        before = getattr(of, "log", None)
-        if of is not None:
-            vars(of)["log"] = structlog.get_logger()
-        try:
-            yield stream
-        finally:
-            if of is not None:
-                vars(of)["log"] = before
+        yield stream
