@@ -384,6 +384,21 @@ export interface Conflict {
   duplicate?: boolean;
 }
 
+/** One connection of the user. */
+export interface ConnectionStatus {
+  session: string;
+  address: string;
+  connected_ms: number;
+  client?: string;
+  open?: number;
+  names?: string[];
+  producing?: number;
+  in_flight?: number;
+  waiting_bytes?: number;
+  slow?: boolean;
+  behind?: number;
+}
+
 /** A line of a chat's file that is no message; its bytes are kept. */
 export interface Damage {
   line: number;
@@ -788,6 +803,17 @@ export interface ListedGeneration {
   supersedes?: string;
 }
 
+/** The log of the server, whoever writes. */
+export interface LogStatus {
+  segments: number;
+  waiting_bytes: number;
+  waiting_answers: number;
+  stalled_ms: number;
+  checkpoint_lag_ms: number;
+  sync_bounds_ms: number[];
+  sync_counts: number[];
+}
+
 /** RFC 6902 without `test`, relative to the chat's metadata. */
 export interface MetadataEffect {
   op: "metadata";
@@ -899,6 +925,17 @@ export interface OwnerRestore {
   owner: OwnerName;
   id?: number | null;
   op?: number;
+}
+
+/** One live owner with its three positions, as numbers of commits. */
+export interface OwnerStatus {
+  name: string;
+  sequenced: number;
+  durable: number;
+  checkpointed: number;
+  connections?: number;
+  unfolded_ms?: number;
+  read_only?: boolean;
 }
 
 /** RFC 6902 against one message, or against `{"metadata": ..., "messages": [...]}` when `message` is left out. */
@@ -1038,6 +1075,24 @@ export interface StateValue {
   skipped?: SkippedCommit[];
 }
 
+/** Connections that read slowly first, then the newest; owners with most outside their files first. */
+export interface StatusFrame {
+  type: "status";
+  connections: ConnectionStatus[];
+  connections_total: number;
+  owners: OwnerStatus[];
+  owners_total: number;
+  log: LogStatus;
+  id?: number | null;
+}
+
+/** How the user's connections and live owners stand now. */
+export interface StatusGet {
+  type: "status";
+  limit?: number;
+  id?: number | null;
+}
+
 /** Alternatives of one message, by ordinal from 0: put one more behind them, show one, or take one away. */
 export interface Swipe {
   type: "swipe";
@@ -1111,5 +1166,5 @@ export interface Welcome {
   upstreams?: ModelServer[];
 }
 
-export type ClientFrame = Hello | Auth | Ping | Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate | ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore | GenerationStart | GenerationEnd | GenerationCancel | Generate | Open | Close | StateGet | History | GenerationDelta | GenerationAttach | GenerationAck | ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet | TrashList | TrashEmpty;
-export type ServerFrame = Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied;
+export type ClientFrame = Hello | Auth | Ping | Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate | ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore | GenerationStart | GenerationEnd | GenerationCancel | Generate | Open | Close | StateGet | History | GenerationDelta | GenerationAttach | GenerationAck | ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet | TrashList | TrashEmpty | StatusGet;
+export type ServerFrame = Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied | StatusFrame;

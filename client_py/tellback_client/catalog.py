@@ -27,6 +27,7 @@ from tellback_protocol.catalog_frames import (
     ListedChat,
 )
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList
+from tellback_protocol.status import StatusFrame, StatusGet
 from tellback_protocol.values import loads
 
 from .asking import Asking
@@ -149,6 +150,10 @@ class Catalog(Asking):
             cursor = found.cursor
             if cursor is None:
                 return groups
+
+    async def server_status(self, limit: int = LIST_PAGE) -> StatusFrame:
+        """How the user's connections and live owners stand now, and the log below them."""
+        return cast(StatusFrame, await self._ask(StatusGet(limit)))
 
 
 def _or_unset(value: str | None) -> str | UnsetType:

@@ -22,7 +22,7 @@ SERVER_FRAMES = frozenset((
     "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
     "history-part", "reset", "behind", "goaway", "pong", "chat-list", "chat-search", "active-chat", "character-list",
     "group-list", "generation-started", "generation-delta", "generation-stored", "generation-done", "backup-list",
-    "backup-created", "backup", "trash-list", "trash-emptied",
+    "backup-created", "backup", "trash-list", "trash-emptied", "status",
 ))
 UNREADABLE = frozenset(("bad-json", "bad-frame", "too-large", "too-deep", "number-range", "unknown-type"))
 """Codes of errors about a frame that the server may have read nothing of."""

@@ -46,6 +46,7 @@ from tellback_server.reception import Reception
 from tellback_server.server_backup import UNFINISHED
 from tellback_server.standstill import Standstill
 from tellback_server.status import Status
+from tellback_server.status_desk import StatusDesk
 from tellback_server.storage import choose
 from tellback_server.store.files import SERVER_FOLDER, FileStore
 from tellback_server.tab import Tab
@@ -207,6 +208,7 @@ class App:
         )
         self._catalog.backups = BackupDesk(self._hub, self._keeper.backups)
         self._catalog.trash = TrashDesk(self._hub, Trash(self._files), self._keeper.lifecycle.lock_of)
+        self._catalog.status = StatusDesk(self._hub, self._keeper.lag_s)
         self._hub.desk = self._catalog
         self._keeper.needed_elsewhere = self._needed
         self._reception = Reception(

@@ -228,6 +228,7 @@ class Audience:
         if subscription is None:
             return
         self._hub.counters.behind += 1
+        tab.behind += 1
         behind = Behind(last, self.durable_head)
         tab.outbox.urgent(text_frame(codec.of_owner(behind, subscription.owner_json)))
         self.unsubscribe(tab)

@@ -36,6 +36,7 @@ from tellback_protocol.catalog_frames import (
 )
 from tellback_protocol.errors import Refused
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, UserRequest
+from tellback_protocol.status import StatusGet
 from tellback_protocol.trash import TrashEmpty, TrashList
 from tellback_server.active_chats import ActiveChats
 from tellback_server.activity import Activity, LiveChat
@@ -49,6 +50,7 @@ from tellback_server.paging import Key, Rows, page_of_names, read_cursor
 from tellback_server.rooms import store_away
 from tellback_server.search import Query
 from tellback_server.search_page import SearchPage
+from tellback_server.status_desk import StatusDesk
 from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.chat_index import Folder
 from tellback_server.store.files import FileStore
@@ -125,6 +127,8 @@ class Catalog:
         """Who answers for backups; set once, before the first request."""
         self.trash: TrashDesk | None = None
         """As `backups`, for the trash."""
+        self.status: StatusDesk | None = None
+        """As `backups`, for how everything stands."""
         self._stopping = False
 
     async def start(self) -> None:
@@ -208,6 +212,9 @@ class Catalog:
                 case TrashList() | TrashEmpty():
                     assert self.trash is not None, "set before the first request"
                     frame = await self.trash.answer(tab, request)
+                case StatusGet():
+                    assert self.status is not None, "set before the first request"
+                    frame = self.status.answer(tab, request)
             return codec.encode(frame)
         except (Refused, asyncio.CancelledError):
             raise

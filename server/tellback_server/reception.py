@@ -60,6 +60,7 @@ class Reception:
         if older is not None:
             older.taken_over()
         self._sessions[key] = tab
+        tab.client = frame.client if isinstance(frame.client, str) else ""
         tab.accept(identity, self._server_name, self._heartbeat_ms, self._upstreams)
         log.info("tab-accepted", user=identity.user, session=frame.session[:8], address=tab.peer.address)
 

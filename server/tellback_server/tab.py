@@ -70,7 +70,7 @@ class Tab:
 
     __slots__ = (
         "_append_sizes", "_appends", "_appends_to", "_bytes_seen", "_hello_timer", "_hub", "_pinged", "_reception",
-        "_targets", "_throttled", "chats", "connection",
+        "_targets", "_throttled", "behind", "chats", "client", "connected_ms", "connection",
         "identity", "is_open", "outbox", "peer", "producing", "session", "session_id", "session_json",
         "user",
     )
@@ -86,6 +86,12 @@ class Tab:
         self.user = ""
         self.identity: Identity | None = None
         """Who hello said it is; None before."""
+        self.client = ""
+        """The software, as hello named it."""
+        self.connected_ms = 0
+        """When the handshake was done."""
+        self.behind = 0
+        """How often it was too slow for an owner."""
         self.chats: set[Actor] = set()
         """What it has open, or will have when the answer leaves."""
         self.producing: set[ChatGenerations] = set()
@@ -113,6 +119,7 @@ class Tab:
             connection, self._hub.loop, self._demoted, self._overfull, self._hub.outbox_bytes_max
         )
         self.is_open = True
+        self.connected_ms = self._hub.clock.now_ms()
         self._reception.arrived(self)
         self._hello_timer = self._hub.loop.call_later(HELLO_TIMEOUT_S, self._no_hello)
 

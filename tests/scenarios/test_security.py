@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from websockets.exceptions import InvalidStatus
 
 from tellback_server.auth import token_digest
-from tests.support.oracle import until
 from tests.support.raw_client import RawClient
 from tests.support.server import Process, TabClient, new_session, running, sillytavern_copy, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 ALICE, BOB = "tb_alice-token-0123456789", "tb_bob-token-0123456789"
@@ -71,7 +71,8 @@ async def frames_of(tab: TabClient, requests: list[dict[str, Any]]) -> list[dict
 
 
 async def test_R38_two_users_see_nothing_of_each_other(tmp_path: Path) -> None:
-    """[W8] [C9]: by name and by id the other's things are `not-found`, like what does not exist; no byte leaks."""
+    """[W8] [C9] [C12]: by name and by id the other's things are `not-found`, like what does not exist; no byte leaks.
+    """
     users = token_file(tmp_path / "users.json", alice=ALICE, bob=BOB)
     data = tmp_path / "data"
     async with running(data, auth_file=str(users)) as app:
@@ -109,6 +110,8 @@ async def test_R38_two_users_see_nothing_of_each_other(tmp_path: Path) -> None:
         assert own["created"] is True
         assert own["chat_id"] != opened["chat_id"]
         assert own["messages"] == []
+        status = await ask(type="status")
+        assert (status["connections_total"], status["owners_total"]) == (1, 1)
         await alice.append(CHAT, CANARY)
         await bob.raw.expect_silence()
         assert CANARY not in "".join(heard)
