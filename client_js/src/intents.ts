@@ -15,6 +15,8 @@ export type Updater = (value: any) => any;
 export type View = () => ChatDocument;
 
 export interface Intent {
+  /** It leaves the contents of files alone, so that a damaged chat takes it too. */
+  readonly isUnreading?: boolean;
   /** The requests that carry it out on `view`; none when there is nothing to do. Throws `Unfetched` and what cannot be asked. */
   parts(view: View): Write[];
   /** True when it still means the same on `view`. `missed` are the effects since, when they are known. */
@@ -143,34 +145,6 @@ export function state(namespace: string, change: Change): Intent {
 
 const big = (_member: string, value: unknown) => (typeof value === "bigint" ? `${value}` : value);
 
-export function floor(namespace: string, change: { update: Updater } | { patch: readonly Operation[] }, at: { floor?: number; swipe?: number } = {}): Intent {
-  const stored = "patch" in change ? payload(change.patch, "/patch") : undefined;
-  let seen: any;
-  return {
-    isFunction: "update" in change,
-    parts(view) {
-      const all = view().all;
-      for (const [member, value] of Object.entries(at)) {
-        if (value !== undefined && !(Number.isInteger(value) && value >= 0)) throw refused("bad-frame", `${member} is an integer from 0.`, `/at/${member}`);
-      }
-      if (!all.length || (at.floor !== undefined && at.floor >= all.length)) throw refused("message-unknown", "The chat has no message that this could belong to.", "/at");
-      const document = view().states.get(namespace);
-      if (!document) throw new Unfetched(namespace);
-      seen = document.data ?? {};
-      let operations = stored;
-      if ("update" in change) {
-        const wanted = change.update(copy(seen));
-        if (!isObject(wanted)) return [];
-        operations = difference(seen, payload(wanted, "/patch"));
-        if (operations.length > 10_000) operations = [{ op: "replace", path: "", value: wanted }];
-      }
-      const target = { ...(at.floor === undefined ? {} : { message: all[at.floor]!.id }), ...(at.swipe === undefined ? {} : { swipe: at.swipe }) };
-      return operations.length ? [{ type: "floor-update", namespace, patch: operations, ...(Object.keys(target).length ? { at: target } : {}) }] : [];
-    },
-    repeatable: (view) => "update" in change || same(seen, view().states.get(namespace)?.data ?? {}),
-  };
-}
-
 /** Several intents, all or nothing, as one commit; each sees what those before it did. */
 export function batch(intents: readonly Intent[]): Intent {
   return {
@@ -190,7 +164,7 @@ export function batch(intents: readonly Intent[]): Intent {
 }
 
 /** What is asked of an open owner as a whole, or of a reply; asked once, unless `again` says that it still means the same. */
-export const live = (write: Write, again: Intent["repeatable"] = () => false): Intent => ({ parts: () => [write], repeatable: again });
+export const live = (write: Write, again: Intent["repeatable"] = () => false): Intent => ({ parts: () => [write], repeatable: again, isUnreading: /^(chat|owner|backup)-(rename|delete|restore)$/.test(write.type) });
 
 /** A write that an earlier tab left behind: only the request is left of what was wanted. */
 export function recorded(write: Write): Intent {

@@ -58,17 +58,17 @@ class LifeIntent:
     """A wish about an open chat as a whole. Asked once: what others did meanwhile is for a person to judge."""
 
     def __init__(self, write: LiveWrite) -> None:
-        self._write = write
+        self.write = write
 
     def parts(self, view: View) -> list[LiveWrite]:
-        return [self._write]
+        return [self.write]
 
     def repeatable(self, view: View, missed: Sequence[Effect] | None) -> bool:
-        if isinstance(self._write, ChatDelete):
+        if isinstance(self.write, ChatDelete):
             # A link that followed another chat's rename is nothing that anybody wrote.
             return missed is not None and is_all(missed)
         # A branch begins at its message, whatever was done to others.
-        return isinstance(self._write, ChatBranch) and self._write.message in view().chat.messages
+        return isinstance(self.write, ChatBranch) and self.write.message in view().chat.messages
 
 
 class _Lived(Protocol):

@@ -24,7 +24,7 @@ from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
 from tellback_protocol.generation_requests import GenerationEnd
 from tellback_protocol.ids import Version, namespace_problem
-from tellback_protocol.requests import DocumentWrite, owner_named
+from tellback_protocol.requests import UNREADING, DocumentWrite, owner_named
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
@@ -122,7 +122,7 @@ class Writes(ABC):
         """Take a write on. Its outcome comes through `on_settled`, now or later."""
         if self.error is not None:
             self._settle(pending, self.error)
-        elif self.read_only:
+        elif self.read_only and not isinstance(getattr(pending.intent, "write", None), UNREADING):
             self._settle(pending, refused("read-only", "The chat is damaged and served read-only.", retry="after-sync"))
         elif self.blocked:
             self.blocked.append(pending)

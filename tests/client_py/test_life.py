@@ -13,13 +13,14 @@ from tellback_client import (
     ChatRenamed,
     DeletedError,
     Gone,
+    ReadOnlyError,
     RefusedError,
     Replaced,
     connect,
 )
-from tests.support.oracle import until
 from tests.support.relay import Relay
 from tests.support.server import running
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 
@@ -176,3 +177,24 @@ def test_the_waiting_client_has_the_same_verbs(tmp_path: Path) -> None:
             await asyncio.to_thread(work)
 
     asyncio.run(serve())
+
+
+async def test_a_damaged_chat_takes_no_message_and_is_restored_from_its_backup(tmp_path: Path) -> None:
+    """[Z7] Whoever finds lines that cannot be read goes back to what was whole; a rename is taken meanwhile."""
+    path = tmp_path / "chats" / "Alice" / "First meeting.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"chat_metadata":{}}\n{"id":"a","mes":"Hello."}')
+    async with running(tmp_path) as app, connect(app.urls[0]) as client:
+        chat = await client.open(CHAT)
+        await client.back_up(f"id:{chat.chat_id}")
+        path.write_bytes(path.read_bytes() + b'\n{"id":"b","mes":"half a l')
+        async with connect(app.urls[0]) as late:
+            damaged = await late.open(CHAT)
+            assert damaged.status == "read-only"
+            with pytest.raises(ReadOnlyError):
+                await damaged.append({"mes": "not taken"})
+            await damaged.rename("Second")
+            await damaged.restore_backup("last")
+            await until(lambda: damaged.status == "synced")
+            assert [message["mes"] for message in damaged.messages] == ["Hello."]
+            await damaged.append({"mes": "taken"})
