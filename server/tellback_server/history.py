@@ -54,19 +54,17 @@ def chat_at(log: Log, key: str, chat: Chat, head: Version, at: int) -> Chat:
     head_seq, epoch = head.seq, head.epoch
     if at > head_seq:
         raise Refused("version-unknown", f"The stream is at {head_seq}.", pointer="/at")
-    commits = list(_commits(log, key, at))
-    wanted = list(range(at + 1, head_seq + 1))
-    if [commit.version.seq for commit in commits if commit.version.seq <= head_seq] != wanted:
-        raise Refused("version-unknown", f"The log does not lead back to {at}.", pointer="/at")
-    for position, record in log.records(key, at):
-        if record.kind == ADOPT and record.seq > at:
+    commits: list[Commit] = []
+    for _position, record in log.records(key, at):
+        if record.kind == ADOPT:
             raise Refused("version-unknown", f"Another program changed the chat after {at}.", pointer="/at")
-        del position
-    if any(commit.version.epoch != epoch for commit in commits if commit.version.seq <= head_seq):
+        if record.kind == COMMIT and record.seq <= head_seq:
+            commits.append(decode_commit(record.body))
+    if [commit.version.seq for commit in commits] != list(range(at + 1, head_seq + 1)):
+        raise Refused("version-unknown", f"The log does not lead back to {at}.", pointer="/at")
+    if any(commit.version.epoch != epoch for commit in commits):
         raise Refused("version-unknown", f"A backup was restored after {at}.", pointer="/at")
     for commit in reversed(commits):
-        if commit.version.seq > head_seq:
-            continue
         for effect in undo_of(commit):
             if isinstance(effect, ChatEffect):
                 chat.apply(effect)
