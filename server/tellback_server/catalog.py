@@ -228,7 +228,6 @@ class Catalog:
         except Exception as error:
             log.error("catalog-failed", user=tab.user, exc_info=error)
             raise Refused("internal", "That could not be answered; the server's log says why.") from None
-        return codec.encode(frame)
 
     # -- folders -----------------------------------------------------------------------------------------------------
 
