@@ -18,7 +18,7 @@ from tellback_protocol.requests import Open, OwnerName
 from tellback_protocol.stream import Past, Stream
 from tellback_protocol.values import servable
 from tellback_server.releases import Following
-from tellback_server.replay import Missed, replay_bytes_max
+from tellback_server.replay import Missed, is_replayable
 from tellback_server.snapshot import Snapshot
 
 
@@ -51,13 +51,13 @@ def answer_open(
         elif not replay:
             opened.mode = "current"
             return opened, codec.opened(opened), None
-        elif sum(len(past.core) for past in replay) <= replay_bytes_max(stream):
+        elif is_replayable(stream, sum(len(past.core) for past in replay)):
             opened.mode = "replay"
             return opened, codec.opened(opened), Following(None, replay, since)
     if isinstance(request.owner, OwnerName):
         opened.states = {
             namespace: document.version for namespace, document in stream.states.items()
-            if document.version is not None and (document.data is not None or document.corrupt)
+            if document.version is not None and (document.exists or document.corrupt)
         }
         return opened, codec.opened(opened), None
     tail = request.tail if isinstance(request.tail, int) else None

@@ -62,6 +62,11 @@ def replay_bytes_max(stream: Stream) -> int:
     return max(REPLAY_BYTES_MIN, sum(map(len, stream.chat.messages.values())))
 
 
+def is_replayable(stream: Stream, size_bytes: int) -> bool:
+    """Whether a replay of this size is sent (R2). Cost: a step a message, for one of over 64 KiB."""
+    return size_bytes <= REPLAY_BYTES_MIN or size_bytes <= replay_bytes_max(stream)
+
+
 def missed_since(log: LogReader, key: str, since: Version, bytes_max: int) -> Missed:
     """The retained durable commits behind `since`, of its epoch, oldest first.
 
