@@ -837,7 +837,6 @@ export interface MetadataUpdate {
 /** One that `generate` can ask, as users see it: never where it is, nor its key. */
 export interface ModelServer {
   name: string;
-  models?: string[];
 }
 
 /** A chat that was made. */

@@ -90,13 +90,11 @@ class Limits(msgspec.Struct, frozen=True):
     """Outcomes kept per session and owner."""
 
 
-class ModelServer(msgspec.Struct, frozen=True, omit_defaults=True):
+class ModelServer(msgspec.Struct, frozen=True):
     """One that `generate` can ask, as users see it: never where it is, nor its key."""
 
     name: str
     """What `upstream` of `generate` takes."""
-    models: list[str] | UnsetType = UNSET
-    """The models that it has, where that is known."""
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
