@@ -21,7 +21,7 @@ from tellback_protocol.codec import encode
 from tellback_protocol.fields import Base, OpBase
 from tellback_protocol.generation_requests import Generate, GenerationCancel, GenerationEnd, GenerationStart
 from tellback_protocol.ids import Version
-from tellback_protocol.patch import merge_to_patch
+from tellback_protocol.outcomes import OUTCOMES_MAX
 from tellback_protocol.requests import (
     Append,
     Batch,
@@ -61,7 +61,7 @@ Based = (
     | Generate
 )
 """Writes that name the version that they were made against."""
-NEAR_WRITES = 128
+NEAR_WRITES = OUTCOMES_MAX // 2
 """Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives."""
 
 

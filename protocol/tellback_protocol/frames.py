@@ -25,9 +25,11 @@ from .effects import AnyJson, Author, Effect, MessageJson, SkippedCommit
 from .fields import ObjectJson, WireInteger
 from .generation_requests import GenerationError, GenerationTarget
 from .ids import Version
+from .outcomes import OUTCOMES_MAX
 from .requests import OwnerName, Request, UserRequest
 from .status import StatusFrame
 from .trash import TrashEmptied, TrashListFrame
+from .values import DEPTH_MAX
 
 SUBPROTOCOL = "tellback.v1"
 PROTOCOL = 1
@@ -76,7 +78,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     frame_bytes: int = 4 << 20
     """A larger frame is answered with `too-large`; one of over twice this size closes the connection (1009)."""
-    depth: int = 64
+    depth: int = DEPTH_MAX
     patch_ops: int = 10_000
     document_bytes: int = 8 << 20
     """One message, one state document, or a chat's metadata."""
@@ -86,7 +88,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Writes of one connection that wait for their answer."""
     in_flight_bytes: int = 8 << 20
     open_chats: int = 256
-    outcomes: int = 256
+    outcomes: int = OUTCOMES_MAX
     """Outcomes kept per session and owner."""
 
 
