@@ -49,6 +49,7 @@ from tellback_protocol.requests import (
     Swipe,
 )
 from tellback_protocol.stream import overlap
+from tellback_protocol.targets import merged_metadata, patched_metadata
 from tellback_protocol.values import loads
 
 from .errors import refused
@@ -249,11 +250,9 @@ def targets_of_request(request: OwnWrite | Batched) -> tuple[str, ...]:
 
 def _metadata_targets(request: MetadataUpdate | BatchedMetadataUpdate) -> tuple[str, ...]:
     if isinstance(request.patch, Raw):
-        operations = loads(bytes(request.patch))
-        return tuple(f"M:{operation[member]}" for operation in operations for member in ("path", "from")
-                     if member in operation)
+        return patched_metadata(loads(bytes(request.patch)))
     if isinstance(request.merge, Raw):
-        return tuple(f"M:{operation['path']}" for operation in merge_to_patch({}, loads(bytes(request.merge))))
+        return merged_metadata(loads(bytes(request.merge)))
     return ("M:",)
 
 

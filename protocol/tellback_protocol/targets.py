@@ -10,7 +10,7 @@ Rules of this module (BEHAVIOUR B5, B9, B10):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Raw
@@ -101,15 +101,21 @@ def places_hold(operations: list[Operation], count: int) -> bool:
 def metadata_targets(request: MetadataUpdate | BatchedMetadataUpdate, limits: Limits) -> tuple[str, ...]:
     """The metadata paths that a request touches."""
     if isinstance(request.patch, Raw):
-        operations = operations_of(request.patch, limits)
-    elif isinstance(request.merge, Raw):
-        merge = read_payload(bytes(request.merge), "/merge", limits.depth)
-        # A member that is taken away is touched as well, so the names decide, not the operations.
-        return tuple("M:" + join_pointer([key]) for key in merge) if isinstance(merge, dict) else ("M:",)
-    else:
-        return ("M:",)
+        return patched_metadata(operations_of(request.patch, limits))
+    if isinstance(request.merge, Raw):
+        return merged_metadata(read_payload(bytes(request.merge), "/merge", limits.depth))
+    return ("M:",)
+
+
+def patched_metadata(operations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The metadata paths that operations touch."""
     members = ("path", "from")
     return tuple(f"M:{operation[member]}" for operation in operations for member in members if member in operation)
+
+
+def merged_metadata(merge: Any) -> tuple[str, ...]:
+    """The metadata paths that a merge touches. Its names decide: a member that is taken away is touched as well."""
+    return tuple("M:" + join_pointer([key]) for key in merge) if isinstance(merge, dict) else ("M:",)
 
 
 def _index(parts: list[str]) -> int | None:

@@ -19,7 +19,7 @@ from tellback_client.errors import (
     closed,
 )
 from tellback_client.events import Replaced
-from tellback_client.intents import AppendIntent, PatchIntent, StateIntent, UpdateMessageIntent
+from tellback_client.intents import AppendIntent, MetadataIntent, PatchIntent, StateIntent, UpdateMessageIntent
 from tellback_client.link import Link
 from tellback_client.outbox import Entry, PendingWrite, WriteResult
 from tellback_client.subscription import Subscription
@@ -437,6 +437,19 @@ def test_a_patch_behind_an_own_write_of_the_same_message_names_its_op() -> None:
     assert first["base"] == integrity(1)
     assert second["base"] == {"op": 1}
     assert second["message"] == "m1"
+
+
+def test_a_merge_that_takes_a_member_away_stands_on_the_own_write_that_put_it_there() -> None:
+    """On the version before, it would be a conflict with oneself."""
+    wire = Wire()
+    wire.open()
+    wire.write(MetadataIntent(merge={"mood": "calm"}))
+    wire.write(MetadataIntent(merge={"mood": None}))
+    wire.write(MetadataIntent(merge={"other": None}))
+    _first, second, third = wire.sent()
+
+    assert second["base"] == {"op": 1}
+    assert third["base"] == integrity(1)
 
 
 def test_a_patch_of_another_message_does_not_stand_on_an_own_write() -> None:
