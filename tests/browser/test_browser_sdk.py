@@ -17,6 +17,7 @@ from tellback_client.catching_up import caught_up
 from tests.support import vectors
 from tests.support.browser_sdk import built, chromium, npm, opened, program, served, tab, until
 from tests.support.server import Process
+from tests.support.waiting import GUARD_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "group:Browsers"
@@ -179,7 +180,7 @@ async def test_a_killed_renderer_leaves_its_writes_to_another_tab(tmp_path: Path
         dying.on("crash", lambda _page: crashed.set())
         session = await context.new_cdp_session(dying)
         crash = asyncio.ensure_future(session.send("Page.crash"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(GUARD_S):
             await crashed.wait()
         crash.cancel()
         await server.start()

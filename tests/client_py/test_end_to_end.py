@@ -25,14 +25,9 @@ from tellback_client import (
     WriteResult,
     connect,
 )
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
-
-
-async def until(condition: Any, timeout_s: float = 10.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - a test looks from outside; nobody sets an event for it.
-            await asyncio.sleep(0.01)
 
 
 async def test_a_write_is_told_to_the_other_tab(tellback_server: ServerProcess) -> None:
@@ -210,7 +205,7 @@ async def test_r44_a_listener_may_write(tellback_server: ServerProcess) -> None:
         answering = asyncio.create_task(answer())
         await asyncio.sleep(0)
         await mine.append({"mes": "question"})
-        await asyncio.wait_for(answering, 10)
+        await asyncio.wait_for(answering, GUARD_S)
         await until(lambda: len(mine.messages) == 2)
 
         assert [message["mes"] for message in mine.messages] == ["question", "answer"]
@@ -378,7 +373,7 @@ async def test_r05_an_edit_by_another_program_reaches_the_open_tab(tellback_serv
 
 
 async def first_of(events: Any, kind: type[Any]) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(GUARD_S):
         async for event in events:
             if isinstance(event, kind):
                 yield event
@@ -427,7 +422,7 @@ async def test_a_chat_that_is_closed_and_opened_again_at_once_is_open(tellback_s
             mine = await one.open(CHAT)
             await closing
             await theirs.append({"mes": f"after {number}"})
-            await until(lambda now=mine, count=number + 1: len(now.messages) == count, 2.0)
+            await until(lambda now=mine, count=number + 1: len(now.messages) == count)
 
 
 LOOP_THAT_ENDS = """
@@ -455,5 +450,5 @@ async def test_a_loop_ends_although_a_chat_is_closed_while_everything_is_cancell
     tellback_server: ServerProcess,
 ) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", LOOP_THAT_ENDS, tellback_server.url)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(GUARD_S):
         assert await process.wait() == 0

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from tellback_client import ConnectionChanged, ServerProcess, connect
 from tellback_client.events import Event, EventQueue, EventsLost, StatusChanged
-from tests.support.oracle import until
+from tests.support.waiting import until
 
 
 async def test_r40_a_slow_listener_is_told_what_it_lost() -> None:

@@ -30,8 +30,8 @@ from tellback_client import (
     connect,
 )
 from tellback_client.events import EventQueue
-from tests.support.oracle import until
 from tests.support.sse_server import DONE, Exchange, SseServer, piece
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 TURN = {"name": "User", "is_user": True, "mes": "And then?"}
@@ -256,7 +256,7 @@ async def produced_and_killed(server: ServerProcess, units: int) -> None:
 async def test_r13_t9_what_a_killed_producer_had_written_is_stored_as_orphaned(hasty_server: ServerProcess) -> None:
     async with connect(hasty_server.url) as client:
         chat = await client.open(CHAT, create=True)
-        reading = asyncio.create_task(asyncio.wait_for(produced_and_killed(hasty_server, 40), 20))
+        reading = asyncio.create_task(asyncio.wait_for(produced_and_killed(hasty_server, 40), GUARD_S))
         generation = await first(chat)
         text, result = await read(generation)
         await reading
@@ -338,9 +338,10 @@ async def test_r12_t15_u3_a_result_that_nobody_heard_is_offered_until_it_is_ackn
 
 
 async def until_acked(state: Any, generation_id: str, session: str) -> None:
-    async with asyncio.timeout(5):
-        while (await state.get())[generation_id].get("acked") != [session]:  # noqa: ASYNC110 - looks from outside.
-            await asyncio.sleep(0.02)
+    async def is_acked() -> bool:
+        return bool((await state.get())[generation_id].get("acked") == [session])
+
+    await until(is_acked)
 
 
 async def test_t3_t4_a_swipe_a_continuation_and_another_try(tellback_server: ServerProcess) -> None:

@@ -76,7 +76,7 @@ async def test_an_illegal_session_id_is_an_error(tellback_server: ServerProcess,
 
 
 async def test_r25_an_unreachable_server_is_an_error_and_not_an_empty_history(tellback_server: ServerProcess) -> None:
-    provider = HistoryProvider(tellback_server.url, connect_timeout_s=0.5, flush_timeout_s=0.5)
+    provider = HistoryProvider(tellback_server.url, connect_timeout_s=2, flush_timeout_s=0.5)
     await provider.save_message("one", {"content": "a"})
     tellback_server.kill()
 

@@ -20,7 +20,7 @@ from tellback_client import (
 )
 from tests.support.relay import Relay
 from tests.support.server import running
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 
@@ -134,7 +134,7 @@ async def test_backups_are_taken_looked_into_and_restored(tmp_path: Path) -> Non
         await until(lambda: [message["mes"] for message in theirs.messages] == ["Hello."])
         seen = []
         while not any(isinstance(event, Replaced) for event in seen):
-            seen.append(await asyncio.wait_for(anext(events), 5))
+            seen.append(await asyncio.wait_for(anext(events), GUARD_S))
         assert [event.reason for event in seen if isinstance(event, Replaced)] == ["restored"]
         await theirs.append({"mes": "and on"})
         await chat.append({"mes": "from here"})

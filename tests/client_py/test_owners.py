@@ -21,6 +21,7 @@ from tellback_client import (
     ServerProcess,
     connect,
 )
+from tests.support.waiting import GUARD_S, until
 
 COUNTED = int(os.environ.get("TELLBACK_COUNTED", "300"))
 """Updates of each tab; 1,000 was run once."""
@@ -36,12 +37,6 @@ def folder(server: ServerProcess) -> Path:
     (user / "characters/Alice.png").write_bytes(b"a card")
     (user / f"{PRESET}.json").write_text("{}")
     return user
-
-
-async def until(condition: Any, timeout_s: float = 10.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - a test looks from outside; nobody sets an event for it.
-            await asyncio.sleep(0.01)
 
 
 def cut(client: Client) -> None:
@@ -203,7 +198,7 @@ async def test_another_programs_edit_replaces_what_was_known(tmp_path: Path) -> 
             queue = owner.events()
             side.write_text('{"n": 10}')
             await owner.update_state("memory", lambda memory: {"n": memory["n"] + 1})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(GUARD_S):
                 while not isinstance(await anext(queue), Replaced):
                     pass
             assert await owner.state_get("memory") == {"n": 10}

@@ -17,6 +17,7 @@ from tellback_client.payload import payload, text, value_of
 from tellback_protocol.errors import Refused
 from tellback_protocol.values import read_payload
 from tests.support.json_strategies import VALUES
+from tests.support.waiting import GUARD_S
 
 CHAT = "character:Alice/First meeting"
 HALF = "\ud83d"
@@ -93,7 +94,7 @@ async def test_r18_r23_no_verb_of_a_chat_queues_what_cannot_be_stored(
 ) -> None:
     """A caller gets the error at once, the number is free, and the next write is the next number."""
     bad, code, _pointer = FLAWS[name]
-    async with asyncio.timeout(20), connect(tellback_server.url) as client:
+    async with asyncio.timeout(GUARD_S), connect(tellback_server.url) as client:
         chat = await client.open(CHAT, create=True)
         first = await chat.append({"mes": "one", "swipes": ["one"], "swipe_id": 0})
         state = chat.state("memory")
@@ -140,7 +141,7 @@ async def test_r18_r23_no_verb_of_a_chat_queues_what_cannot_be_stored(
 async def test_r18_names_and_ids_that_are_no_text_are_refused_and_hold_up_nothing(
     tellback_server: ServerProcess,
 ) -> None:
-    async with asyncio.timeout(20), connect(tellback_server.url) as client:
+    async with asyncio.timeout(GUARD_S), connect(tellback_server.url) as client:
         chat = await client.open(CHAT, create=True)
         wrongs = [
             lambda: client.open(f"character:Alice/{HALF}"),
@@ -165,7 +166,7 @@ async def test_r18_names_and_ids_that_are_no_text_are_refused_and_hold_up_nothin
 @pytest.mark.parametrize("name", FLAWS)
 async def test_r18_the_extension_api_says_so_too(tellback_server: ServerProcess, name: str) -> None:
     bad, code, _pointer = FLAWS[name]
-    async with asyncio.timeout(20), connect(tellback_server.url) as client, Context(client) as context:
+    async with asyncio.timeout(GUARD_S), connect(tellback_server.url) as client, Context(client) as context:
         await context.open_chat(CHAT, create=True)
         await context.add_messages([{"mes": "one"}])
         wrongs = [

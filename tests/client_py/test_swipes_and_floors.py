@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tellback_client import BlockingClient, RefusedError, ServerProcess, connect
+from tests.support.waiting import until
 
-from .test_end_to_end import CHAT, until
+from .test_end_to_end import CHAT
 
 
 async def test_swipes_are_shown_at_once_and_told_to_the_other_tab(tellback_server: ServerProcess) -> None:

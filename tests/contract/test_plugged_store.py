@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import Process, TabClient
+from tests.support.waiting import GUARD_S
 
 PLUGIN = Path(__file__).resolve().parents[1] / "plugins/ledger_store"
 CHAT = "character:Alice/First meeting"
@@ -58,7 +59,7 @@ async def test_it_is_a_backup_of_the_users_folder(site: Path, tmp_path: Path) ->
         assert (await tab.append(CHAT, "kept by somebody else"))["type"] == "ack"
         status = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-m", "tellback_server", "status", "--json", "--url", server.url],
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True, text=True, check=False, timeout=GUARD_S,
         )
         assert status.returncode == 0, status.stderr
         stores = json.loads(status.stdout)["stores"]

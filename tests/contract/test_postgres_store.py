@@ -16,7 +16,6 @@ from tellback_server.store import postgres as postgres_store
 from tellback_server.store.base import (
     Store,
     StoreDamaged,
-    StoredChat,
     StoreError,
     StoreForeign,
     StoreUnavailable,
@@ -24,6 +23,7 @@ from tellback_server.store.base import (
 )
 from tellback_server.store.schemes import open_store
 from tests.support.database_servers import PostgresProcess, free_port
+from tests.support.store_kills import survives_kills
 
 
 class TestPostgresStore(StoreContract):
@@ -74,48 +74,7 @@ def test_st5_a_server_that_loses_what_it_confirmed_is_refused(
 def test_st1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
     postgres: PostgresProcess, store: Store
 ) -> None:
-    """Four writers, and kill -9 of the server in the middle of them, three times."""
-    owners = [Saved(f"character:A/{number}") for number in range(4)]
-    confirmed: dict[str, StoredChat] = {}
-    tried: dict[str, StoredChat] = {}
-    halt = threading.Event()
-    failures: list[BaseException] = []
-
-    def write(saved: Saved) -> None:
-        try:
-            while not halt.is_set():
-                saved.append()
-                tried[saved.chat_id] = saved.value()
-                while saved.effects:
-                    # A save whose end is not known is made again, as it is.
-                    with contextlib.suppress(StoreUnavailable):
-                        confirmed[saved.chat_id] = saved.save(store)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=(saved,)) for saved in owners]
-    for thread in threads:
-        thread.start()
-    for _ in range(3):
-        before = {chat_id: value.head.seq for chat_id, value in confirmed.items()}
-        while any(one.head.seq <= before.get(chat_id, 0) + 5 for chat_id, one in list(confirmed.items())) \
-                or len(confirmed) < len(owners):
-            assert not failures
-            halt.wait(0.01)
-        postgres.kill()
-        known = dict(confirmed)
-        postgres.start()
-        for chat_id, value in known.items():
-            found = store.load("default-user", chat_id)
-            assert found is not None
-            assert found.head.seq >= value.head.seq
-            assert len(found.messages) == found.head.seq
-    halt.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    for saved in owners:
-        same(store.load("default-user", saved.chat_id), tried[saved.chat_id])
+    survives_kills(postgres, store)
 
 
 def test_st1_ended_connections_are_replaced(postgres: PostgresProcess, store: Store) -> None:

@@ -22,6 +22,7 @@ from tellback_server.store.base import (
 )
 from tellback_server.store.schemes import open_store
 from tests.support.database_servers import ValkeyProcess, free_port
+from tests.support.store_kills import survives_kills
 
 
 class TestRedisStore(StoreContract):
@@ -119,54 +120,12 @@ def test_st5_a_server_that_does_not_tell_its_settings_is_refused(valkey: ValkeyP
 def test_st1_a_killed_server_has_what_was_saved_and_the_store_finds_it_again(
     valkey: ValkeyProcess, store: Store
 ) -> None:
-    """Four writers, and kill -9 of the server in the middle of them, three times."""
-    owners = [Saved(f"character:A/{number}") for number in range(4)]
-    confirmed: dict[str, StoredChat] = {}
-    halt = threading.Event()
-    failures: list[BaseException] = []
-
-    def write(saved: Saved) -> None:
-        try:
-            while not halt.is_set():
-                saved.append()
-                while saved.effects:
-                    # A save whose end is not known is made again, as it is.
-                    with contextlib.suppress(StoreUnavailable):
-                        confirmed[saved.chat_id] = saved.save(store)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=(saved,)) for saved in owners]
-    for thread in threads:
-        thread.start()
-    for _ in range(3):
-        before = {chat_id: value.head.seq for chat_id, value in confirmed.items()}
-        while len(confirmed) < len(owners) or any(
-            value.head.seq <= before.get(chat_id, 0) + 5 for chat_id, value in list(confirmed.items())
-        ):
-            assert not failures
-            halt.wait(0.01)
-        valkey.kill()
-        known = dict(confirmed)
-        valkey.start()
-        for chat_id, value in known.items():
-            found = store.load("default-user", chat_id)
-            assert found is not None
-            assert found.head.seq >= value.head.seq
-            assert len(found.messages) == found.head.seq
-    halt.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    for saved in owners:
-        same(store.load("default-user", saved.chat_id), saved.value())
+    survives_kills(valkey, store)
 
 
 def test_st9_a_torn_append_only_file_ends_with_a_whole_save() -> None:
     """The file is cut at many places inside the last saves, and the server started on it each time."""
-    server = ValkeyProcess()
-    try:
-        server.start()
+    with ValkeyProcess() as server:
         saved = Saved()
         values = []
         sizes = []
@@ -188,8 +147,6 @@ def test_st9_a_torn_append_only_file_ends_with_a_whole_save() -> None:
                 same(store.load("default-user", saved.chat_id), values[expected])
                 assert [one.head for one in store.list("default-user")] == [values[expected].head]
             server.kill()
-    finally:
-        server.remove()
 
 
 @pytest.mark.parametrize("kind", ["owner", "lines", "order", "states", "list", "meta"])

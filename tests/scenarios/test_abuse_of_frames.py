@@ -22,9 +22,11 @@ from websockets.exceptions import ConnectionClosed
 from tellback_server.app import App
 from tests.support.raw_client import RawClient
 from tests.support.server import TabClient, joined, new_session, running
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
-ANSWER_S = 1.0
+ANSWER_S = 8.0
+"""Less than the ten seconds after which the server would have closed anyway."""
 KNOWN = "11111111-2222-4333-8444-555555555555"
 MIB = 1 << 20
 
@@ -413,7 +415,7 @@ async def test_ten_thousand_ops_in_flight_are_back_pressure_and_not_memory(tmp_p
         busy = await TabClient.join(app.urls[0])
         await busy.open(CHAT, create=True)
         [tab] = [tab for tab in app._reception.tabs if tab.session_id == busy.session]
-        most = 0
+        most = done = 0
 
         async def pour() -> None:
             for op in range(1, 10_001):
@@ -422,17 +424,18 @@ async def test_ten_thousand_ops_in_flight_are_back_pressure_and_not_memory(tmp_p
                 )
 
         async def drink() -> None:
-            nonlocal most
+            nonlocal most, done
             for op in range(1, 10_001):
-                answer = await busy.raw.receive(30)
+                answer = await busy.raw.receive()
                 assert (answer["type"], answer["op"]) == ("ack", op)
+                done = op
                 most = max(most, tab.session.in_flight)
 
         async def others() -> None:
             for _ in range(20):
-                began_s = time.monotonic()
+                before = done
                 assert (await other.append("group:Friends", "hi"))["type"] == "ack"
-                assert time.monotonic() - began_s < 1
+                assert done - before < 2_000, "it waited for what the other one sent"
 
         await asyncio.gather(pour(), drink(), others())
         assert most <= 64
@@ -449,11 +452,7 @@ async def test_a_thousand_connections_that_come_and_go_leave_nothing_behind(app:
                 await raw.send({"type": "open", "chat": CHAT, "since": None})
         for raw in raws:
             raw.abort()
-    async with asyncio.timeout(5):
-        while len(app._reception.tabs) > len(joined):  # noqa: ASYNC110  Nobody announces a count.
-            await asyncio.sleep(0.01)
+    await until(lambda: len(app._reception.tabs) <= len(joined))
     assert len(app._reception._sessions) == len(joined)
     [actor] = app._hub.actors
-    async with asyncio.timeout(5):
-        while len(actor.audience.subscriptions) > 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: len(actor.audience.subscriptions) <= 1)

@@ -61,15 +61,9 @@ def whole_backups(data: Path) -> int:
     return count
 
 
-async def fresh(server: ForkedServer, data: Path, failpoints: str = "") -> None:
-    await server.kill()
-    server.settings = {**server.settings, "data": str(data), "port": 0, "failpoints": failpoints}
-    await server.start()
-
-
 async def prepared(server: ForkedServer, data: Path) -> dict[str, Any]:
     """A chat with a state, a backup of it, and what came afterwards; everything in its files."""
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url)
     await tab.open(CHAT, create=True)
     await tab.append(CHAT, "one", "two")
@@ -116,7 +110,7 @@ async def one_kill(
 ) -> None:
     address, op = f"id:{was['id']}", was["op"] + 1
     if kind == "out-of-trash":
-        await fresh(server, data)
+        await server.start_on(data)
         tab = await TabClient.join(server.url, was["session"])
         deleted = await tab.ask("chat-delete", chat=address, op=op, base=was["head"]["integrity"], force=True)
         assert deleted["type"] == "ack", deleted
@@ -133,7 +127,7 @@ async def one_kill(
     name, _, nth = step.partition("@")
     acked = False
     try:
-        await fresh(server, data, f"{name}=kill@{nth or 1}")
+        await server.start_on(data, f"{name}=kill@{nth or 1}")
         tab = await TabClient.join(server.url, was["session"])
         if kind in ("create", "in-place"):
             # Something new for the backup before it.
@@ -145,15 +139,10 @@ async def one_kill(
     except (ConnectionClosed, OSError):
         await server.ended()
         if again:
-            server.settings = {**server.settings, "failpoints": f"{name}=kill"}
-            try:
-                await server.start()
-            except AssertionError as error:
-                assert "ended -9" in str(error)
-                server.forget()
+            await server.start_dying(f"{name}=kill")
     else:
         assert step.startswith("log."), "the step was never taken"
-    await fresh(server, data)
+    await server.start_on(data)
     assert whole_backups(data) >= 2
     tab = await TabClient.join(server.url, was["session"])
     if kind == "create":

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST, until, whole_history
+from tests.support.oracle import LOST, whole_history
 from tests.support.server import Process, TabClient, new_session, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 FILE = "default-user/chats/Alice/First meeting.jsonl"

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST, until, whole_history
+from tests.support.oracle import LOST, whole_history
 from tests.support.raw_client import RawClient
 from tests.support.server import Process, TabClient, new_session, running, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 OWNER = {"chat": CHAT}

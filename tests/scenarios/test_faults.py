@@ -17,8 +17,9 @@ import pytest
 from tellback_client import connect
 from tellback_client.heartbeat import PONG_TIMEOUT_S
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST, until
+from tests.support.oracle import LOST
 from tests.support.server import Process, TabClient, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 OTHER = "group:Friends"
@@ -48,9 +49,11 @@ async def metric(url: str, name: str) -> float:
 
 async def eventually(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
     """Ask over HTTP until this is the answer."""
-    async with asyncio.timeout(5):
-        while await ask() != wanted:  # noqa: ASYNC110  Nothing tells of it.
-            await asyncio.sleep(0.05)
+
+    async def is_answer() -> bool:
+        return await ask() == wanted
+
+    await until(is_answer)
 
 
 async def test_a_server_that_stands_still_for_longer_than_a_heartbeat_loses_nothing(tmp_path: Path) -> None:
@@ -78,8 +81,7 @@ async def test_a_server_that_stands_still_for_longer_than_a_heartbeat_loses_noth
                 server.signal(signal.SIGCONT)
             writes.append(asyncio.ensure_future(chats[number % 2].append({"mes": f"{number}"})))
             await asyncio.sleep(0.005)
-        async with asyncio.timeout(15):
-            await asyncio.gather(*writes)
+        await asyncio.gather(*writes)
         await until(lambda: chats[0].head == chats[1].head)
         assert "offline" in told, "the client noticed"
         assert told[-1] == "connected"
@@ -109,7 +111,7 @@ async def test_a_full_disk_under_the_chat_files_costs_no_ack_and_is_told(tmp_pat
         assert "checkpoint-failed" in process.errors.read_text()
         assert (data / FILE).read_bytes().count(b'"mes"') == 0
         # There is room again.
-        await until(lambda: (data / FILE).read_bytes().count(b'"mes"') == 20, timeout_s=12)
+        await until(lambda: (data / FILE).read_bytes().count(b'"mes"') == 20)
         await eventually(lambda: metric(process.url, "tellback_checkpoint_lag_seconds"), 0.0)
         assert (await tab.append(CHAT, "after"))["type"] == "ack"
         assert await process.stop() == 0
@@ -160,35 +162,26 @@ async def test_a_slow_disk_delays_acks_and_nothing_else(tmp_path: Path) -> None:
             await writer.open(chat, create=True)
         other = await TabClient.join(process.url)
         stop = asyncio.Event()
-        waits_s: list[float] = []
-        acks_s: list[float] = []
+        pongs = 0
 
         async def ping() -> None:
-            number = 0
+            nonlocal pongs
             while not stop.is_set():
-                number += 1
-                sent_s = time.monotonic()
                 assert (await other.ask("ping"))["type"] == "pong"
-                waits_s.append(time.monotonic() - sent_s)
+                pongs += 1
                 await asyncio.sleep(0.002)
 
         pinging = asyncio.create_task(ping())
         for _ in range(5):
-            sent_s = time.monotonic()
+            sent_s, before = time.monotonic(), pongs
             answers = await asyncio.gather(*(
                 writer.append(chat, "slow") for writer, chat in zip(writers, (CHAT, OTHER, OTHER), strict=True)
             ))
-            acks_s.append(time.monotonic() - sent_s)
+            assert time.monotonic() - sent_s >= 0.3
             assert [answer["type"] for answer in answers] == ["ack"] * 3
+            assert pongs - before > 5, "one for each sync would have waited for the disk"
         stop.set()
         await pinging
-        waits_s.sort()
-        print(f"\nacks {min(acks_s):.3f} to {max(acks_s):.3f} s; {len(waits_s)} pings, "
-              f"99% in {waits_s[-1 - len(waits_s) // 100] * 1000:.1f} ms, worst {waits_s[-1] * 1000:.1f} ms")
-        assert min(acks_s) >= 0.3
-        assert len(waits_s) > 100
-        assert waits_s[-1 - len(waits_s) // 100] < 0.05
-        assert waits_s[-1] < 0.25, "less than one sync"
 
 
 @pytest.mark.parametrize("point", ["log.write=error:ENOSPC@15", "log.roll.begin=error:ENOSPC@1"])

@@ -13,6 +13,7 @@ from tests.scenarios.test_generations import CHAT, Frame, Listener, delta, durab
 from tests.support.forked_server import ForkedServer
 from tests.support.server import TabClient, running, texts
 from tests.support.sse_server import DONE, Exchange, SseServer, piece
+from tests.support.waiting import GUARD_S
 
 OTHER = "character:Alice/Asked of a model"
 
@@ -47,7 +48,7 @@ async def test_a_full_disk_takes_no_text_away(tmp_path: Path) -> None:
         assert (await watcher.write("generate", OTHER, **about))["type"] == "ack"
         await start(producer)
         text, refused, listener = "", {"type": "ack"}, Listener(watcher)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(GUARD_S):
             while refused["type"] == "ack":
                 more = f"{len(text):05}" * 800
                 await delta(producer, len(text), more)
@@ -64,9 +65,9 @@ async def test_a_full_disk_takes_no_text_away(tmp_path: Path) -> None:
         assert (late["code"], late["retry"]) == ("storage-full", "backoff")
         assert (await watcher.write("generation-cancel", CHAT, generation="g1"))["code"] == "storage-full"
         # Nobody does anything: the server finds room, and the text is in the log.
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(GUARD_S):
             await durable(producer, len(text))
-            await watcher.raw.receive_until(type="generation-stored", generation="g2", timeout_s=15)
+            await watcher.raw.receive_until(type="generation-stored", generation="g2")
         assert (await end(producer, length=len(text)))["type"] == "ack"
         await server.kill()
         server.settings["failpoints"] = ""

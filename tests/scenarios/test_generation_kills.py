@@ -25,6 +25,7 @@ from tests.support.oracle import LOST
 from tests.support.server import TabClient, new_session, texts
 from tests.support.shared import CHECKOUT
 from tests.support.sse_server import DONE, Exchange, SseServer, piece
+from tests.support.waiting import GUARD_S, until
 
 PIECES = ["It ", "was a dark \U0001f600 ", "night, ", "again ", "again."]
 TEXT = "".join(PIECES)
@@ -75,9 +76,11 @@ async def statuses(tab: TabClient, chat: str) -> dict[str, str]:
 
 async def settled(tabs: list[TabClient], chat: str) -> tuple[list[str], str]:
     """When no generation runs any more: what the chat says and how g1 ended, the same in every tab."""
-    async with asyncio.timeout(5):
-        while "running" in (await statuses(tabs[0], chat)).values():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+    async def is_over() -> bool:
+        return "running" not in (await statuses(tabs[0], chat)).values()
+
+    await until(is_over)
     seen: list[tuple[list[str], dict[str, str]]] = []
     for tab in tabs:
         await tab.ask("close", chat=chat)
@@ -275,7 +278,7 @@ async def producer_process(url: str, session: str, chat: str, kind: str, stage: 
         cwd=CHECKOUT, stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         assert (await process.stdout.readline()).decode().strip() == stage
     return process
 

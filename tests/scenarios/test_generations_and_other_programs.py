@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.scenarios.test_generations import CHAT, Listener, delta, durable, end, messages, start, two
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import until
 from tests.support.server import TabClient, texts
+from tests.support.waiting import until
 
 FOLDER = "default-user/chats/Alice"
 FILE = f"{FOLDER}/First meeting.jsonl"
@@ -37,6 +38,31 @@ async def folded(data: Path, generation: str = "g1") -> None:
     await until(lambda: b"tellback_generations" in (data / SYNC).read_bytes())
 
 
+async def half_written(server: ForkedServer, data: Path) -> None:
+    """A reply whose first half is durable and in the files."""
+    producer = await TabClient.join(server.url)
+    await producer.open(CHAT, create=True)
+    await start(producer)
+    await delta(producer, 0, "half a reply")
+    await durable(producer, 12)
+    await folded(data)
+
+
+async def tab_shows(tab: TabClient, count: int) -> dict[str, Any]:
+    """Wait until a newly opened chat has so many messages; its `opened`."""
+    opened = await tab.open(CHAT)
+
+    async def has_them() -> bool:
+        nonlocal opened
+        if len(opened["messages"]) != count:
+            await tab.ask("close", chat=CHAT)
+            opened = await tab.open(CHAT)
+        return len(opened["messages"]) == count
+
+    await until(has_them)
+    return opened
+
+
 @pytest.mark.parametrize("what", ["file", "folder"])
 async def test_a_chat_that_another_program_deletes_leaves_the_text_in_a_backup(tmp_path: Path, what: str) -> None:
     """[T23] Also what was not in the log yet. The producer learns that there is no chat."""
@@ -49,10 +75,12 @@ async def test_a_chat_that_another_program_deletes_leaves_the_text_in_a_backup(t
             (tmp_path / FILE).unlink()
         else:
             shutil.rmtree(tmp_path / FOLDER)
+
+        async def is_gone() -> bool:
+            return (await producer.open(CHAT)).get("code") == "not-found"
+
         # A checkpoint that is at work looks at the files itself.
-        async with asyncio.timeout(5):
-            while (await producer.open(CHAT)).get("code") != "not-found":  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until(is_gone)
         assert (await watcher.raw.receive_until(type="reset"))["reason"] == "failed"
         await delta(producer, 12, ", and more", id=5)
         assert (await producer.raw.receive_until(type="error", id=5))["code"] == "not-found"
@@ -64,12 +92,7 @@ async def test_a_chat_that_is_deleted_while_the_server_is_down_leaves_the_text_i
     """[T23] After a kill, and once, however often the server starts."""
     data = tmp_path / "data"
     async with ForkedServer(data, checkpoint_interval_s=0.02) as server:
-        producer = await TabClient.join(server.url)
-        await producer.open(CHAT, create=True)
-        await start(producer)
-        await delta(producer, 0, "half a reply")
-        await durable(producer, 12)
-        await folded(data)
+        await half_written(server, data)
         await server.kill()
         for path in (FILE, STATES):
             (data / path).unlink()
@@ -90,12 +113,7 @@ async def test_the_generations_file_is_taken_away(tmp_path: Path, program: str, 
     """[T23] The text becomes a message, once; the chat is not stuck and goes on."""
     data = tmp_path / "data"
     async with ForkedServer(data, checkpoint_interval_s=0.02) as server:
-        producer = await TabClient.join(server.url)
-        await producer.open(CHAT, create=True)
-        await start(producer)
-        await delta(producer, 0, "half a reply")
-        await durable(producer, 12)
-        await folded(data)
+        await half_written(server, data)
         if end_of_server is not None:
             await (server.kill() if end_of_server == "kill" else server.stop())
         document = data / STATES
@@ -109,12 +127,7 @@ async def test_the_generations_file_is_taken_away(tmp_path: Path, program: str, 
             if end_of_server is not None:
                 await server.start()
             tab = await TabClient.join(server.url)
-            opened = await tab.open(CHAT)
-            async with asyncio.timeout(5):
-                while len(opened["messages"]) == 1:
-                    await asyncio.sleep(0.05)
-                    await tab.ask("close", chat=CHAT)
-                    opened = await tab.open(CHAT)
+            opened = await tab_shows(tab, 2)
             assert texts(opened["messages"]) == ["And then?", "half a reply"]
             assert [one["state"] for one in opened["generations"] if one["state"] == "running"] == []
             # A second start finds nothing to rescue.
@@ -133,12 +146,7 @@ async def test_a_generations_file_that_is_no_json_is_kept_and_the_text_comes_bac
     """[T23]"""
     data = tmp_path / "data"
     async with ForkedServer(data, checkpoint_interval_s=0.02) as server:
-        producer = await TabClient.join(server.url)
-        await producer.open(CHAT, create=True)
-        await start(producer)
-        await delta(producer, 0, "half a reply")
-        await durable(producer, 12)
-        await folded(data)
+        await half_written(server, data)
         await server.kill()
         document = data / STATES
         document.write_bytes(b"not JSON")
@@ -151,9 +159,7 @@ async def test_a_generations_file_that_is_no_json_is_kept_and_the_text_comes_bac
         document.unlink()
         await server.start()
         tab = await TabClient.join(server.url)
-        await tab.open(CHAT)
-        await asyncio.sleep(0.4)
-        assert texts(await messages(tab)) == ["And then?", "half a reply"]
+        assert texts((await tab_shows(tab, 2))["messages"]) == ["And then?", "half a reply"]
 
 
 async def test_a_chat_that_another_program_renames_keeps_its_reply(tmp_path: Path) -> None:

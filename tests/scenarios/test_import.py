@@ -15,6 +15,7 @@ from tellback_server.__main__ import main
 from tests.support.importing import USER, contents, write_files
 from tests.support.real_data import COUNTS, copy_real_data, real_user, tree
 from tests.support.server import Process, TabClient
+from tests.support.waiting import until
 
 
 def forked(arguments: tuple[str, ...]) -> tuple[int, str, str]:
@@ -218,11 +219,10 @@ async def test_an_import_that_is_killed_in_the_middle_is_whole_after_the_next_ru
             sys.executable, "-m", "tellback_server", "import", "luker", str(source), "--data", str(data),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(30):
-            while len(list((data / USER / "chats").rglob("*.jsonl")) if data.exists() else ()) < 20:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            process.send_signal(number)
-            await process.communicate()
+        chats = data / USER / "chats"
+        await until(lambda chats=chats: chats.exists() and len(list(chats.rglob("*.jsonl"))) >= 20)
+        process.send_signal(number)
+        await process.communicate()
         there = len(contents(data / USER))
         assert 20 <= there <= CHATS_TO_KILL
         code, out, _ = await run("import", "luker", source, "--data", data, "--json")

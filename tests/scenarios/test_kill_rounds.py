@@ -6,38 +6,22 @@ The number of rounds is TELLBACK_KILL_ROUNDS (100).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Notes, Writer, check, until, whole_history
+from tests.support.oracle import Notes, Writer, check, whole_history
 from tests.support.server import TabClient, sillytavern_copy
+from tests.support.under_writers import writing
+from tests.support.waiting import until
 
 ROUNDS = int(os.environ.get("TELLBACK_KILL_ROUNDS", "100"))
 CHAT = "character:Pip/Pip - 2024-11-01@12h00m00s"
 FILE = "default-user/chats/Pip/Pip - 2024-11-01@12h00m00s.jsonl"
-
-
-@contextlib.asynccontextmanager
-async def writing(server: ForkedServer, notes: Notes, writers: list[Writer]) -> AsyncIterator[None]:
-    """The writers run meanwhile; at the end each gets all its answers."""
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(writer.run(server.url, stop)) for writer in writers]
-    try:
-        yield
-        stop.set()
-        async with asyncio.timeout(30):
-            await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.mark.timeout(600)
@@ -56,11 +40,11 @@ async def test_R16_R17_R19_R45_a_hundred_times_kill_9_under_four_writers(tmp_pat
         async with writing(server, notes, writers):
             for _ in range(ROUNDS):
                 before = notes.connections
-                await until(lambda before=before: notes.connections >= before + 2, 30)
+                await until(lambda before=before: notes.connections >= before + 2)
                 await asyncio.sleep(chance.uniform(0.03, 0.15))
                 await server.kill()
                 await server.start()
-            await until(lambda: notes.duplicates > 0, 30)
+            await until(lambda: notes.duplicates > 0)
         reader = await TabClient.join(server.url)
         final = await reader.open(CHAT)
         states = (await reader.ask("state-get", owner={"chat": CHAT}, namespaces=["memory"]))["states"]

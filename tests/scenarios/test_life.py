@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.oracle import until
 from tests.support.server import TabClient, new_session, running, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 TO = "character:Alice/Second thoughts"

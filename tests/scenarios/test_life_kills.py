@@ -4,7 +4,6 @@ wholly as before or wholly as after, and what was acknowledged is done.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.support.forked_server import ForkedServer
 from tests.support.server import TabClient, texts
+from tests.support.waiting import until
 
 GROUP = "group:Friends - 2024"
 TO = "group:Old friends"
@@ -67,19 +67,11 @@ async def prepared(server: ForkedServer, data: Path) -> tuple[TabClient, str, li
     await tab.append(GROUP, "two")
     for namespace in ("memory", "mood"):
         await tab.write_state("state-update", GROUP, namespace=namespace, base=None, set={"in": namespace})
-    async with asyncio.timeout(5):
-        while not (root / "group chats/Friends - 2024.luker-state.mood.json").exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until((root / "group chats/Friends - 2024.luker-state.mood.json").exists)
     (root / "group chats/Friends - 2024.luker-state.Odd.json").write_text("[1]")
     await tab.append(GROUP, "three")
     opened = await tab.open(GROUP)
     return tab, chat_id, [message["id"] for message in opened["messages"]]
-
-
-async def fresh(server: ForkedServer, data: Path, failpoints: str = "") -> None:
-    await server.kill()
-    server.settings = {**server.settings, "data": str(data), "port": 0, "failpoints": failpoints}
-    await server.start()
 
 
 def request_of(kind: str, chat_id: str, ids: list[str], head: str, op: int) -> dict[str, Any]:
@@ -99,9 +91,7 @@ def request_of(kind: str, chat_id: str, ids: list[str], head: str, op: int) -> d
 
 async def check(kind: str, data: Path, tab: TabClient, chat_id: str, *, is_done: bool) -> None:
     """Everything is as the operation leaves it, or as it was before."""
-    async with asyncio.timeout(5):
-        while any("tellback-tmp" in name for name in standing(data)["chats"]):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: not any("tellback-tmp" in name for name in standing(data)["chats"]))
     where = standing(data)
     group = json.loads((data / "default-user/groups/7.json").read_text())
     before, after = "Friends - 2024", "Old friends"
@@ -176,7 +166,7 @@ async def test_a_kill_leaves_all_of_it_or_nothing_j3(tmp_path: Path, kind: str) 
 
 
 async def one_kill(server: ForkedServer, data: Path, kind: str, step: str, *, again: bool) -> None:
-    await fresh(server, data)
+    await server.start_on(data)
     tab, chat_id, ids = await prepared(server, data)
     head = (await tab.open(GROUP))["version"]["integrity"]
     if kind == "restore":
@@ -189,7 +179,7 @@ async def one_kill(server: ForkedServer, data: Path, kind: str, step: str, *, ag
     failpoints = f"{name}=kill@{nth or 1}"
     acked = False
     try:
-        await fresh(server, data, failpoints)
+        await server.start_on(data, failpoints)
         tab = await TabClient.join(server.url, session)
         answer = await tab.ask(**request)
         acked = answer["type"] == "ack"
@@ -197,15 +187,10 @@ async def one_kill(server: ForkedServer, data: Path, kind: str, step: str, *, ag
     except (ConnectionClosed, OSError):
         await server.ended()
         if again:
-            server.settings = {**server.settings, "failpoints": f"{name}=kill"}
-            try:
-                await server.start()
-            except AssertionError as error:
-                assert "ended -9" in str(error)
-                server.forget()
+            await server.start_dying(f"{name}=kill")
     else:
         assert step.startswith("log."), "the step was never taken"
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url, session)
     where = standing(data)
     match kind:
@@ -251,7 +236,7 @@ async def one_kill_of_a_character(server: ForkedServer, data: Path, step: str) -
     (root / "characters/Alice.png").write_bytes(b"a card")
     (root / "groups/7.json").write_text(json.dumps({"id": "7", "members": ["Alice.png"], "chats": []}))
     name, _, nth = step.partition("@")
-    await fresh(server, data, f"{name}=kill@{nth or 1}")
+    await server.start_on(data, f"{name}=kill@{nth or 1}")
     tab = await TabClient.join(server.url)
     chat_id = (await tab.open("character:Alice/Talk", create=True))["chat_id"]
     await tab.append("character:Alice/Talk", "one")
@@ -262,7 +247,7 @@ async def one_kill_of_a_character(server: ForkedServer, data: Path, step: str) -
     with pytest.raises(ConnectionClosed):
         await tab.ask(**rename)
     await server.ended()
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url, tab.session)
     cards = [path.name for path in (root / "characters").iterdir() if path.suffix == ".png"]
     assert len(cards) == 1
@@ -336,7 +321,7 @@ async def one_kill_of_an_owner(server: ForkedServer, data: Path, kind: str, step
     (root / "characters/Alice.png").write_bytes(b"a card")
     (root / "characters/Alice.state.Odd.json").write_text("[1]")
     (root / "chats/Alice/Old.jsonl").write_text('{"mes":"old"}')
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url)
     talk = "character:Alice/Talk"
     chat_id = (await tab.open(talk, create=True))["chat_id"]
@@ -353,7 +338,7 @@ async def one_kill_of_an_owner(server: ForkedServer, data: Path, kind: str, step
     await tab.close()
     await server.stop()
     name, _, nth = step.partition("@")
-    await fresh(server, data, f"{name}=kill@{nth or 1}")
+    await server.start_on(data, f"{name}=kill@{nth or 1}")
     tab = await TabClient.join(server.url, tab.session)
     with pytest.raises((ConnectionClosed, OSError)):
         raise AssertionError(f"the step was never taken: {await tab.ask(**request)}")
@@ -363,7 +348,7 @@ async def one_kill_of_an_owner(server: ForkedServer, data: Path, kind: str, step
         with pytest.raises(AssertionError, match="ended -9"):
             await server.start()
         server.forget()
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url, tab.session)
     stand, gone = of_alice(data)
     assert (stand, gone) in ((WHOLE, []), ([], sorted([*WHOLE, "manifest.json"]))), (stand, gone)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.oracle import links_told, until
+from tests.support.oracle import links_told
 from tests.support.server import TabClient, running, sillytavern_copy, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 
@@ -196,7 +197,7 @@ async def test_a_write_that_meets_a_restore_is_answered(tmp_path: Path) -> None:
             assert back["type"] == "ack", back
         await asyncio.sleep(0.05)
         is_over = True
-        await asyncio.wait_for(writing, 10)
+        await writing
         assert "ack" in heard
         assert heard <= {"ack", "deleted", "op-gap"}, heard
 
@@ -218,12 +219,12 @@ async def test_a_life_write_that_meets_an_outside_edit_is_answered(tmp_path: Pat
             "chat-branch": {"base": "*", "to": "Twig", "message": said["messages"][0]},
             "chat-delete": {"base": said["version"]["integrity"], "force": True},
         }[kind]
-        answer = await asyncio.wait_for(tab.ask(kind, chat=chat, op=3, **more), 10)
+        answer = await tab.ask(kind, chat=chat, op=3, **more)
         assert answer["type"] in ("ack", "conflict"), answer
-        again = await asyncio.wait_for(tab.ask(kind, chat=chat, op=3, **more), 10)
+        again = await tab.ask(kind, chat=chat, op=3, **more)
         assert again["type"] == answer["type"]
         assert again["duplicate"] is True
         # Nothing is left standing still.
         other = await TabClient.join(app.urls[0])
-        made = await asyncio.wait_for(other.ask("chat-create", chat="character:Alice/More", op=1), 10)
+        made = await other.ask("chat-create", chat="character:Alice/More", op=1)
         assert made["type"] == "ack", made

@@ -15,8 +15,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import links_told, until
+from tests.support.oracle import links_told
 from tests.support.server import TabClient, new_session, running, texts
+from tests.support.waiting import GUARD_S, until
 
 A = "character:Alice/"
 TALK = A + "Talk"
@@ -238,7 +239,7 @@ async def test_many_renames_of_a_family_at_once_leave_every_link_right(tmp_path:
                 assert answer["type"] == "ack", answer
                 assert (await own.append(f"id:{luck.choice(list(ids.values()))}", "more", base="*"))["type"] == "ack"
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(GUARD_S):
             await asyncio.gather(*(renames(number) for number in range(3)))
         await links_told(tmp_path)
         names = {}
@@ -274,14 +275,8 @@ async def test_a_kill_while_links_follow_leaves_none_behind_j12(tmp_path: Path) 
                 raise
 
 
-async def fresh(server: ForkedServer, data: Path, failpoints: str = "") -> None:
-    await server.kill()
-    server.settings = {**server.settings, "data": str(data), "port": 0, "failpoints": failpoints}
-    await server.start()
-
-
 async def one_kill(server: ForkedServer, data: Path, kind: str, step: str) -> None:
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url)
     ids = await family(tab)
     if kind == "restore":
@@ -293,14 +288,14 @@ async def one_kill(server: ForkedServer, data: Path, kind: str, step: str) -> No
     await tab.close()
     await server.stop()
     name, _, nth = step.partition("@")
-    await fresh(server, data, f"{name}=kill@{nth or 1}")
+    await server.start_on(data, f"{name}=kill@{nth or 1}")
     tab = await TabClient.join(server.url, tab.session)
     try:
         assert (await tab.ask(**request))["type"] == "ack"
-        await tab.raw.receive_until(type="never", timeout_s=10)
+        await tab.raw.receive_until(type="never")
     except (ConnectionClosed, OSError):
         await server.ended()
-    await fresh(server, data)
+    await server.start_on(data)
     tab = await TabClient.join(server.url, tab.session)
     assert (await tab.ask(**request))["type"] == "ack"
     await links_told(data)

@@ -11,8 +11,8 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
-from tests.support.oracle import until
 from tests.support.server import Process, TabClient, new_session, sillytavern_copy, texts, tree
+from tests.support.waiting import until
 
 CHAT = "character:Mirelle Ashgrove/Mirelle Ashgrove - 2024-09-28@09h30m00s"
 FILE = "default-user/chats/Mirelle Ashgrove/Mirelle Ashgrove - 2024-09-28@09h30m00s.jsonl"

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.server import Process, TabClient, leave_all, new_session, running
 from tests.support.sse_server import DONE, Exchange, Script, SseServer, piece, refuses, reply, says, silent
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 BODY = {"model": "scripted", "temperature": 0.7, "messages": [{"role": "user", "content": "Tell me."}]}
@@ -224,7 +225,7 @@ async def test_any_tab_stops_a_model(tmp_path: Path) -> None:
         await heard(mine, 4)
         cancelled = await other.write("generation-cancel", CHAT, generation="g1")
         assert cancelled["type"] == "ack"
-        await asyncio.wait_for(model.exchanges[0].closed.wait(), 2)
+        await asyncio.wait_for(model.exchanges[0].closed.wait(), GUARD_S)
         assert (await ended(mine))[1]["state"] == "cancelled"
         assert [message["mes"] for message in await messages(mine)] == ["Tell me.", "Once"]
 
@@ -239,7 +240,7 @@ async def test_the_server_goes_on_when_all_tabs_leave(tmp_path: Path) -> None:
         await leave_all()
         await asyncio.sleep(0.3)
         go.set()
-        await asyncio.sleep(0.3)
+        await until(lambda: app._hub.producers.count == 0)
         back = await TabClient.join(app.urls[0], session)
         opened = await back.open(CHAT)
         assert [message["mes"] for message in opened["messages"]] == ["Tell me.", "Once upon"]
@@ -322,12 +323,13 @@ async def ends_in_the_middle(tmp_path: Path, end: str) -> None:
             await tab.open(CHAT, create=True)
             await generate(tab)
             await heard(tab, 4)
-            async with asyncio.timeout(5):
-                durable = 0
-                while durable < 4:
-                    durable = (await tab.ask("generation-attach", chat=CHAT, generation="g1"))["durable"]
+
+            async def is_durable(tab: TabClient = tab) -> bool:
+                return bool((await tab.ask("generation-attach", chat=CHAT, generation="g1"))["durable"] >= 4)
+
+            await until(is_durable)
             await (server.kill() if end == "kill" else server.stop())
-            await asyncio.wait_for(model.exchanges[0].closed.wait(), 2)
+            await asyncio.wait_for(model.exchanges[0].closed.wait(), GUARD_S)
             await server.start()
             back = await TabClient.join(server.url, session)
             opened = await back.open(CHAT)
@@ -347,7 +349,7 @@ async def test_a_chat_that_is_deleted_closes_the_connection_to_the_model(tmp_pat
         head = (await mine.open(CHAT))["head"]
         deleted = await mine.write("chat-delete", CHAT, base=head["integrity"])
         assert deleted["type"] == "ack", deleted
-        await asyncio.wait_for(model.exchanges[0].closed.wait(), 3)
+        await asyncio.wait_for(model.exchanges[0].closed.wait(), GUARD_S)
         assert app._hub.producers.count == 0
 
 
@@ -387,8 +389,11 @@ async def test_a_kill_before_the_first_token_leaves_the_turn_and_no_reply(tmp_pa
         await server.start()
         back = await TabClient.join(server.url, session)
         await back.open(CHAT)
-        await asyncio.sleep(1.2)
+
+        async def is_orphaned() -> bool:
+            asked = await back.ask("state-get", owner={"chat": CHAT}, namespaces=["tellback_generations"])
+            return "orphaned" in str(asked)
+
+        await until(is_orphaned)
         assert [message["mes"] for message in await messages(back)] == ["Tell me."]
-        states = await back.ask("state-get", owner={"chat": CHAT}, namespaces=["tellback_generations"])
-        assert "orphaned" in str(states), states
         assert len(model.exchanges) == 1, "what was cut off is not asked again by itself"

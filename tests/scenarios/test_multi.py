@@ -10,9 +10,9 @@ import pytest
 
 from tellback_server.config import ConfigurationError
 from tellback_server.store.schemes import open_store
-from tests.support.oracle import until
 from tests.support.server import TabClient, running, sillytavern_copy, texts, tree
 from tests.support.stored import USER, caught_up, sqlite_url, stored
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 

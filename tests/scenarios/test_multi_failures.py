@@ -10,66 +10,25 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.scenarios.test_kill_rounds import writing
-from tests.scenarios.test_store_failures import goes_on
 from tests.support.database_servers import PostgresProcess, ValkeyProcess
 from tests.support.flapping import Cutter
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Notes, Writer, check, whole_history
+from tests.support.oracle import Notes
 from tests.support.server import TabClient
 from tests.support.stored import caught_up, sqlite_url, stored
+from tests.support.under_writers import disturbed, goes_on
+from tests.support.waiting import until
 
 FLAPS = int(os.environ.get("TELLBACK_FLAPS", "4"))
 FLAP_S = 0.2
 CHAT = "character:Alice/First meeting"
 FAST = {"checkpoint_interval_s": 0.05, "checkpoint_debounce_s": 0.02, "flush_interval_s": 0.05}
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Any:
-    server = PostgresProcess()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Any:
-    server = ValkeyProcess()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-async def written(server: ForkedServer, urls: list[str], disturb: Callable[[Notes], Any]) -> None:
-    """Four writers meanwhile; afterwards the invariants hold and every store is equal."""
-    notes = Notes()
-    reader = await TabClient.join(server.url)
-    await reader.open(CHAT, create=True)
-    await reader.append(CHAT, "one", "two", "three")
-    first = await reader.open(CHAT)
-    await reader.close()
-    writers = [Writer(CHAT, notes, number) for number in range(4)]
-    async with writing(server, notes, writers):
-        await disturb(notes)
-    reader = await TabClient.join(server.url)
-    final = await reader.open(CHAT)
-    states = (await reader.ask("state-get", owner={"chat": CHAT}, namespaces=["memory"]))["states"]
-    history = [one for one in await whole_history(reader, CHAT) if one["version"]["seq"] > first["head"]["seq"]]
-    check(notes, history, first, final, {"memory": states["memory"]["data"]}, writers)
-    found = [await caught_up(url, reader, CHAT, 60) for url in urls]
-    assert [list(one.messages.items()) for one in found] == [list(found[0].messages.items())] * len(found)
-    assert [one.head for one in found] == [found[0].head] * len(found)
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +60,7 @@ async def test_a_primary_whose_wire_is_cut_every_200_ms(postgres: PostgresProces
                     await wire.join()
                     await asyncio.sleep(FLAP_S)
 
-            await written(server, [postgres.url("cut"), backup], disturb)
+            await disturbed(server, CHAT, [postgres.url("cut"), backup], disturb)
         assert wire.cuts >= FLAPS
 
 
@@ -122,7 +81,7 @@ async def test_a_primary_that_is_stopped_every_200_ms(
                 await asyncio.sleep(FLAP_S)
 
         try:
-            await written(server, [primary, backup], disturb)
+            await disturbed(server, CHAT, [primary, backup], disturb)
         finally:
             os.kill(valkey.pid, signal.SIGCONT)
 
@@ -130,10 +89,8 @@ async def test_a_primary_that_is_stopped_every_200_ms(
 @pytest.mark.timeout(180)
 async def test_a_primary_that_is_killed_and_started_again(tmp_path: Path) -> None:
     """[SM3] [SM4]: kill -9 of the primary; the second time it comes back empty and is filled from the backup."""
-    database = ValkeyProcess()
     backup = sqlite_url(tmp_path / "backup")
-    try:
-        database.start()
+    with ValkeyProcess() as database:
         async with served(tmp_path, database.url(0), backup) as server:
 
             async def disturb(notes: Notes) -> None:
@@ -148,18 +105,13 @@ async def test_a_primary_that_is_killed_and_started_again(tmp_path: Path) -> Non
                     await asyncio.to_thread(database.start)
                     await goes_on(notes)
 
-            await written(server, [database.url(0), backup], disturb)
-    finally:
-        database.remove()
+            await disturbed(server, CHAT, [database.url(0), backup], disturb)
 
 
 @pytest.mark.timeout(180)
 async def test_a_backup_that_is_away_for_long_and_both_away(tmp_path: Path) -> None:
     """[SM4] [SM6]: acks go on without the backup, and without both; each gets everything in order."""
-    database, other = ValkeyProcess(), ValkeyProcess()
-    try:
-        database.start()
-        other.start()
+    with ValkeyProcess() as database, ValkeyProcess() as other:
         async with served(tmp_path, database.url(0), other.url(0)) as server:
 
             async def disturb(notes: Notes) -> None:
@@ -173,10 +125,7 @@ async def test_a_backup_that_is_away_for_long_and_both_away(tmp_path: Path) -> N
                 await asyncio.to_thread(database.start)
                 await goes_on(notes)
 
-            await written(server, [database.url(0), other.url(0)], disturb)
-    finally:
-        database.remove()
-        other.remove()
+            await disturbed(server, CHAT, [database.url(0), other.url(0)], disturb)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +186,7 @@ async def test_kill_9_between_a_deletion_and_the_backup(step: str, tmp_path: Pat
         if again["type"] == "opened":
             # It was killed before it was deleted.
             assert (await tab.write("chat-delete", CHAT, base=again["version"]["integrity"]))["type"] == "ack"
-        async with asyncio.timeout(20):
-            while await asyncio.to_thread(stored, backup, chat_id) is not None:  # noqa: ASYNC110  A store has no event.
-                await asyncio.sleep(0.05)
+        await until(lambda: stored(backup, chat_id) is None)
         await asyncio.sleep(0.4)
         assert await asyncio.to_thread(stored, backup, chat_id) is None
         assert await asyncio.to_thread(stored, primary, chat_id) is None

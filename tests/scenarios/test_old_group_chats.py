@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.oracle import until
 from tests.support.real_data import copy_real_data, tree
 from tests.support.server import Process, TabClient, running, texts
+from tests.support.waiting import until
 
 OLD, NEW = "group:2024-10-12@19h00m00s", "group:2025-09-02@20h15m00s"
 NOTE = {"note_prompt": "The tide is late.", "note_interval": 1}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import until
 from tests.support.server import TabClient, sillytavern_copy, texts, tree
+from tests.support.waiting import until
 
 CHAT = "character:Pip/Pip - 2024-11-01@12h00m00s"
 FILE = "default-user/chats/Pip/Pip - 2024-11-01@12h00m00s.jsonl"

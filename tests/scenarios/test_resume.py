@@ -12,9 +12,10 @@ import pytest
 
 from tellback_server import keeper
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Replica, effects_of, until
+from tests.support.oracle import Replica, effects_of
 from tests.support.raw_client import RawClient
 from tests.support.server import TabClient, new_session, running, sillytavern_copy, texts, tree
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 OTHER = "group:Friends"

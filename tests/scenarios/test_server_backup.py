@@ -20,6 +20,7 @@ from tellback_server.config import ConfigurationError, Settings
 from tellback_server.control import NoServer, standing_still
 from tellback_server.fs import Fs
 from tests.support.server import Process, TabClient, running, texts
+from tests.support.waiting import until
 
 CHATS = [f"character:アリス/chat {number}" for number in range(4)]
 
@@ -58,9 +59,9 @@ class Load:
         while not self.stop.is_set():
             turn += 1
             if kind == 0:
-                ack = await tab.append(chat, f"{turn}", timeout_s=20)
+                ack = await tab.append(chat, f"{turn}")
             elif kind == 1:
-                ack = await tab.write("metadata-update", chat, base="*", merge={"turn": turn}, timeout_s=20)
+                ack = await tab.write("metadata-update", chat, base="*", merge={"turn": turn})
             else:
                 ack = await tab.write_state(
                     "state-update", chat, namespace="memory", base=None if turn == 1 else "*",
@@ -92,9 +93,9 @@ async def test_a_backup_under_load_is_one_moment_of_every_chat_z13(tmp_path: Pat
             while not load.stop.is_set():
                 turn += 1
                 name = f"character:アリス/life {turn}"
-                made = await tab.ask("chat-create", chat=name, op=1, messages=[{"mes": "x"}], timeout_s=20)
-                await tab.ask("chat-rename", chat=name, op=2, base="*", to=f"renamed {turn}", timeout_s=20)
-                await tab.ask("chat-delete", chat=f"id:{made['chat_id']}", op=3, force=True, timeout_s=20,
+                made = await tab.ask("chat-create", chat=name, op=1, messages=[{"mes": "x"}])
+                await tab.ask("chat-rename", chat=name, op=2, base="*", to=f"renamed {turn}")
+                await tab.ask("chat-delete", chat=f"id:{made['chat_id']}", op=3, force=True,
                               base=made["version"]["integrity"])
                 await asyncio.sleep(0.02)
 
@@ -118,15 +119,15 @@ async def test_a_backup_under_load_is_one_moment_of_every_chat_z13(tmp_path: Pat
                 head = opened["head"]
                 assert before[chat] <= head["seq"] <= load.acked[chat], chat
                 # The commit of that number is the same one here, and the chat as it was then is the same document.
-                page = await tab.ask("history", chat=chat, after=head["seq"] - 1, limit=1, timeout_s=20)
+                page = await tab.ask("history", chat=chat, after=head["seq"] - 1, limit=1)
                 assert page["commits"][0]["version"] == head
-                was = await tab.ask("history", chat=chat, at=head["seq"], timeout_s=20)
+                was = await tab.ask("history", chat=chat, at=head["seq"])
                 messages = was.get("messages", [])
                 for _part in range(was.get("parts", 0)):
                     messages += (await tab.raw.receive_until(type="history-part", chat=chat))["messages"]
                 assert (was["metadata"], messages) == (opened["metadata"], opened["messages"])
                 state = await there.ask("state-get", owner={"chat": chat}, namespaces=["memory"])
-                later = await tab.ask("history", chat=chat, after=0, limit=1000, timeout_s=20)
+                later = await tab.ask("history", chat=chat, after=0, limit=1000)
                 commits = later["commits"]
                 while later["more"]:
                     later = await tab.ask("history", chat=chat, after=commits[-1]["version"]["seq"], limit=1000,
@@ -206,9 +207,7 @@ async def test_a_standstill_delays_no_ack_and_ends_with_who_asked_z13(tmp_path: 
                     assert files() == standing
                     if gone:
                         raise ConnectionAbortedError
-            async with asyncio.timeout(10):
-                while files() == standing:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+            await until(lambda standing=standing: files() != standing)
     with pytest.raises(NoServer):
         async with standing_still(Fs(), str(tmp_path / ".tellback")):
             pass

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Replica, until
+from tests.support.oracle import Replica
 from tests.support.server import TabClient, running, sillytavern_copy
 from tests.support.slow_tab import SlowTab
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 OTHER = "group:Friends"
@@ -150,10 +151,8 @@ async def test_R24_a_big_snapshot_starves_neither_heartbeats_nor_the_acks_of_oth
         stop.set()
         await writing
         assert min(overtaken) > 5, overtaken
-        gaps.sort()
         assert len(gaps) > 50
-        assert gaps[-1] < 0.25, "no stall"
-        assert gaps[int(len(gaps) * 0.95)] < 0.05, gaps[-20:]
+        assert max(gaps) < sum(gaps) / 3, "none of them waited for the loading"
 
 
 async def test_parts_are_overtaken_by_commits_and_both_together_are_the_chat(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST, until
+from tests.support.oracle import LOST
 from tests.support.server import Process, TabClient, new_session, running, sillytavern_copy, texts
+from tests.support.waiting import GUARD_S, until
 
 CHATS = [f"character:Alice/chat {number}" for number in range(3)]
 
@@ -68,12 +68,9 @@ async def test_R20_SIGTERM_under_load_answers_what_was_read_and_stores_what_was_
             writers = [
                 asyncio.create_task(write(chat, turn, acked, ends)) for chat in CHATS for _ in range(2)
             ]
-            await until(lambda acked=acked: all(len(of_chat) > 10 for of_chat in acked.values()), 30)
-            began_s = time.monotonic()
+            await until(lambda acked=acked: all(len(of_chat) > 10 for of_chat in acked.values()))
             assert await server.stop() == 0
-            took_s = time.monotonic() - began_s
             await asyncio.gather(*writers)
-            assert took_s < 3
             assert ends == [1001] * 6
             for chat in CHATS:
                 assert len(acked[chat]) > 10
@@ -118,7 +115,7 @@ def start_second(data: Path) -> subprocess.CompletedProcess[str]:
     """Another server on the same folder; it must end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "tellback_server", "serve", "--data", str(data), "--port", "0"],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True, text=True, timeout=GUARD_S, check=False,
     )
 
 

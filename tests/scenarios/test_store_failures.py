@@ -10,40 +10,36 @@ import asyncio
 import os
 import sqlite3
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tellback_server import keeper
-from tests.scenarios.test_kill_rounds import writing
 from tests.support.database_servers import PostgresProcess, ServerProcess, ValkeyProcess
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import Notes, Writer, check, until, whole_history
+from tests.support.oracle import Notes
 from tests.support.server import TabClient, running, texts
 from tests.support.stored import caught_up, sqlite_url
+from tests.support.under_writers import disturbed, goes_on
+from tests.support.waiting import GUARD_S, until
 
 KILLS = int(os.environ.get("TELLBACK_STORE_KILLS", "2"))
 CHAT = "character:Alice/First meeting"
 ASLEEP = "character:Alice/Asleep"
 
 
-@pytest.fixture(params=[PostgresProcess, ValkeyProcess], ids=["postgres", "valkey"])
-def database(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    server: ServerProcess = request.param()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
+@pytest.fixture(params=["postgres", "valkey"])
+def database(request: pytest.FixtureRequest) -> ServerProcess:
+    server: ServerProcess = request.getfixturevalue(request.param)
+    return server
 
 
 def http(server: ForkedServer, path: str) -> tuple[int, str]:
     """A plain HTTP answer."""
     address = server.url.removeprefix("ws://").split("/")[0]
     try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=GUARD_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -53,26 +49,10 @@ def gauge(metrics: str, name: str) -> float:
     return next(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(f"{name} "))
 
 
-async def written(server: ForkedServer, url: str, disturb: Callable[[Notes], Any]) -> None:
-    """Four writers meanwhile; afterwards the invariants hold and the store is equal."""
-    notes = Notes()
-    reader = await TabClient.join(server.url)
-    await reader.open(CHAT, create=True)
-    ids = (await reader.append(CHAT, "one", "two", "three"))["messages"]
-    # The log does not tell where a branch began, so it cannot be read without the store.
-    answer = await reader.write("chat-branch", CHAT, base="*", message=ids[2], to="Asleep")
+async def branched(tab: TabClient, ids: list[str]) -> None:
+    """The log does not tell where a branch began, so it cannot be read without the store."""
+    answer = await tab.write("chat-branch", CHAT, base="*", message=ids[2], to="Asleep")
     assert answer["type"] == "ack", answer
-    first = await reader.open(CHAT)
-    await reader.close()
-    writers = [Writer(CHAT, notes, number) for number in range(4)]
-    async with writing(server, notes, writers):
-        await disturb(notes)
-    reader = await TabClient.join(server.url)
-    final = await reader.open(CHAT)
-    states = (await reader.ask("state-get", owner={"chat": CHAT}, namespaces=["memory"]))["states"]
-    history = [one for one in await whole_history(reader, CHAT) if one["version"]["seq"] > first["head"]["seq"]]
-    check(notes, history, first, final, {"memory": states["memory"]["data"]}, writers)
-    await caught_up(url, reader, CHAT)
 
 
 async def away(server: ForkedServer) -> None:
@@ -86,12 +66,6 @@ async def away(server: ForkedServer) -> None:
         answer = await tab.ask(**asked)
         assert (answer.get("code"), answer.get("retry")) == ("storage-unavailable", "backoff"), (asked, answer)
     await tab.close()
-
-
-async def goes_on(notes: Notes, count: int = 30) -> None:
-    """So many more ops are answered."""
-    wanted = sum(one.answer is not None for one in notes.invocations.values()) + count
-    await until(lambda: sum(one.answer is not None for one in notes.invocations.values()) >= wanted, 30)
 
 
 @pytest.mark.timeout(120)
@@ -117,7 +91,7 @@ async def test_a_database_that_is_killed_keeps_nobody_waiting(database: ServerPr
                 await asyncio.to_thread(database.start)
                 await goes_on(notes)
 
-        await written(server, url, disturb)
+        await disturbed(server, CHAT, [url], disturb, branched)
         assert await server.stop() == 0
     assert "Traceback" not in server.errors.read_text()
 
@@ -133,7 +107,7 @@ async def test_kill_9_of_the_server_on_a_store(tmp_path: Path) -> None:
                 await server.kill()
                 await server.start()
 
-        await written(server, url, disturb)
+        await disturbed(server, CHAT, [url], disturb, branched)
         assert await server.stop() == 0
     assert "Traceback" not in server.errors.read_text()
 
@@ -176,9 +150,7 @@ async def test_a_locked_store_is_alarmed_and_bounded_and_catches_up(tmp_path: Pa
         async def accepted() -> bool:
             return (await tab.append(CHAT, "after it"))["type"] == "ack"
 
-        async with asyncio.timeout(30):
-            while not await accepted():  # noqa: ASYNC110  A disk has no event.
-                await asyncio.sleep(0.2)
+        await until(accepted)
         found = await caught_up(url, tab, CHAT)
         assert len(found.messages) >= count + 2
         assert http(server, "/readyz") == (200, "ready\n")

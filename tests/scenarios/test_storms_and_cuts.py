@@ -12,8 +12,9 @@ from typing import Any
 from tests.checker import power
 from tests.support.forked_server import ForkedServer
 from tests.support.injected_fs import InjectedFs
-from tests.support.oracle import LOST, until, whole_history
+from tests.support.oracle import LOST, whole_history
 from tests.support.server import TabClient, new_session, running, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 FILE = "default-user/chats/Alice/First meeting.jsonl"
@@ -54,7 +55,7 @@ async def test_R22_slow_files_are_written_less_often_and_not_more(tmp_path: Path
         assert fs.at_once_max <= 1
         fs.is_quick = True
         file = tmp_path / FILE
-        await until(lambda: file.exists() and file.read_bytes().count(b'"mes"') == 300, 20)
+        await until(lambda: file.exists() and file.read_bytes().count(b'"mes"') == 300)
     assert [json.loads(line)["mes"] for line in file.read_bytes().split(b"\n")[1:-1]] == [
         f"text {number}" for number in range(300)
     ]

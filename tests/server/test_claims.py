@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import until
 from tests.support.server import TabClient, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 FOLDER = "default-user/chats/Alice"
@@ -90,12 +89,13 @@ async def test_a_chat_whose_file_was_emptied_keeps_what_we_know_of_it(tmp_path: 
         if stopped:
             await server.start()
         tab = await TabClient.join(server.url)
+
+        async def is_found() -> bool:
+            return bool((await tab.open(CHAT))["head"]["epoch"] == 2)
+
+        # A checkpoint that runs just now finds it by itself, a moment later.
+        await until(is_found)
         opened = await tab.open(CHAT)
-        async with asyncio.timeout(10):
-            # A checkpoint that runs just now finds it by itself, a moment later.
-            while opened["head"]["epoch"] == 1:
-                await asyncio.sleep(0.05)
-                opened = await tab.open(CHAT)
         assert (opened["head"]["epoch"], opened["count"]) == (2, 0)
         [backup] = (data / "default-user/backups/tellback" / opened["chat_id"]).glob("*.jsonl")
         assert [f"message {number}".encode() in backup.read_bytes() for number in range(3)] == [True] * 3

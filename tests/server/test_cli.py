@@ -37,8 +37,8 @@ from tellback_server.log import Log
 from tellback_server.tail import News, news_of, tail_chat
 
 COMMAND = [sys.executable, "-m", "tellback_server"]
-START_TIMEOUT_S = 20
-ANSWER_TIMEOUT_S = 5
+START_TIMEOUT_S = 45
+ANSWER_TIMEOUT_S = 45
 
 
 @pytest.fixture(autouse=True)

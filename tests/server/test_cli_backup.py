@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tellback_server.__main__ import app
 from tests.support.server import Process, TabClient, texts
+from tests.support.waiting import GUARD_S
 
 CHAT = "character:アリス/First meeting"
 
@@ -23,7 +24,7 @@ async def process(*arguments: str) -> tuple[int, str, str]:
         sys.executable, "-m", "tellback_server", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "COLUMNS": "40"},
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(GUARD_S):
         out, errors = await started.communicate()
     assert started.returncode is not None
     return started.returncode, out.decode(), errors.decode()

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.server.test_catalog import write_chat
 from tests.support.real_data import COUNTS
 from tests.support.server import Process, TabClient, sillytavern_copy
+from tests.support.waiting import GUARD_S
 
 Chats = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -23,7 +24,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "COLUMNS": "200", **environment},
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(GUARD_S):
         out, errors = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), errors.decode()
@@ -181,7 +182,7 @@ async def on_terminal(columns: int, *arguments: str) -> list[str]:
     os.close(slave)
     out = b""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(GUARD_S):
         while True:
             try:
                 piece = await loop.run_in_executor(None, os.read, master, 65536)

@@ -21,6 +21,7 @@ from tellback_server.tail import News, tail_chat
 from tests.scenarios.test_generations import CHAT, delta, durable, end, start
 from tests.server.test_cli import run as invoke
 from tests.support.server import Process, TabClient
+from tests.support.waiting import GUARD_S
 
 TEXT = "Once \U0001f989 upon.\n\nA time\x1b[2J, ok ok ok."
 SAFE = "Once \U0001f989 upon.\n\nA time\\x1b[2J, ok ok ok."
@@ -116,11 +117,11 @@ async def test_following_goes_on_through_a_kill_and_ends_with_the_reply(tmp_path
         (listed,) = (await again.open(CHAT))["generations"]
         await delta(again, listed["offset"], "Once upon a\n\U0001f989 time"[listed["offset"] :])
         await end(again)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             out, errors = await following.communicate()
         assert (out.decode(), errors.decode()) == (" time\n", "tellback: stored\n")
         lines: list[str] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             while not lines or "stored" not in lines[-1]:
                 lines.append((await watching.stdout.readline()).decode())
         watching.kill()
@@ -144,7 +145,7 @@ async def test_tail_on_a_terminal_shows_a_reply_as_one_line_that_grows(tmp_path:
 
         async def until(text: str) -> None:
             nonlocal seen
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(GUARD_S):
                 while text not in seen:
                     seen += (await asyncio.to_thread(os.read, master, 4096)).decode().replace("\r\n", "\n")
 
@@ -171,7 +172,7 @@ async def test_tail_attaches_to_fill_a_gap_and_joins_a_reply_that_runs(tmp_path:
         tab = await writing(server, "Once ")
         news = tail_chat(server.url, CHAT, None, 0)
         told: list[News] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(GUARD_S):
             while not told or told[-1].text != "upon":
                 told.append(await anext(news))
                 if told[-1].what == "opened":

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.oracle import until
 from tests.support.server import Process, TabClient
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 
@@ -18,7 +18,7 @@ def status(*arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "tellback_server", "status", *arguments], capture_output=True, text=True, check=False,
-        timeout=30,
+        timeout=GUARD_S,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -36,11 +36,11 @@ async def test_status_tells_how_far_each_store_is_behind(tmp_path: Path) -> None
         def states() -> list[str]:
             return [one["state"] for one in json.loads(status("--json", "--url", server.url)[1])["stores"]]
 
-        await until(lambda: states() == ["up", "up"], 20)
+        await until(lambda: states() == ["up", "up"])
         locker = sqlite3.connect(tmp_path / "backup.db", isolation_level=None)
         locker.execute("BEGIN EXCLUSIVE")
         await tab.append(CHAT, "two")
-        await until(lambda: states() == ["up", "away"], 20)
+        await until(lambda: states() == ["up", "away"])
         code, out, errors = status("--url", server.url)
         assert (code, errors) == (0, "")
         assert "takes writes; the backup has not been reached for" in out

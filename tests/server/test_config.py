@@ -28,7 +28,6 @@ from tellback_server.config import (
 )
 from tellback_server.fs import Fs
 from tellback_server.logging_setup import configure_logging, escaped
-from tests.support.logs import logging_restored
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -309,17 +308,10 @@ def test_links_inside_the_documentation_lead_somewhere(page: str) -> None:
 # -- log lines -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _logging_restored() -> Iterator[None]:
-    with logging_restored():
-        yield
-
-
 def lines_of(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_a_forged_line_stays_inside_its_field() -> None:
     stream = io.StringIO()
     configure_logging("info", "auto", stream=stream)
@@ -330,7 +322,6 @@ def test_a_forged_line_stays_inside_its_field() -> None:
     assert line["level"] == "info"
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_a_field_has_at_most_256_characters() -> None:
     stream = io.StringIO()
     configure_logging("info", "json", stream=stream)
@@ -342,7 +333,6 @@ def test_a_field_has_at_most_256_characters() -> None:
     assert line["size_bytes"] == 7
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_secrets_are_hidden_by_the_name_of_their_field() -> None:
     stream = io.StringIO()
     configure_logging("info", "console", stream=stream)
@@ -350,7 +340,6 @@ def test_secrets_are_hidden_by_the_name_of_their_field() -> None:
     assert "canary" not in stream.getvalue()
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_a_traceback_carries_no_local_variables() -> None:
     for log_format in ("json", "console"):
         stream = io.StringIO()
@@ -364,7 +353,6 @@ def test_a_traceback_carries_no_local_variables() -> None:
         assert "canary-value" not in stream.getvalue()
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_the_standard_library_logs_through_the_same_door() -> None:
     stream = io.StringIO()
     configure_logging("info", "json", stream=stream)
@@ -373,7 +361,6 @@ def test_the_standard_library_logs_through_the_same_door() -> None:
     assert [line["event"] for line in lines_of(stream)] == ["lost task\\n"]
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_a_closed_stream_does_not_stop_the_server() -> None:
     stream = io.StringIO()
     configure_logging("info", "json", stream=stream)

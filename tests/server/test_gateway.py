@@ -21,6 +21,7 @@ from tellback_server.gateway import REFUSALS_MAX, Gateway
 from tellback_server.websocket import TransportLimits
 from tests.support.echo import EchoHandler, echo_gateway
 from tests.support.raw_client import RawClient
+from tests.support.waiting import GUARD_S, until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -37,18 +38,11 @@ def url(gateway: Gateway) -> str:
     return f"ws://[{host}]:{port}/ws" if ":" in host else f"ws://{host}:{port}/ws"
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait up to two seconds."""
-    async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110  The conditions here are counts that nobody announces.
-            await asyncio.sleep(0.005)
-
-
 async def status_of(gateway: Gateway) -> int:
     """Connect without a word and read the status of what is answered."""
     reader, writer = await asyncio.open_connection(*gateway.addresses[0])
     try:
-        line = await asyncio.wait_for(reader.readline(), 2)
+        line = await asyncio.wait_for(reader.readline(), GUARD_S)
         await reader.read()
         return int(line.split(b" ")[1])
     finally:
@@ -78,7 +72,7 @@ def test_a_peer_that_reads_slowly_holds_up_itself_and_nobody_else(run: Run) -> N
             slow = await RawClient.connect(url(gateway))
             slow.connection.transport.pause_reading()
             sending = asyncio.create_task(flood(slow))
-            await eventually(lambda: any(connection.write_paused for connection in gateway.connections))
+            await until(lambda: any(connection.write_paused for connection in gateway.connections))
             await asyncio.sleep(0.1)
             [paused] = [connection for connection in gateway.connections if connection.write_paused]
             buffered = paused.write_buffer_bytes
@@ -105,10 +99,10 @@ def test_closing_all_tells_everybody_and_waits(run: Run) -> None:
         async with echo_gateway() as gateway:
             clients = [await RawClient.connect(url(gateway)) for _ in range(5)]
             silent = [await asyncio.open_connection(*gateway.addresses[0]) for _ in range(2)]
-            await eventually(lambda: gateway.connection_count == 7)
+            await until(lambda: gateway.connection_count == 7)
             gateway.stop_accepting()
             assert gateway.addresses == []
-            await gateway.close_all(1001, "the server stops", 2)
+            await gateway.close_all(1001, "the server stops", GUARD_S)
             assert gateway.connection_count == 0
             for client in clients:
                 assert await client.wait_closed() == 1001
@@ -152,16 +146,16 @@ def test_over_the_cap_callers_are_told_503_and_then_not_accepted_until_one_leave
             assert await status_of(gateway) == 503
             # Callers that take their 503 and do not hang up fill the room for refusals.
             stubborn = [await asyncio.open_connection(*gateway.addresses[0]) for _ in range(REFUSALS_MAX + 10)]
-            await eventually(lambda: gateway.connection_count == 2 + REFUSALS_MAX)
+            await until(lambda: gateway.connection_count == 2 + REFUSALS_MAX)
             await asyncio.sleep(0.05)
             assert gateway.connection_count == 2 + REFUSALS_MAX
             await first.send({"still": "served"})
             assert await first.receive() == {"still": "served"}
             for _, writer in stubborn:
                 writer.transport.abort()
-            await eventually(lambda: gateway.connection_count == 2)
+            await until(lambda: gateway.connection_count == 2)
             await first.close()
-            await eventually(lambda: gateway.connection_count == 1)
+            await until(lambda: gateway.connection_count == 1)
             async with await RawClient.connect(url(gateway)):
                 assert gateway.connection_count == 2
             await second.close()
@@ -179,7 +173,7 @@ def test_one_address_cannot_take_the_whole_server(run: Run) -> None:
                 writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert (await reader.readline()).startswith(b"HTTP/1.1 404 ")
                 writer.close()
-            await eventually(lambda: gateway.connection_count == 0)
+            await until(lambda: gateway.connection_count == 0)
             async with await RawClient.connect(url(gateway)):
                 assert gateway.connection_count == 1
 
@@ -245,7 +239,7 @@ def test_a_caller_that_resets_at_once_leaves_no_trace(run: Run) -> None:
                         # Closing with linger 0 sends RST instead of FIN.
                         caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 await asyncio.sleep(0.05)
-                await eventually(lambda: gateway.connection_count == 0)
+                await until(lambda: gateway.connection_count == 0)
             assert logs == []
 
     run(scenario())
@@ -254,6 +248,7 @@ def test_a_caller_that_resets_at_once_leaves_no_trace(run: Run) -> None:
 OUT_OF_DESCRIPTORS = """
 import asyncio, os, resource, sys, uvloop
 from tests.support.echo import echo_gateway
+from tests.support.waiting import GUARD_S, until
 
 async def main():
     async with echo_gateway() as gateway:
@@ -292,7 +287,7 @@ async def test_running_out_of_descriptors_is_one_log_line_and_harms_nobody(loop:
         assert await late.receive() == {"a": 1}
     await client.close()
     server.stdin.write(b"\n")
-    output = (await asyncio.wait_for(server.stdout.read(), 10)).decode()
+    output = (await asyncio.wait_for(server.stdout.read(), GUARD_S)).decode()
     assert await server.wait() == 0
     lines = [line for line in output.splitlines() if "request-refused" not in line]
     assert len(lines) == 2, output

@@ -16,6 +16,7 @@ from tellback_server.store.files import DEFAULT_USER
 from tests.support.chat_desk import PLACE, Desk
 from tests.support.server import TabClient, running
 from tests.support.slow_tab import SlowTab
+from tests.support.waiting import until
 
 NAME = str(PLACE)
 
@@ -154,7 +155,8 @@ async def test_a_tab_that_asks_for_the_past_and_never_reads_keeps_a_bounded_numb
         slow = await SlowTab.join(app.urls[0])
         for number in range(100):
             slow.send({"type": "history", "id": number, "chat": NAME, "at": seq - 1})
-        await asyncio.sleep(0.3)
+        await until(lambda: any(tab.session.in_flight == 4 for tab in app._reception.tabs))
         [session] = [tab.session for tab in app._reception.tabs if tab.session.in_flight]
+        await asyncio.sleep(0.1)
         assert session.in_flight == 4
         assert (await tab.append(NAME, "goes on"))["type"] == "ack"

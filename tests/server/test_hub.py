@@ -10,8 +10,8 @@ from typing import Any
 
 from tellback_server.app import App
 from tests.support.held_fs import HeldFs
-from tests.support.oracle import until
 from tests.support.server import TabClient, running, texts
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 OTHER = "group:Friends"
@@ -53,7 +53,7 @@ async def test_L2_nothing_that_names_a_version_leaves_before_the_disk_has_it(tmp
             await tab.raw.send({**request, "id": 100 + number})
         await newcomer.raw.send({"type": "open", "id": 200, "chat": CHAT, "since": None})
         await newcomer.raw.send({"type": "open", "id": 201, "chat": CHAT, "since": opened["head"]})
-        await asyncio.to_thread(fs.waits.wait, 5)
+        assert await asyncio.to_thread(fs.waits.wait, GUARD_S)
         # All of them were handled: what is asked behind them has its answer.
         for client in (tab, watcher, newcomer):
             pong = await client.ask("ping")

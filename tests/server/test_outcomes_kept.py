@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 from pathlib import Path
@@ -13,8 +12,8 @@ from structlog.testing import capture_logs
 from tellback_server.app import App
 from tests.support.forked_server import ForkedServer
 from tests.support.injected_fs import InjectedFs
-from tests.support.oracle import until
 from tests.support.server import TabClient, new_session, running, texts
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 OTHER = "character:Alice/Another"
@@ -181,10 +180,12 @@ async def test_an_op_of_a_chat_that_another_program_deleted_keeps_its_answer(tmp
         (data / FILE).unlink()
         for _ in range(3):
             tab = await TabClient.join(server.url, tab.session)
-            async with asyncio.timeout(10):
-                # A checkpoint that runs just now finds it by itself, a moment later.
-                while (await tab.open(CHAT)).get("code") != "not-found":  # noqa: ASYNC110  - Nobody tells.
-                    await asyncio.sleep(0.05)
+
+            async def is_gone(tab: TabClient = tab) -> bool:
+                return (await tab.open(CHAT)).get("code") == "not-found"
+
+            # A checkpoint that runs just now finds it by itself, a moment later.
+            await until(is_gone)
             for chat in (CHAT, chat_id):
                 again, refused = [await tab.ask("append", chat=chat, **one) for one in asked]
                 assert (again["type"], again["version"], again["duplicate"]) == ("ack", ack["version"], True)

@@ -16,8 +16,8 @@ from tellback_protocol.effects import AppendEffect, DeleteEffect, MetadataEffect
 from tellback_protocol.ids import Version
 from tellback_server.config import ConfigurationError, load_settings
 from tellback_server.save_strategy import EVENTS, WORK_SHARE, Dirt, Strategy, events_of, next_fold
-from tests.support.oracle import until
 from tests.support.server import TabClient, running
+from tests.support.waiting import GUARD_S, until
 
 STRATEGY = Strategy(debounce_s=2, interval_s=5, batch_commits=100, events=frozenset(("swipe", "metadata")))
 
@@ -145,7 +145,7 @@ async def test_so_many_commits_are_folded_without_waiting_k8(tmp_path: Path) -> 
                 await tab.append(CHAT, "again")
 
         # The burst never ends by itself; the debounce alone would wait for it.
-        await asyncio.wait_for(keep_on(), 10)
+        await asyncio.wait_for(keep_on(), GUARD_S)
         assert "batch" in await reasons(app.urls[0])
 
 

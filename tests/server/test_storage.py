@@ -19,6 +19,7 @@ from tellback_server.fs import Fs
 from tellback_server.storage import choose
 from tests.support.server import TabClient, running, texts
 from tests.support.stored import sqlite_url
+from tests.support.waiting import GUARD_S
 
 CHAT = "character:Alice/First meeting"
 OWNER = {"character": "Alice"}
@@ -121,7 +122,7 @@ def test_a_bad_store_ends_with_78_and_one_sentence(tmp_path: Path) -> None:
     """[ST5]: nothing is made."""
     url = "postgresql://me:s3cret@127.0.0.1/db?nosuch=1"
     command = [sys.executable, "-m", "tellback_server", "serve", "--data", str(tmp_path / "data"), "--port", "0"]
-    done = subprocess.run([*command, "--store", url], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([*command, "--store", url], capture_output=True, text=True, check=False, timeout=GUARD_S)
     assert done.returncode == 78, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "s3cret" not in done.stderr

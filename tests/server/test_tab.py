@@ -8,8 +8,8 @@ from typing import Any
 
 from tellback_server.tab import TARGETS_MAX
 from tests.support.held_fs import HeldFs
-from tests.support.oracle import until
 from tests.support.server import TabClient, running
+from tests.support.waiting import until
 from tests.support.websocket_frames import client_frame
 
 CHAT = "character:Alice/First meeting"

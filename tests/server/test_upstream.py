@@ -26,11 +26,12 @@ from tellback_server.upstream_errors import (
 )
 from tests.support.logs import caught_logs
 from tests.support.sse_server import DONE, Exchange, Script, SseServer, piece, refuses, reply, says, silent
+from tests.support.waiting import GUARD_S, until
 
 KEY = "sk-sesame-0123456789"
 BODY = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
 QUICK = UpstreamPolicy(
-    connect_timeout_s=1, first_token_timeout_s=2, token_timeout_s=0.3, retries_max=2, retry_pause_s=0.01,
+    connect_timeout_s=10, first_token_timeout_s=10, token_timeout_s=0.3, retries_max=2, retry_pause_s=0.01,
     after_finish_timeout_s=0.1,
 )
 PATIENT = UpstreamPolicy(
@@ -193,7 +194,7 @@ async def test_a_stream_that_stays_open_after_its_end_is_over() -> None:
     async with bench(script) as (client, server):
         await client.run()
         assert client.text == "a"
-        await asyncio.wait_for(server.exchanges[0].closed.wait(), 2)
+        await asyncio.wait_for(server.exchanges[0].closed.wait(), GUARD_S)
 
 
 async def test_two_replies_use_one_connection_and_no_cookie() -> None:
@@ -381,9 +382,9 @@ async def test_nobody_there_is_unreachable_after_retries() -> None:
 async def test_a_server_that_comes_back_is_found() -> None:
     async with SseServer(silent) as server:
         port = server.port
-    client = Bench(server.url, UpstreamPolicy(retry_pause_s=0.4))
+    client = Bench(server.url, UpstreamPolicy(retries_max=100, retry_pause_s=0.05))
     running = asyncio.create_task(client.run())
-    await asyncio.sleep(0.05)
+    await until(lambda: client.counters.upstream_retries > 0)
     again = SseServer(reply("a"))
     again.port = port
     async with again:
@@ -412,7 +413,7 @@ async def test_no_first_token_is_a_timeout_and_not_tried_again(script: Script) -
         error = await failure(client)
         assert isinstance(error, UpstreamTimeout)
         assert (error.phase, error.after_s) == ("first-token", 0.2)
-        await asyncio.wait_for(server.exchanges[0].closed.wait(), 2)
+        await asyncio.wait_for(server.exchanges[0].closed.wait(), GUARD_S)
         assert len(server.exchanges) == 1
 
 
@@ -431,19 +432,20 @@ async def test_silence_in_the_middle_is_a_timeout(then: Script) -> None:
         error = await failure(client)
         assert isinstance(error, UpstreamTimeout)
         assert (error.phase, client.text) == ("between-tokens", "Once")
-        await asyncio.wait_for(server.exchanges[0].closed.wait(), 2)
+        await asyncio.wait_for(server.exchanges[0].closed.wait(), GUARD_S)
 
 
 async def test_a_slow_model_is_no_silent_one() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.start()
         for letter in "abcdefgh":
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             await exchange.chunk(piece(letter))
         await exchange.chunk(DONE)
         await exchange.end()
 
-    async with bench(script) as (client, _):
+    policy = UpstreamPolicy(first_token_timeout_s=10, token_timeout_s=1.5)
+    async with bench(script, policy=policy) as (client, _):
         await client.run()
         assert client.text == "abcdefgh"
 
@@ -466,7 +468,7 @@ async def test_cancelling_closes_the_connection_at_once() -> None:
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
-            await asyncio.wait_for(exchange.closed.wait(), 1)
+            await asyncio.wait_for(exchange.closed.wait(), GUARD_S)
 
 
 async def test_cancelling_while_it_waits_to_try_again() -> None:
@@ -490,7 +492,7 @@ async def test_closing_the_generator_closes_the_connection() -> None:
         deltas = client.upstreams.stream("local", BODY)
         assert await anext(deltas) == Delta("Once")
         await deltas.aclose()
-        await asyncio.wait_for(server.exchanges[0].closed.wait(), 1)
+        await asyncio.wait_for(server.exchanges[0].closed.wait(), GUARD_S)
 
 
 async def test_an_unknown_name_is_refused_before_anything_is_sent() -> None:

@@ -21,6 +21,7 @@ from tellback_server.upstream import Delta, UpstreamPolicy, Upstreams
 from tellback_server.upstream_address import parse_upstream
 from tellback_server.upstream_errors import UpstreamError, UpstreamRefused
 from tests.support.tiny_model import llama_server
+from tests.support.waiting import GUARD_S
 
 pytestmark = [
     pytest.mark.real_upstream,
@@ -64,7 +65,7 @@ async def test_a_real_server_streams_a_reply(tmp_path: Path) -> None:
 
 async def test_a_real_server_is_left_in_the_middle_and_answers_the_next(tmp_path: Path) -> None:
     async with llama(tmp_path) as upstreams:
-        async with asyncio.timeout(30), contextlib.aclosing(upstreams.stream("local", body(400))) as deltas:
+        async with asyncio.timeout(GUARD_S), contextlib.aclosing(upstreams.stream("local", body(400))) as deltas:
             async for delta in deltas:
                 if delta.text:
                     break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -245,10 +244,12 @@ async def test_empty_fragments_without_end_are_a_policy_violation(make_wire: Wir
 async def test_what_is_never_finished_is_closed_with_4408(make_wire: WireMaker, begin: bytes) -> None:
     wire = make_wire(limits=TransportLimits(assembly_timeout_s=0.03, hello_bytes_max=1000))
     wire.feed(client_frame(TEXT, b"whole") + begin)
-    await asyncio.sleep(0.01)
+    wire.clock.advance(0.029)
     assert wire.transport.written == []
-    await asyncio.sleep(0.05)
+    wire.clock.advance(0.001)
     assert closed_with(wire)[0] == 4408
+    wire.clock.advance(60)
+    await wire.settle()
     assert wire.handler.events[-1][:2] == ("closed", 4408)
 
 
@@ -257,7 +258,7 @@ async def test_a_slow_but_steady_message_earns_its_time(make_wire: WireMaker) ->
     frame = client_frame(TEXT, b"x" * 300)
     for index in range(0, len(frame), 50):  # 50 bytes earn 50 ms and take 15.
         wire.feed(frame[index : index + 50])
-        await asyncio.sleep(0.015)
+        wire.clock.advance(0.015)
     assert len(wire.handler.texts) == 1
 
 
@@ -266,7 +267,7 @@ async def test_a_busy_connection_never_times_out_for_frames_that_lie_across_read
     frame = client_frame(TEXT, b"x" * 20)
     wire.feed(frame[:10])
     for _ in range(8):
-        await asyncio.sleep(0.01)
+        wire.clock.advance(0.01)
         wire.feed(frame[10:] + frame[:10])
     assert len(wire.handler.texts) == 8
     assert wire.transport.written == []
@@ -276,7 +277,7 @@ async def test_time_in_which_we_do_not_read_is_not_the_peers(make_wire: WireMake
     wire = make_wire(limits=TransportLimits(assembly_timeout_s=0.02))
     wire.connection.pause_reading()
     wire.connection.data_received(client_frame(TEXT, b"late")[:5])
-    await asyncio.sleep(0.05)
+    wire.clock.advance(0.05)
     assert wire.transport.written == []
     wire.connection.resume_reading()
     await wire.settle()
@@ -404,14 +405,16 @@ async def test_a_peer_that_does_not_answer_a_close_is_cut_off(make_wire: WireMak
     wire = make_wire(limits=TransportLimits(close_timeout_s=0.02))
     wire.connection.close(1001, "going away")
     wire.feed(client_frame(TEXT, b"what close?"))
-    await asyncio.sleep(0.05)
+    wire.clock.advance(0.02)
+    await wire.settle()
     assert wire.transport.lost
 
 
 async def test_a_failed_peer_that_does_not_hang_up_is_cut_off(make_wire: WireMaker) -> None:
     wire = make_wire(limits=TransportLimits(close_timeout_s=0.02))
     wire.feed(client_frame(TEXT, b"x", mask=None))
-    await asyncio.sleep(0.05)
+    wire.clock.advance(60)
+    await wire.settle()
     assert wire.transport.lost
 
 
@@ -585,14 +588,15 @@ async def test_the_subprotocol_is_chosen_when_offered_and_never_assumed(
 async def test_a_handshake_that_is_not_finished_in_time_is_answered_408(make_wire: WireMaker) -> None:
     wire = make_wire(upgrade=False, limits=TransportLimits(handshake_timeout_s=0.02))
     wire.feed(b"GET /ws HTTP/1.1\r\n")
-    await asyncio.sleep(0.04)
+    wire.clock.advance(0.02)
     assert wire.transport.sent.startswith(b"HTTP/1.1 408 ")
     assert wire.transport.eof_written
 
 
 async def test_a_connection_that_says_nothing_is_cut_off(make_wire: WireMaker) -> None:
     wire = make_wire(upgrade=False, limits=TransportLimits(handshake_timeout_s=0.02))
-    await asyncio.sleep(0.04)
+    wire.clock.advance(0.02)
+    await wire.settle()
     assert wire.transport.written == []
     assert wire.transport.lost
 

@@ -19,11 +19,15 @@ from typing import Any
 from filelock import FileLock
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.support.waiting import GUARD_S
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "client_js"
 PAGE = """<!doctype html><meta charset="utf-8"><title>tellback</title><p>A page of the tests.</p>
 <script type="module">
 import * as tellback from "/tellback.js";
+import "/generations.js";
+from tests.support.waiting import GUARD_S
 window.tellback = tellback;
 window.ready = true;
 </script>"""
@@ -130,7 +134,7 @@ async def opened(context: BrowserContext, url: str, chat: str) -> Page:
     return page
 
 
-async def until(page: Page, expression: str, expected: Any, timeout_s: float = 15.0) -> None:
+async def until(page: Page, expression: str, expected: Any, timeout_s: float = GUARD_S) -> None:
     """Wait until an expression has a value in a page."""
     found = None
     try:

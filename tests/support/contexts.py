@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from tellback_client import ServerProcess, connect
 from tellback_client.context import Context, EventTypes, create_context
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 HEARD = [
@@ -36,13 +37,6 @@ def heard_by(context: Context) -> list[tuple[str, int]]:
 async def settled(one: Context, other: Context) -> None:
     """Both show the same commit, and their listeners know."""
     await until(lambda: one._current().chat.head == other._current().chat.head)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(GUARD_S):
         await one.events_delivered()
         await other.events_delivered()
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Wait until something that no event tells is so."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - a test looks from outside; nobody sets an event for it.
-            await asyncio.sleep(0.01)

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import redis
@@ -63,6 +63,17 @@ class ServerProcess(abc.ABC):
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -139,7 +150,7 @@ class PostgresProcess(ServerProcess):
         """As the superuser, in autocommit."""
         return psycopg.connect(
             host="127.0.0.1", port=self.port, user="tellback", password=self.PASSWORD, dbname="postgres",
-            autocommit=True, connect_timeout=5,
+            autocommit=True, connect_timeout=START_S,
         )
 
     def url(self, schema: str, options: str = "") -> str:
@@ -195,7 +206,9 @@ class ValkeyProcess(ServerProcess):
             return False
 
     def connect(self, database: int = 0) -> redis.Redis:
-        return redis.Redis(host="127.0.0.1", port=self.port, password=self.PASSWORD, db=database, socket_timeout=5)
+        return redis.Redis(
+            host="127.0.0.1", port=self.port, password=self.PASSWORD, db=database, socket_timeout=START_S
+        )
 
     def url(self, database: int, options: str = "") -> str:
         return f"redis://:s3cret%2Fword@127.0.0.1:{self.port}/{database}{options}"

@@ -67,6 +67,21 @@ class ForkedServer:
         self.settings["port"] = int(self.url.removeprefix("ws://").split("/")[0].rsplit(":", 1)[1])
         self.starts += 1
 
+    async def start_on(self, data: Path, failpoints: str = "") -> None:
+        """kill -9, and a start on this folder, at any port."""
+        await self.kill()
+        self.settings = {**self.settings, "data": str(data), "port": 0, "failpoints": failpoints}
+        await self.start()
+
+    async def start_dying(self, failpoints: str) -> None:
+        """A start that is killed on its way, when it comes there."""
+        self.settings = {**self.settings, "failpoints": failpoints}
+        try:
+            await self.start()
+        except AssertionError as error:
+            assert "ended -9" in str(error), error
+            self.forget()
+
     async def ended(self) -> int:
         """Wait until it ended by itself; the exit code."""
         code = int(await self._line("ended "))

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from tests.support.injected_fs import InjectedFs
+from tests.support.waiting import GUARD_S
 
 
 class HeldFs(InjectedFs):
@@ -38,6 +39,6 @@ class HeldFs(InjectedFs):
             gate = self._reads
         if gate is not None and not gate.is_set():
             self.waits.set()
-            assert gate.wait(20), "the test never let go"
+            assert gate.wait(GUARD_S), "the test never let go"
         self.calls.clear()
         return super().step(verb, path, size_bytes)

@@ -15,7 +15,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from websockets.exceptions import WebSocketException
 
 from tests.support.raw_client import RawClient
 from tests.support.server import TabClient, new_session
+from tests.support.waiting import until
 
 LOST = (OSError, TimeoutError, WebSocketException)
 """What a client sees of a server that was killed."""
@@ -287,13 +288,6 @@ def effects_of(request: dict[str, Any], ack: dict[str, Any]) -> list[dict[str, A
     raise AssertionError(f"the ack of {request['type']} has no ops")
 
 
-async def until(is_so: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Wait for something that announces itself to nobody, such as a file."""
-    async with asyncio.timeout(timeout_s):
-        while not is_so():  # noqa: ASYNC110  A file has no event.
-            await asyncio.sleep(0.005)
-
-
 async def links_told(data: Path) -> None:
     """Until no chat with another name waits for those that link to it."""
     folder = data / ".tellback/names/default-user"
@@ -304,7 +298,7 @@ async def whole_history(tab: TabClient, chat: str) -> list[dict[str, Any]]:
     """Every commit of a chat, page by page."""
     commits: list[dict[str, Any]] = []
     while True:
-        page = await tab.ask("history", chat=chat, after=len(commits), limit=1000, timeout_s=30)
+        page = await tab.ask("history", chat=chat, after=len(commits), limit=1000)
         assert page["type"] == "history", page
         commits.extend(page["commits"])
         if not page["more"]:

@@ -15,7 +15,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
-TIMEOUT_S = 5.0
+from tests.support.waiting import GUARD_S
+
+CLOSE_TIMEOUT_S = 5.0
+"""For the other side to answer a close; nothing fails when it does not."""
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -35,7 +38,7 @@ class RawClient:
         *,
         subprotocol: str | None = "tellback.v1",
         headers: dict[str, str] | None = None,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = GUARD_S,
     ) -> RawClient:
         """Open a connection. Raises websockets' InvalidStatus when the server refuses the upgrade."""
         connection = await connect(
@@ -46,7 +49,7 @@ class RawClient:
             compression=None,
             max_size=MESSAGE_BYTES_MAX,
             open_timeout=timeout_s,
-            close_timeout=timeout_s,
+            close_timeout=CLOSE_TIMEOUT_S,
             ping_interval=None,
             proxy=None,
         )
@@ -74,7 +77,7 @@ class RawClient:
         """Send one binary frame."""
         await self.connection.send(data)
 
-    async def receive(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    async def receive(self, timeout_s: float = GUARD_S) -> dict[str, Any]:
         """Return the next frame.
 
         Raises:
@@ -90,7 +93,7 @@ class RawClient:
         *,
         type: str | None = None,
         id: int | str | None = None,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = GUARD_S,
         **fields: Any,
     ) -> dict[str, Any]:
         """Return the first frame with this type, id and fields, and keep the others for later in their order.
@@ -130,7 +133,7 @@ class RawClient:
             return
         raise AssertionError(f"expected silence, got {frame}")
 
-    async def wait_closed(self, timeout_s: float = TIMEOUT_S) -> int:
+    async def wait_closed(self, timeout_s: float = GUARD_S) -> int:
         """Read and keep frames until the server closes; return the close code."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s

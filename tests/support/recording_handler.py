@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from tellback_server.http import FrontDoor
 from tellback_server.websocket import ConnectionSettings, PeerInfo, TransportLimits, WebSocketConnection
 from tests.support.fake_transport import FakeTransport
+from tests.support.manual_time import ManualTime
 from tests.support.websocket_frames import handshake
 
 Event = tuple[str, bytes] | tuple[str, int, str] | tuple[str]
@@ -79,7 +81,9 @@ class Wire:
             fast_path=fast_path,
         )
         loop = asyncio.get_running_loop()
-        self.connection = WebSocketConnection(loop, settings)
+        self.clock = ManualTime(loop)
+        """Its timers strike when the test says that time passed."""
+        self.connection = WebSocketConnection(cast(asyncio.AbstractEventLoop, self.clock), settings)
         self.transport = FakeTransport(loop, self.connection, drains=drains)
         self.connection.connection_made(self.transport)
         if upgrade:

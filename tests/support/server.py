@@ -22,6 +22,7 @@ from tellback_server.fs import Fs
 from tests.support.patience import patient, patient_flags
 from tests.support.raw_client import RawClient
 from tests.support.shared import shared_folder
+from tests.support.waiting import GUARD_S
 
 
 def sillytavern_copy(target: Path) -> Path:
@@ -77,7 +78,7 @@ class Process:
                 stdout=asyncio.subprocess.PIPE, stderr=errors, env={**os.environ, **self.environment},
             )
         assert self._process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             line = (await self._process.stdout.readline()).decode().strip()
         assert line.startswith("ws://"), f"no address but {line!r}: {self.errors.read_text()[-2000:]}"
         self.url = line
@@ -91,14 +92,14 @@ class Process:
             self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
 
-    async def stop(self, timeout_s: float = 15) -> int:
+    async def stop(self, timeout_s: float = GUARD_S) -> int:
         """SIGTERM; returns the exit code."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         return await self.ended(timeout_s)
 
-    async def ended(self, timeout_s: float = 15) -> int:
+    async def ended(self, timeout_s: float = GUARD_S) -> int:
         """Wait for the end; returns the exit code."""
         assert self._process is not None
         async with asyncio.timeout(timeout_s):
@@ -166,7 +167,7 @@ class TabClient:
         joined.append(tab)
         return tab
 
-    async def ask(self, type: str, *, timeout_s: float = 5.0, **fields: Any) -> dict[str, Any]:
+    async def ask(self, type: str, *, timeout_s: float = GUARD_S, **fields: Any) -> dict[str, Any]:
         """Send a request and return its one answer; what comes before it is kept."""
         self.requests += 1
         await self.raw.send({"type": type, "id": self.requests, **fields})

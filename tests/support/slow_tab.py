@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 from tests.support.server import joined, new_session
+from tests.support.waiting import GUARD_S
 from tests.support.websocket_frames import CLOSE, PING, TEXT, client_frame, handshake
 
 RECEIVE_BUFFER_BYTES = 64 << 10
@@ -22,6 +23,8 @@ class SlowTab:
         self.writer = writer
         self.session = new_session()
         self.close_code: int | None = None
+        self.pings = 0
+        """How often the server asked whether it is there; it never answers."""
 
     @classmethod
     async def join(cls, url: str, token: str | None = None) -> SlowTab:
@@ -44,7 +47,7 @@ class SlowTab:
         """Send one frame; nothing is read."""
         self.writer.write(client_frame(TEXT, json.dumps(frame).encode()))
 
-    async def read(self, timeout_s: float = 5.0) -> dict[str, Any]:
+    async def read(self, timeout_s: float = GUARD_S) -> dict[str, Any]:
         """The next frame. Raises EOFError when the server closed; then `close_code` is set if it said why."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -61,8 +64,9 @@ class SlowTab:
                     self.close_code = int.from_bytes(payload[:2], "big")
                     raise EOFError
                 assert first & 0x0F == PING
+                self.pings += 1
 
-    async def read_until(self, type: str, timeout_s: float = 5.0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    async def read_until(self, type: str, timeout_s: float = GUARD_S) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """What came before the first frame of this type, and it."""
         before: list[dict[str, Any]] = []
         while True:

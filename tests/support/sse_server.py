@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
+from tests.support.waiting import GUARD_S
+
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n"
@@ -167,7 +169,7 @@ class SseServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def exchange(self, number: int = 0, timeout_s: float = 5) -> Exchange:
+    async def exchange(self, number: int = 0, timeout_s: float = GUARD_S) -> Exchange:
         """The request with this number, waited for."""
         async with asyncio.timeout(timeout_s):
             async with self._asked:

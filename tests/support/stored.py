@@ -10,6 +10,7 @@ from typing import Any
 from tellback_server.store.base import StoredChat
 from tellback_server.store.schemes import open_store
 from tests.support.server import TabClient
+from tests.support.waiting import GUARD_S
 
 USER = "default-user"
 
@@ -30,7 +31,7 @@ def stored(url: str, chat_id: str) -> StoredChat | None:
         store.close()
 
 
-async def caught_up(url: str, tab: TabClient, chat: str, timeout_s: float = 30) -> StoredChat:
+async def caught_up(url: str, tab: TabClient, chat: str, timeout_s: float = GUARD_S) -> StoredChat:
     """Wait until the store holds what the server tells, version by version and byte by byte; returns it."""
     async with asyncio.timeout(timeout_s):
         while True:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from tellback_server.fs import Fs
-from tests.support.oracle import until
 from tests.support.recording_fs import (
     Call,
     Created,
@@ -38,6 +37,7 @@ from tests.support.recording_fs import (
     Wrote,
 )
 from tests.support.server import TabClient, running
+from tests.support.waiting import until
 
 TRACED = (
     "openat,open,creat,pwrite64,write,writev,pwritev,pwritev2,fsync,fdatasync,sync_file_range,sync,syncfs,rename,"

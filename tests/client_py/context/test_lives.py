@@ -12,8 +12,9 @@ import pytest
 
 from tellback_client import Client, NotFoundError, RefusedError, ServerProcess, connect
 from tellback_client.context import Context, EventTypes, ReadOnlyViewError, create_context
-from tests.support.contexts import settled, until
+from tests.support.contexts import settled
 from tests.support.server import sillytavern_copy
+from tests.support.waiting import until
 
 ALICE = "Mirelle Ashgrove"
 FIRST = "Mirelle Ashgrove - 2024-09-28@09h30m00s"
@@ -362,9 +363,7 @@ async def test_a_link_that_follows_a_rename_is_no_branch_and_no_edit(server: Ser
         for name in (EventTypes.MESSAGE_UPDATED, EventTypes.MESSAGE_EDITED, EventTypes.CHAT_BRANCH_CREATED):
             context.event_source.on(name, lambda *arguments, name=name: heard.append((name.name, *arguments)))
         await point.rename("Point")
-        async with asyncio.timeout(5):
-            while context.chat[10]["extra"]["bookmark_link"] != "Point":  # noqa: ASYNC110  - Nobody announces it.
-                await asyncio.sleep(0.01)
+        await until(lambda: context.chat[10]["extra"]["bookmark_link"] == "Point")
         await context.events_delivered()
         assert heard == [("MESSAGE_UPDATED", 10, {"message_id": message_id})]
         await context.open_character_chat("Point")
@@ -402,11 +401,11 @@ async def test_another_programs_edit_is_told_as_a_changed_chat(server: ServerPro
         await context.events_delivered()
         heard = heard_by(context)
         path = server.data / "default-user" / "chats" / ALICE / f"{FIRST}.jsonl"
-        await until(lambda: b'"ours"' in path.read_bytes(), 20)
+        await until(lambda: b'"ours"' in path.read_bytes())
         with path.open("ab") as file:
             file.write(b'\n{"name":"Other","is_user":false,"mes":"theirs"}')
         await context.add_messages({"mes": "again"})
-        await until(lambda: any(message["mes"] == "theirs" for message in context.chat), 20)
+        await until(lambda: any(message["mes"] == "theirs" for message in context.chat))
         await context.events_delivered()
         assert ("CHAT_CHANGED", FIRST) in heard
 

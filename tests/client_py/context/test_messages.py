@@ -13,7 +13,8 @@ import pytest
 
 from tellback_client import ConflictError, RefusedError, ServerProcess
 from tellback_client.context import Context, EventTypes, ReadOnlyViewError
-from tests.support.contexts import heard_by, settled, two_contexts, until
+from tests.support.contexts import heard_by, settled, two_contexts
+from tests.support.waiting import until
 
 
 async def test_added_messages_are_told_to_both_tabs_with_their_indexes(tellback_server: ServerProcess) -> None:

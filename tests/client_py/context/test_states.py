@@ -10,8 +10,9 @@ import pytest
 
 from tellback_client import Client, Owner, RefusedError, ServerProcess, connect
 from tellback_client.context import Context, EventTypes, create_context
-from tests.support.contexts import CHAT, settled, two_contexts, until
+from tests.support.contexts import CHAT, settled, two_contexts
 from tests.support.server import sillytavern_copy
+from tests.support.waiting import until
 
 
 def cut(client: Client) -> None:

@@ -32,6 +32,7 @@ from tellback_server.log.term import TermFile, TermLine
 from tellback_server.log.writer import SEAL_AFTER_S
 from tests.support.log_workload import DATA, DIRECTORY, Quiet, open_log
 from tests.support.sim_fs import SimFs
+from tests.support.waiting import until
 
 
 class Told:
@@ -205,7 +206,7 @@ async def test_a_full_disk_is_seen_before_the_segment_is_full() -> None:
     fs.fail("create", errno.ENOSPC)
     log.append(1, "u/a", 1, b"x" * 4500)
     await log.flush()
-    await asyncio.sleep(0.05)
+    await until(lambda: log.storage_error is not None)
     assert log.storage_error is not None
     assert log.storage_error.errno == errno.ENOSPC
     log.append(1, "u/a", 2, b"still fits")
@@ -313,12 +314,11 @@ async def test_an_idle_log_is_sealed_once() -> None:
     log = Told().start(open_log(SimFs(DATA)))
     await asyncio.sleep(3 * SEAL_AFTER_S)
     assert log.stats.seals == 0, "a log that got nothing has nothing to seal"
-    log.append(1, "u/a", 1, b"")
-    await asyncio.sleep(6 * SEAL_AFTER_S)
-    assert log.stats.seals == 1
-    log.append(1, "u/a", 2, b"")
-    await asyncio.sleep(6 * SEAL_AFTER_S)
-    assert log.stats.seals == 2
+    for number in (1, 2):
+        log.append(1, "u/a", number, b"")
+        await until(lambda seals=number: log.stats.seals == seals)
+        await asyncio.sleep(3 * SEAL_AFTER_S)
+        assert log.stats.seals == number
     log.close()
     assert log.stats.seals == 2
 
