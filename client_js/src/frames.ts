@@ -991,11 +991,14 @@ export interface Restored {
   version: Version;
 }
 
-/** Text that a tab holds and a crash took from the server. */
+/** Text and reasoning that a tab holds and a crash took from the server. */
 export interface Salvage {
   offset: number;
   text: string;
   prefix_sha256: string;
+  reasoning_offset?: number;
+  reasoning?: string;
+  reasoning_prefix_sha256?: string;
 }
 
 /** A commit of a floor state that is shown and does not fit; it is kept. `message` is null for the base. */

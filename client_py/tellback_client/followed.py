@@ -68,8 +68,8 @@ class Followed:
     """See the module. Changed by `Generations` alone, and by `push` of its producer."""
 
     __slots__ = (
-        "by", "durable", "error", "id", "is_attaching", "message", "offered", "result", "running", "salvaged",
-        "sending", "supersedes", "target", "watchers",
+        "by", "durable", "error", "gave_up", "id", "is_attaching", "message", "offered", "result", "running",
+        "salvaged", "sending", "supersedes", "target", "watchers",
     )
 
     def __init__(self, one_id: str, target: GenerationTarget, message: str, by: str, supersedes: str | None) -> None:
@@ -90,8 +90,10 @@ class Followed:
         self.sending: Sending | None = None
         """Set when its text comes from this client."""
         self.is_attaching = False
-        self.salvaged: int | None = None
-        """Where the text ends that the server still has, when it has less than is known here."""
+        self.salvaged: Place | None = None
+        """Where what the server still has ends, when it has less than is known here and is given the rest back."""
+        self.gave_up = False
+        """The server did not take what it was given back: what it has is taken for ours."""
         self.watchers: list[Callable[[], None]] = []
         """Called in the step that changed something; they must not wait and must not fail."""
 

@@ -160,7 +160,7 @@ class Generations:
                 self._missing.add(one.id)
         elif sending is None:
             if one.salvaged is not None:
-                one.salvaged = None
+                one.salvaged, one.gave_up = None, True
                 self._to_attach.add(one.id)
         elif frame.code in ("generation-gap", "overloaded") or frame.retry in ("backoff", "now"):
             after_ms = frame.after_ms if isinstance(frame.after_ms, int) else 0
@@ -315,11 +315,13 @@ class Generations:
         """What a crash took from the server and this client still has."""
         if one is None or one.salvaged is None or one.sending is not None:
             return UNSET
-        text = str(one.running.text)
-        lost = one.running.text.since(one.salvaged)
-        if not lost or len(lost) > SALVAGE_CHARS_MAX:
-            return UNSET
-        return Salvage(one.salvaged, lost, hashlib.sha256(text[: len(text) - len(lost)].encode()).hexdigest())
+        text = one.running.text.since(one.salvaged[0]) or ""
+        reasoning = one.running.reasoning.since(one.salvaged[1]) or ""
+        given = Salvage(one.salvaged[0], text, _sha256_before(one.running.text, text))
+        if reasoning:
+            given.reasoning_offset, given.reasoning = one.salvaged[1], reasoning
+            given.reasoning_prefix_sha256 = _sha256_before(one.running.reasoning, reasoning)
+        return given
 
     def may_send(self, write: OwnWrite | None) -> bool:
         """False while text has to go before it."""
@@ -329,11 +331,6 @@ class Generations:
         return one.sending.is_over or one.sending.refusal is not None or (
             one.sending.is_aligned and one.sending.sent == one.place
         )
-
-    @property
-    def has_frames(self) -> bool:
-        """True when `collect` has something to say beside text."""
-        return bool(self._to_ack or self._to_attach)
 
     @property
     def deadlines_s(self) -> list[float]:
@@ -393,14 +390,17 @@ class Generations:
             sending.sent = units_of(text), units_of(reasoning)
             sending.is_aligned, sending.is_fresh = True, False
         else:
-            if len(mine[0]) > len(text) and mine[0].startswith(text):
-                one.salvaged = units_of(text)
+            lost_chars = max(0, len(mine[0]) - len(text)) + max(0, len(mine[1]) - len(reasoning))
+            keeps = not one.gave_up and lost_chars <= SALVAGE_CHARS_MAX
+            one.gave_up, one.salvaged = False, None
+            _become(
+                one.running, None if keeps and mine[0].startswith(text) else text,
+                None if keeps and mine[1].startswith(reasoning) else reasoning,
+            )
+            told = units_of(text), units_of(reasoning)
+            if one.place != told:
+                one.salvaged = told
                 self._to_attach.add(one.id)
-            else:
-                one.salvaged = None
-                _become(one.running, text, None)
-            if not mine[1].startswith(reasoning):
-                _become(one.running, None, reasoning)
         one.changed()
 
 
@@ -410,6 +410,12 @@ def _become(running: Running, text: str | None, reasoning: str | None) -> None:
         running.text = StreamedText(text)
     if reasoning is not None and reasoning != str(running.reasoning):
         running.reasoning = StreamedText(reasoning)
+
+
+def _sha256_before(whole: StreamedText, rest: str) -> str:
+    """Of what comes before the `rest` of a text."""
+    text = str(whole)
+    return hashlib.sha256(text[: len(text) - len(rest)].encode()).hexdigest()
 
 
 def _said(chat: Chat, entry: Generation) -> tuple[str | None, str | None]:

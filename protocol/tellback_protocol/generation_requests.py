@@ -17,6 +17,7 @@ from .fields import Numbered, ObjectJson, Rebasable, WireInteger
 
 GenerationId = Annotated[str, msgspec.Meta(pattern="^[!-~]{1,64}$", description="1 to 64 printable ASCII characters.")]
 LeaseSeconds = Annotated[int, msgspec.Meta(ge=1, le=300)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class GenerationTarget(msgspec.Struct, frozen=True, gc=False):
@@ -101,13 +102,17 @@ class GenerationDelta(msgspec.Struct, tag="generation-delta", tag_field="type", 
     """Of the `error`, if there is one; a delta that fits has no answer."""
 
 
-class Salvage(msgspec.Struct, gc=False):
-    """Text that a tab holds and a crash took from the server."""
+class Salvage(msgspec.Struct, omit_defaults=True, gc=False):
+    """Text and reasoning that a tab holds and a crash took from the server."""
 
     offset: WireInteger
     text: str
-    prefix_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    prefix_sha256: Sha256
     """Of the UTF-8 bytes of the text before `offset`."""
+    reasoning_offset: WireInteger = 0
+    reasoning: str = ""
+    reasoning_prefix_sha256: Sha256 | UnsetType = UNSET
+    """As `prefix_sha256`, of the reasoning; with `reasoning` always."""
 
 
 class GenerationAttach(msgspec.Struct, tag="generation-attach", tag_field="type", gc=False):

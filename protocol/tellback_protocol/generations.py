@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from .effects import Effect, StateEffect
 from .errors import Refused
-from .generation_requests import GenerationError, GenerationTarget
+from .generation_requests import GenerationError, GenerationTarget, Salvage
 from .patch import parse_pointer
 from .provenance import Provenance
 from .values import dumps, loads
@@ -206,13 +206,13 @@ class StreamedText:
             )
         return text[len(known) :]
 
-    def check_given_back(self, offset: int, text: str, prefix_sha256: str) -> None:
+    def check_given_back(self, offset: int, text: str, prefix_sha256: str, pointer: str) -> None:
         """Raises Refused unless what stands before `offset` here is what stood before it where `text` comes from."""
         if offset > self.units:
-            self.rest(offset, text, "salvage/offset")
+            self.rest(offset, text, pointer)
         behind = self.since(offset)
         if behind is None:
-            raise Refused("bad-offset", "The offset lies inside a surrogate pair.", pointer="/salvage/offset",
+            raise Refused("bad-offset", "The offset lies inside a surrogate pair.", pointer=f"/{pointer}",
                           details={"expected": self.units})
         whole = str(self)
         before = whole[: len(whole) - len(behind)]
@@ -276,6 +276,19 @@ class Running:
         if added.reasoning:
             self.reasoning.append(added.reasoning)
         return added
+
+    def check_given_back(self, salvage: Salvage) -> None:
+        """Raises Refused unless what a tab gives back stands behind what is here (BEHAVIOUR T17)."""
+        self.text.check_given_back(salvage.offset, salvage.text, salvage.prefix_sha256, "salvage/offset")
+        if not salvage.reasoning:
+            return
+        prefix_sha256 = salvage.reasoning_prefix_sha256
+        if not isinstance(prefix_sha256, str):
+            raise Refused("bad-frame", "Reasoning that is given back has the hash of what comes before it.",
+                          pointer="/salvage/reasoning_prefix_sha256")
+        self.reasoning.check_given_back(
+            salvage.reasoning_offset, salvage.reasoning, prefix_sha256, "salvage/reasoning_offset"
+        )
 
     def _is_over(self, added: Added, size_bytes_max: int) -> bool:
         # A character takes at most 6 bytes as JSON, so seldom has anything to be written out for this.

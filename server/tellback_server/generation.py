@@ -291,11 +291,11 @@ class ChatGenerations:
         actor.audience.release_later(Release(actor.last_position, actor, tab, frame, then=attach))
 
     def _salvage(self, one: LiveGeneration, salvage: Salvage) -> None:
-        text = one.running.text
-        text.check_given_back(salvage.offset, salvage.text, salvage.prefix_sha256)
-        units = text.units
-        self.add(one, salvage.offset, salvage.text, 0, "")
-        log.info("generation-salvaged", chat=self._actor.name, generation=one.id, units=text.units - units)
+        before = one.place
+        one.running.check_given_back(salvage)
+        self.add(one, salvage.offset, salvage.text, salvage.reasoning_offset, salvage.reasoning)
+        log.info("generation-salvaged", chat=self._actor.name, generation=one.id, units=one.place[0] - before[0],
+                 reasoning_units=one.place[1] - before[1])
 
     def _ack(self, tab: Tab, request: GenerationAck) -> None:
         entry = self._stream.generations.get(request.generation)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tellback_client import generations
 from tellback_client.events import GenerationEnded, GenerationStarted
 from tellback_client.followed import Followed
 from tellback_client.generation import BeginIntent, EndIntent
@@ -210,6 +211,58 @@ def test_t17_what_a_crash_took_from_the_server_is_given_back_and_refused_text_is
     assert "salvage" not in attach
     wire.receive(started("a\U0001f600 other", offset=9))
     assert text(wire) == "a\U0001f600 other"
+
+
+def test_t17_reasoning_is_given_back_too_and_each_of_the_two_without_the_other() -> None:
+    wire = running()
+    wire.receive(delta(0, "", reasoning_offset=0, reasoning="why \U0001f600 not"))
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 2, mode="current", generations=[listed("", reasoning="why \U0001f600", reasoning_offset=6)])
+    (attach,) = wire.sent()
+    assert attach["salvage"] == {
+        "offset": 0, "text": "", "prefix_sha256": hashlib.sha256(b"").hexdigest(), "reasoning_offset": 6,
+        "reasoning": " not", "reasoning_prefix_sha256": hashlib.sha256("why \U0001f600".encode()).hexdigest(),
+    }
+    wire.receive(started("", reasoning="why \U0001f600 not", reasoning_offset=10))
+    assert wire.sent() == []
+
+    # The text is given back, the reasoning is another one there and is taken as it is.
+    wire.receive(delta(0, "Once upon"))
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 2, mode="current", generations=[listed("Once", reasoning="other", reasoning_offset=5)])
+    (attach,) = wire.sent()
+    assert attach["salvage"] == {
+        "offset": 4, "text": " upon", "prefix_sha256": hashlib.sha256(b"Once").hexdigest(),
+    }
+    assert (text(wire), str(one(wire).running.reasoning)) == ("Once upon", "other")
+
+
+@pytest.mark.parametrize("code", ["overloaded", "too-large", "generation-mismatch"])
+def test_t17_what_the_server_does_not_take_back_is_given_back_once(code: str) -> None:
+    """However often it tells its text: then that is the text."""
+    wire = running("Once upon")
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 2, mode="current", generations=[listed("Once")])
+    assert "salvage" in wire.sent()[0]
+    wire.receive(error(code))
+    (attach,) = wire.sent()
+    assert "salvage" not in attach
+    wire.receive(started("Once"))
+    assert wire.sent() == []
+    assert text(wire) == "Once"
+
+
+def test_t17_more_than_a_frame_takes_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "SALVAGE_CHARS_MAX", 4)
+    wire = running("Once upon")
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 2, mode="current", generations=[listed("Once")])
+    assert wire.sent() == []
+    assert text(wire) == "Once"
 
 
 def test_behind_opens_again_and_takes_the_text_so_far() -> None:

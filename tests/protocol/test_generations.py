@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from tellback_protocol.decide import Committed, Fresh, decide_acks, decide_end, decide_strays, install_commit
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
-from tellback_protocol.generation_requests import GenerationTarget
+from tellback_protocol.generation_requests import GenerationTarget, Salvage
 from tellback_protocol.generations import (
     CHUNK_CHARS,
     NAMESPACE,
@@ -78,6 +80,28 @@ def test_an_offset_inside_a_surrogate_pair_is_told_apart(text: str, offset: int)
     if wanted is None:
         with pytest.raises(Refused, match="bad-offset"):
             streamed.rest(offset, "x", "offset")
+
+
+def test_text_and_reasoning_that_are_given_back_stand_behind_what_is_there() -> None:
+    """[T17] Each by its own hash; what of one does not fit refuses both."""
+    def sha256(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    running = Running("On", "why \U0001f600")
+    both = Salvage(2, "ce", sha256("On"), 6, " not", sha256("why \U0001f600"))
+    running.check_given_back(both)
+    running.check_given_back(Salvage(2, "", sha256("On"), 4, "\U0001f600 not", sha256("why ")))
+    for wrong, code, pointer in (
+        ({"prefix_sha256": sha256("No")}, "generation-mismatch", "/salvage"),
+        ({"offset": 3}, "generation-gap", "/salvage/offset"),
+        ({"reasoning_prefix_sha256": sha256("why")}, "generation-mismatch", "/salvage"),
+        ({"reasoning_prefix_sha256": UNSET}, "bad-frame", "/salvage/reasoning_prefix_sha256"),
+        ({"reasoning_offset": 5}, "bad-offset", "/salvage/reasoning_offset"),
+        ({"reasoning_offset": 7}, "generation-gap", "/salvage/reasoning_offset"),
+    ):
+        with pytest.raises(Refused) as refused:
+            running.check_given_back(msgspec.structs.replace(both, **wrong))
+        assert (refused.value.code, refused.value.pointer) == (code, pointer)
 
 
 @given(st.lists(TEXTS, max_size=30), st.integers(0, 400), st.integers(0, 20))

@@ -380,8 +380,9 @@ async def test_text_survives_kill_9_up_to_what_was_told_durable_and_the_tab_give
         assert refused["code"] == "bad-offset"
         refused = await back.ask("generation-attach", chat=CHAT, generation="g1", salvage={**text, "offset": 99})
         assert refused["code"] == "generation-gap"
+        text |= {"reasoning": "why", "reasoning_prefix_sha256": hashlib.sha256(b"").hexdigest()}
         attached = await back.ask("generation-attach", chat=CHAT, generation="g1", salvage=text)
-        assert (attached["text"], attached["offset"]) == (whole, 18)
+        assert (attached["text"], attached["offset"], attached["reasoning"]) == (whole, 18, "why")
         again = await TabClient.join(server.url, producer.session)
         assert (await again.open(CHAT))["generations"][0]["text"] == whole
         await delta(again, 11, "and not lost")
