@@ -423,17 +423,7 @@ def _said(chat: Chat, entry: Generation) -> tuple[str | None, str | None]:
     """
     if entry.message not in chat.messages:
         return None, None
-    value = chat.value(entry.message)
-    shown = next((value[member] for member in ("mes", "content") if isinstance(value.get(member), str)), None)
-    extra = value.get("extra")
-    swipe = entry.swipe
-    if isinstance(swipe, int) and swipe != swipes.active(value):
-        texts, infos = value.get("swipes"), value.get("swipe_info")
-        shown = texts[swipe] if isinstance(texts, list) and swipe < len(texts) else None
-        info = infos[swipe] if isinstance(infos, list) and swipe < len(infos) else None
-        extra = info.get("extra") if isinstance(info, dict) else None
-    reasoning = extra.get("reasoning") if isinstance(extra, dict) else None
-    return shown if isinstance(shown, str) else None, reasoning if isinstance(reasoning, str) else None
+    return swipes.said(chat.value(entry.message), entry.swipe if isinstance(entry.swipe, int) else None)
 
 
 def _text(value: str | UnsetType) -> str:

@@ -28,7 +28,7 @@ from .generation_requests import (
     GenerationTarget,
     GenerationWrite,
 )
-from .generations import FINISHED_MAX, NAMESPACE, Generation, Running, entry_of, generations_of
+from .generations import FINISHED_MAX, NAMESPACE, Generation, Running, entry_of, generations_of, text_member
 from .ids import message_id_problem
 from .patch import Operation, deep_copy, join_pointer
 from .provenance import continued, model_of, times
@@ -259,7 +259,7 @@ def _fields(
     if isinstance(meant_for, str) and meant_for in work.chat.messages:
         member = _text_member(work.chat.value(meant_for)) or "mes"
     else:
-        member = "content" if "mes" not in fields and ("content" in fields or "role" in fields) else "mes"
+        member = text_member(fields)
     given = [one for one in ((reply or {}).get(key) for key in (member, *_TEXTS)) if isinstance(one, str)]
     text = given[0] if given else str(running.text)
     for key in _TEXTS if isinstance(meant_for, str) else (member,):

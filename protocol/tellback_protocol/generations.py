@@ -304,5 +304,9 @@ def as_line(generation: Generation | None, running: Running) -> bytes:
         fields = loads(bytes(generation.reply))
     if running.reasoning.units:
         fields["extra"] = {"reasoning": str(running.reasoning), **fields.get("extra", {})}
-    member = "content" if "mes" not in fields and ("content" in fields or "role" in fields) else "mes"
-    return dumps({**fields, member: str(running.text)})
+    return dumps({**fields, text_member(fields): str(running.text)})
+
+
+def text_member(fields: dict[str, Any]) -> str:
+    """Where the text of a reply with these fields goes (BEHAVIOUR T3)."""
+    return "content" if "mes" not in fields and ("content" in fields or "role" in fields) else "mes"

@@ -45,6 +45,19 @@ def count(message: dict[str, Any]) -> int:
     return max(len(swipes), active(message) + 1)
 
 
+def said(message: dict[str, Any], ordinal: int | None) -> tuple[str | None, str | None]:
+    """Text and reasoning of a message, or of one of its swipes; None for what is not there."""
+    text = next((message[member] for member in ("mes", "content") if isinstance(message.get(member), str)), None)
+    info: Any = message
+    if ordinal is not None and ordinal != active(message):
+        swipes, infos = message.get("swipes"), message.get("swipe_info")
+        text = swipes[ordinal] if isinstance(swipes, list) and ordinal < len(swipes) else None
+        info = infos[ordinal] if isinstance(infos, list) and ordinal < len(infos) else None
+    extra = info.get("extra") if isinstance(info, dict) else None
+    reasoning = extra.get("reasoning") if isinstance(extra, dict) else None
+    return text if isinstance(text, str) else None, reasoning if isinstance(reasoning, str) else None
+
+
 def _ordinal(value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)

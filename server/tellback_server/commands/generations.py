@@ -233,19 +233,9 @@ def _texts(
     messages = opened.messages if isinstance(opened.messages, list) and entry.is_stored else []
     for value in map(loads, map(bytes, messages)):
         if value["id"] == entry.message:
-            return _said(value, entry.swipe)
+            text, reasoning = swipes.said(value, entry.swipe if isinstance(entry.swipe, int) else None)
+            return UNSET if text is None else text, UNSET if reasoning is None else reasoning
     return UNSET, UNSET
-
-
-def _said(value: dict[str, Any], swipe: object) -> tuple[str | UnsetType, str | UnsetType]:
-    text, extra = value.get("mes", value.get("content")), value.get("extra")
-    if isinstance(swipe, int) and swipe != swipes.active(value):
-        texts, infos = value.get("swipes"), value.get("swipe_info")
-        text = texts[swipe] if isinstance(texts, list) and swipe < len(texts) else None
-        info = infos[swipe] if isinstance(infos, list) and swipe < len(infos) else None
-        extra = info.get("extra") if isinstance(info, dict) else None
-    reasoning = extra.get("reasoning") if isinstance(extra, dict) else None
-    return text if isinstance(text, str) else UNSET, reasoning if isinstance(reasoning, str) else UNSET
 
 
 # -- telling ---------------------------------------------------------------------------------------------------------
