@@ -192,7 +192,7 @@ class Lane:
         version: Version | None = replica.chat.version
         if namespace is not None:
             state = replica.stream.states.get(namespace)
-            version = None if state is None or state.data is None else state.version
+            version = None if state is None or not state.exists else state.version
         confirmed = None if version is None else version.integrity
         if isinstance(request, (Append, BatchedAppend)) or (
             isinstance(request, Beginning) and request.target.kind == "message"

@@ -62,7 +62,7 @@ class Bases:
             if not any_allowed:
                 raise Refused("base-illegal", 'base "*" is for merge; name a version or null.', pointer="/base")
             return
-        exists = document is not None and document.data is not None
+        exists = document is not None and document.exists
         version = document.version if document is not None else None
         if base is None:
             if exists and not self.force:

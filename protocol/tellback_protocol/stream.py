@@ -64,7 +64,13 @@ class StateDocument:
         """Of a floor state: commits that are shown and do not fit."""
 
     @property
+    def exists(self) -> bool:
+        """Whether there is `data`, at no cost."""
+        return self.source is not None or self._data is not None
+
+    @property
     def data(self) -> bytes | None:
+        """Its bytes. The log of a floor state is written out for them, which costs the whole log each time."""
         return self._data if self.source is None else self.source()
 
     @data.setter
@@ -409,15 +415,10 @@ def author_of(past: Past) -> Author | None:
     return None if start < 0 else _decode_author(core[start + 6 : end])
 
 
-def author_json(author: Author | None) -> bytes:
-    return b"" if author is None else b'"by":{"session":%b,"op":%d},' % (_encode(author.session), author.op)
-
-
 def core_json(version: Version, previous: str, author: Author | None, ops: bytes) -> bytes:
-    """What the wire and the log share of a commit; the hot path's only encoding of it."""
-    return b'"version":%b,"previous":"%b",%b"ops":%b' % (
-        version.encoded(), previous.encode(), author_json(author), ops,
-    )
+    """What the wire and the log share of a commit."""
+    by = b"" if author is None else b'"by":{"session":%b,"op":%d},' % (_encode(author.session), author.op)
+    return b'"version":%b,"previous":"%b",%b"ops":%b' % (version.encoded(), previous.encode(), by, ops)
 
 
 def wire_effects(effects: list[Effect]) -> list[Effect]:

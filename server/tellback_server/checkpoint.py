@@ -149,10 +149,10 @@ def _moved_logs(stream: Stream, held: FileState) -> Iterator[tuple[str, Version,
     for namespace in stream.floors:
         document = stream.states[namespace + LOG_SUFFIX]
         mark = held.states.get(namespace + LOG_SUFFIX)
-        if document.data is None or document.version is None or mark is None:
+        if document.version is None or mark is None or (data := document.data) is None:
             continue
-        if (mark.size_bytes, mark.crc32) != (len(document.data), zlib.crc32(document.data)):
-            yield namespace + LOG_SUFFIX, document.version, document.data
+        if (mark.size_bytes, mark.crc32) != (len(data), zlib.crc32(data)):
+            yield namespace + LOG_SUFFIX, document.version, data
 
 
 class CheckpointDone(msgspec.Struct, kw_only=True):
@@ -345,7 +345,7 @@ def _carry_out(job: CheckpointJob, plan: Plan, files: FileStore) -> CheckpointDo
         failpoint("checkpoint.before_state")
         if data is not None:
             stat = replace_state(files, path, data, job.state_files.get(namespace), namespace)
-            marks[namespace] = state_mark(version, data)
+            marks[namespace] = state_mark(version, data, stat)
             state_files[namespace] = FileIdentity(len(data), zlib.crc32(data), stat.mtime_ns, stat.inode)
             size_bytes += len(data)
         else:

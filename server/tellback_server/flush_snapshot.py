@@ -18,13 +18,13 @@ from tellback_protocol.chat import with_id
 from tellback_protocol.effects import Effect, StateEffect, decode_commit
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.ids import Version
-from tellback_protocol.stream import StateDocument, Stream
+from tellback_protocol.stream import Stream
 from tellback_server.log import RecordMissing
 from tellback_server.owner_past import LogReader
 from tellback_server.records import COMMIT
 from tellback_server.store.base import StoredChat
 from tellback_server.store.held import FileState, Pending
-from tellback_server.store.store_state import EFFECTS_MAX, StoreState, listing_of
+from tellback_server.store.store_state import EFFECTS_MAX, StoreState, listing_of, value_now
 
 __all__ = ["Snapshot"]
 
@@ -46,16 +46,8 @@ class Snapshot(msgspec.Struct):
     @classmethod
     def take(cls, stream: Stream, held: FileState) -> Snapshot:
         """The owner now. Loop."""
-        states = {
-            name: StateDocument(document.version, document.data, corrupt=document.corrupt)
-            for name, document in stream.states.items() if document.version is not None
-        }
-        chat = stream.chat
-        value = StoredChat(
-            chat_id=stream.chat_id, name=stream.name, head=stream.head, version=chat.version, metadata=chat.metadata,
-            messages=dict(chat.messages), states=states,
-        )
-        return cls(value, copy(held), set(chat.bare), [f"{name}{LOG_SUFFIX}" for name in stream.floors])
+        floors = [f"{name}{LOG_SUFFIX}" for name in stream.floors]
+        return cls(value_now(stream), copy(held), set(stream.chat.bare), floors)
 
     def finish(self, now_ms: int) -> StoredChat:
         """The value as a store takes it."""
@@ -91,6 +83,6 @@ class Snapshot(msgspec.Struct):
             # They count messages that have moved.
             for name in self.floors:
                 document = self.value.states.get(name)
-                if document is not None and document.version is not None and document.data is not None:
-                    effects.append(StateEffect(name, document.version, None, data=Raw(document.data)))
+                if document is not None and document.version is not None and (data := document.data) is not None:
+                    effects.append(StateEffect(name, document.version, None, data=Raw(data)))
         return effects

@@ -171,6 +171,8 @@ class Reads:
         else:
             # What this tab has in the mailbox came later: it was put there when the actor was busy already.
             actor.put_back(letter, *held)
+            # A chat that went to the trash meanwhile stands still no more.
+            actor.drain()
 
     async def _submit_again(self, *letters: Envelope) -> None:
         for letter in letters:
@@ -203,7 +205,7 @@ class Reads:
         assert isinstance(wanted, list)
         missing = [
             namespace for namespace in wanted
-            if ((known := stream.states.get(namespace)) is None or known.data is None)
+            if ((known := stream.states.get(namespace)) is None or not known.exists)
             and namespace_problem(namespace) is None
         ]
         # Another program may have made it since the owner was read; that must not look like no state.

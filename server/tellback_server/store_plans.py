@@ -4,6 +4,7 @@
     delete    staged, written to the trash of the data folder, then removed from the store
     restore   staged out of the trash, saved, then removed from there
     branch    the new chat is staged and saved
+    backup    what it holds is staged and saved whole, at the first version of its epoch
 
 Rules of this module (STORAGE "A store in the place of files"):
 - What a life write does is staged in the data folder before it is logged: carried out again after a crash it needs
@@ -18,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tellback_protocol.backups import BackupRestore
 from tellback_protocol.chat import Chat
 from tellback_protocol.effects import RenamedEffect
 from tellback_protocol.floors import branched
 from tellback_protocol.ids import (
     CharacterOwner,
     GroupChat,
-    Place,
     Version,
     new_name_problem,
     stem_of,
@@ -51,12 +52,15 @@ from tellback_server.operations import Operation, StoredChange
 from tellback_server.planning import NUMBERS_MAX, chat_of, place_of
 from tellback_server.records import ANCHOR, Checkpointed, encode, owner_key
 from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar, write_registered
+from tellback_server.restoring import Chosen, choose_backup
 from tellback_server.rooms import Around, RoomFor
 from tellback_server.store.base import ListedOwner, Store, StoredChat
+from tellback_server.store.filed import as_files
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
-from tellback_server.store.store_state import StoreState, decode_listing, listing_of
-from tellback_server.store_trash import StoreTrash, as_files
+from tellback_server.store.store_state import StoreState, decode_listing, listing_of, value_now
+from tellback_server.store_restoring import backup_operation, base_of
+from tellback_server.store_trash import StoreTrash
 from tellback_server.trash import Entry
 
 if TYPE_CHECKING:
@@ -76,12 +80,14 @@ class StorePlan(msgspec.Struct, kw_only=True):
     """Chats that go with their character: names by id."""
     links: list[str] = []
     linked_as: list[str] = []
+    backup: Chosen | None = None
+    """What is restored."""
 
     def chats_out(self) -> list[str]:
         return [value.name for value in self.out[1:]]
 
     def refused(self, reason: tuple[str, str]) -> StorePlan:
-        return msgspec.structs.replace(self, facts=Facts(to=self.facts.to, refused=reason))
+        return msgspec.structs.replace(self, facts=msgspec.structs.replace(self.facts, refused=reason))
 
 
 class StorePlans:
@@ -113,9 +119,10 @@ class StorePlans:
                 return self._plan_restore(stream, request, around, now_ms)
             case ChatBranch():
                 return self._plan_branch(stream, request, around, now_ms)
+            case BackupRestore():
+                return self._plan_backup_restore(stream, request, around, now_ms)
             case ChatCreate():
                 return StorePlan(facts=Facts(refused=("exists", "The name is taken.")))
-        return StorePlan(facts=Facts(refused=("unsupported", "A server with a store does not offer this yet.")))
 
     def _refused(
         self, stream: Stream, target: str, around: Around, now_ms: int, own_id: str
@@ -203,6 +210,23 @@ class StorePlans:
         facts = Facts(to=to, refused=refused, chat_id=around.chat_id, integrity=around.integrity)
         return StorePlan(facts=facts)
 
+    def _plan_backup_restore(
+        self, stream: Stream, request: BackupRestore, around: Around, now_ms: int
+    ) -> StorePlan:
+        chosen = choose_backup(
+            self._files, self._registrar, stream, request, now_ms,
+            inherited=lambda manifest, _chat: bytes(manifest.inherited) if manifest.inherited else None,
+        )
+        if isinstance(chosen, Facts):
+            return StorePlan(facts=chosen)
+        refused: tuple[str, str] | None = None
+        if chosen.chat.parsed.damage:
+            refused = "backup-damaged", "Its file has lines that are no messages; a store has no place for them."
+        elif chosen.kind != "in-place":
+            own_id = stream.chat_id if stream.deleted else ""
+            refused = self._refused(stream, chosen.name, around, now_ms, own_id)
+        return StorePlan(facts=chosen.facts(stream, refused, around.chat_id, around.integrity), backup=chosen)
+
     def room_for(self, user: str, name: str, request: ChatCreate, around: Around, now_ms: int) -> RoomFor:
         place = chat_of(name)
         sentence = self._vault.taken(user, name)
@@ -256,6 +280,11 @@ class StorePlans:
     ) -> Operation:
         if isinstance(request, ChatRestore | OwnerRestore):
             return self._restore_operation(plan, stream, version, now_ms)
+        if isinstance(request, BackupRestore):
+            assert plan.backup is not None, "it was found"
+            return backup_operation(
+                plan.backup, plan.facts, self._registrar, self._staged, stream, version, now_ms
+            )
         assert isinstance(held, StoreState), "a live owner in a store"
         if isinstance(request, ChatRename | OwnerRename):
             return self._rename_operation(plan, stream, held, version, now_ms)
@@ -323,23 +352,15 @@ class StorePlans:
         registered = self._registrar.of(user, stream.chat_id)
         assert entry is not None, "it was found"
         assert registered is not None, "a deletion is registered"
-        former = [one for one in registered.former if one.name != to]
-        if registered.name != to:
-            former.append(FormerName(registered.name, now_ms))
         own, *chats = plan.out
         values = [msgspec.structs.replace(own, name=to, head=version)]
         values += chats
-        bases = [
-            Checkpointed(
-                user=user, name=value.name, chat_id=value.chat_id, file=None, version=value.version, head=value.head
-            ) for value in values
-        ]
         return Operation(
             what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
-            seq=version.seq, trash=entry, bases=bases,
+            seq=version.seq, trash=entry, bases=[base_of(user, value) for value in values],
             registered=[Registered(
-                user=user, chat_id=stream.chat_id, name=to, former=former, links=plan.links,
-                linked_as=plan.linked_as if plan.links else [],
+                user=user, chat_id=stream.chat_id, name=to, former=registered.former_as(to, now_ms),
+                links=plan.links, linked_as=plan.linked_as if plan.links else [],
             )],
             stored=StoredChange(staged=[self._staged.put(user, version.integrity, value) for value in values]),
         )
@@ -353,8 +374,10 @@ class StorePlans:
         states = branched(stream.floors, Chat(born, twig.metadata, twig.messages, bare=twig.bare))
         for namespace, document in stream.states.items():
             # What the server keeps for itself about the source is not about the new chat.
-            if namespace not in states and not namespace.startswith("tellback_") and document.data is not None:
-                states[namespace] = document.data
+            if namespace in states or namespace.startswith("tellback_"):
+                continue
+            if (data := document.data) is not None:
+                states[namespace] = data
         value = StoredChat(
             chat_id=facts.chat_id, name=facts.to, head=born, version=born, metadata=twig.metadata,
             messages=twig.messages, states={name: StateDocument(born, data) for name, data in states.items()},
@@ -376,7 +399,7 @@ class StorePlans:
                 assert operation.trash is not None, "a deletion has an entry"
                 self._trash.put(user, operation.trash, change.staged)
                 failpoint("operation.after_trash")
-            elif operation.what in ("restore", "branch"):
+            elif operation.what in ("restore", "branch", "backup-restore"):
                 for name in change.staged:
                     self._save_staged(user, name)
                     failpoint("operation.after_written")
@@ -427,24 +450,13 @@ class StorePlans:
 
 def value_of(stream: Stream, held: StoreState, now_ms: int) -> StoredChat:
     """A live owner that stands still, whole."""
-    states = {
-        name: StateDocument(document.version, document.data, corrupt=document.corrupt)
-        for name, document in stream.states.items() if document.version is not None
-    }
-    value = StoredChat(
-        chat_id=stream.chat_id, name=stream.name, head=stream.head, version=stream.chat.version,
-        metadata=stream.chat.metadata, messages=dict(stream.chat.messages), states=states,
-    )
+    value = value_now(stream)
     value.summary = msgspec.json.encode(listing_of(held.image, value, now_ms))
     return value
 
 
 def _former_stems(registered: Registered | None) -> set[str]:
-    return set() if registered is None else {stem_of(_place(one.name)) for one in registered.former}
-
-
-def _place(name: str) -> Place:
-    return place_of(name)
+    return set() if registered is None else {stem_of(place_of(one.name)) for one in registered.former}
 
 
 def _after(head: Version) -> Version:

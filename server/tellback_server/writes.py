@@ -18,7 +18,6 @@ from tellback_protocol.appending import append_plain
 from tellback_protocol.decide import (
     Committed,
     Duplicate,
-    Fresh,
     Stored,
     conflict_body,
     decide,
@@ -49,10 +48,11 @@ from tellback_protocol.requests import (
     StateUpdate,
     Write,
 )
+from tellback_protocol.stream import wire_core
 from tellback_server import records
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.owner_past import long_answer
-from tellback_server.releases import Envelope, Release, Run, Told
+from tellback_server.releases import Envelope, OwnCommit, Release, Run
 
 if TYPE_CHECKING:
     from tellback_server.actor import Actor
@@ -133,7 +133,7 @@ class Writes:
     def handle(self, tab: Tab, request: Write | Malformed, owner_json: bytes, size_bytes: int) -> None:
         """Decide a write and carry it out."""
         actor, hub = self._actor, self._hub
-        stream, clock, session = actor.live_stream, hub.clock, tab.session_id
+        stream, session = actor.live_stream, tab.session_id
         if isinstance(request, LifeWrite) and request.op == stream.next_op(session):
             hub.lives.begin(actor, Envelope(tab, request, owner_json, size_bytes))
             return
@@ -141,7 +141,7 @@ class Writes:
             # A state that another program made is not written over as if there was none.
             unknown = [
                 namespace for namespace in _namespaces_of(request)
-                if (known := stream.states.get(namespace)) is None or known.data is None
+                if (known := stream.states.get(namespace)) is None or not known.exists
             ]
             if unknown and hub.shelf.look(actor, unknown):
                 actor.put_back(Envelope(tab, request, owner_json, size_bytes))
@@ -150,7 +150,7 @@ class Writes:
             hub.admit()
             if isinstance(request, GenerationStart | Generate) and request.op == stream.next_op(session):
                 hub.generations.check_start(actor.user)
-            fresh = Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
+            fresh = hub.fresh()
             decision = decide(stream, request, session, fresh, hub.limits, models=hub.producers.models)
         except Refused as refusal:
             hub.counters.refused(refusal.code)
@@ -287,8 +287,7 @@ class Writes:
         actor, hub = self._actor, self._hub
         stream = actor.live_stream
         commit = Commit(Version(1, 1, hub.clock.integrity()), stream.head.integrity, [])
-        record = b'{"version":%b,"previous":"%b","ops":[]}' % (commit.version.encoded(), commit.previous.encode())
-        self._log(records.COMMIT, 1, record)
+        self._log(records.COMMIT, 1, b"{%b}" % wire_core(commit))
         stream.fold(commit)
         stream.chat.version = actor.audience.durable_head = commit.version
         actor.live_file.note(commit.ops)
@@ -320,14 +319,14 @@ class Writes:
         frame = codec.answer("ack", request.id, letter.owner_json, request.op, hub.durability(decision.outcome.body))
         return Release(position, actor, tab, frame, letter.size_bytes, decision)
 
-    def told_by_the_server(self, commit: Commit, record: bytes, told: Told) -> Release:
+    def told_by_the_server(self, commit: Commit) -> Release:
         """Log and install a commit that nobody asked of this owner; the release is the caller's. Raises LogError."""
-        actor = self._actor
-        position = self._log(records.COMMIT, commit.version.seq, record)
+        actor, core = self._actor, wire_core(commit)
+        position = self._log(records.COMMIT, commit.version.seq, b"{%b}" % core)
         actor.live_stream.fold(commit)
         self._hub.counters.commits += 1
         actor.audience.unreleased += 1
-        return Release(position, actor, None, None, 0, told)
+        return Release(position, actor, commit=OwnCommit(core, commit.version))
 
 
 def _namespaces_of(request: StatesWrite) -> list[str]:

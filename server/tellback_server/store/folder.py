@@ -29,6 +29,7 @@ from tellback_protocol.chat import message_id_of
 from tellback_protocol.effects import Effect, MetadataEffect
 from tellback_protocol.ids import FILE_NAME_BYTES_MAX, PRESET_FOLDERS, Version, existing_name_problem
 from tellback_protocol.stream import StateDocument
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMissing, Fs
 from tellback_server.store.address import StoreAddress
 from tellback_server.store.base import (
@@ -180,7 +181,7 @@ class FolderStore:
             return msgspec.json.decode(self._fs.read(self._meta_path()), type=_Meta)
         except FileMissing:
             return None
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise StoreDamaged(f"{self._meta_path()}: {error}") from error
 
     def _must_be_open(self) -> None:
@@ -356,8 +357,8 @@ class FolderStore:
             entry = None if old is None else old.states.get(namespace)
             if entry is None or namespace in changed:
                 piece = None
-                if document.data is not None:
-                    piece = self._made(root, home.state(namespace), document.data, value.head, moves)
+                if (data := document.data) is not None:
+                    piece = self._made(root, home.state(namespace), data, value.head, moves)
                 entry = StateEntry(document.version, document.corrupt, piece)
             elif entry.file is not None and old is not None and old.home != home:
                 moves.append(Move(old.home.state(namespace), home.state(namespace)))

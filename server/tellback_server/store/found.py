@@ -172,10 +172,8 @@ def _found(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Conte
 
 
 def _is_untouched(found: FileIdentity, known: FileIdentity | None) -> bool:
-    """Whether nobody wrote to the file since: a write changes its mtime, a new file has another inode."""
-    return known is not None and known.inode != 0 and (found.size_bytes, found.mtime_ns, found.inode) == (
-        known.size_bytes, known.mtime_ns, known.inode
-    )
+    """Whether nobody wrote to the file since it was known."""
+    return known is not None and known.is_untouched(found.size_bytes, found.mtime_ns, found.inode)
 
 
 def no_content(past: OwnerPast) -> Content:
@@ -319,7 +317,7 @@ class States(msgspec.Struct, kw_only=True):
                     continue
                 for name in documents_of(effect):
                     document = self.documents.setdefault(name, StateDocument(None, None))
-                    if document.data is None and not document.corrupt and name not in self.edited:
+                    if not document.exists and not document.corrupt and name not in self.edited:
                         document.version = effect.version
 
     def adopt(self, stream: Stream, head: Version) -> None:
@@ -332,7 +330,7 @@ class States(msgspec.Struct, kw_only=True):
             document.version = Version(head.epoch, head.seq, integrity)
             if namespace in self.marks:
                 mark = self.marks[namespace]
-                self.marks[namespace] = StateMark(document.version, mark.size_bytes, mark.crc32)
+                self.marks[namespace] = msgspec.structs.replace(mark, version=document.version)
 
     def miscounted(self, stream: Stream) -> list[str]:
         """Logs of floor states whose file counts messages that another program moved while we knew better."""
@@ -395,6 +393,12 @@ def find_states(found: Mapping[str, StateFile], past: OwnerPast, name: str) -> S
                 states.after[namespace] = done.seq
                 # A log whose messages moved is written again without another version.
                 version = _version_at(past, namespace, done.seq) or (mark.version if mark is not None else None)
+            elif file is not None and mark is not None and _is_rotten(file.identity, mark, past, namespace):
+                # Nobody wrote, so the disk lost some of it: its bytes are shown to nobody, and it is no edit (X6).
+                states.documents[namespace] = StateDocument(mark.version, None, corrupt=True)
+                states.identities[namespace] = file.identity
+                states.marks[namespace] = mark
+                continue
             elif past.has_history:
                 states.edited.add(namespace)
             else:
@@ -411,8 +415,20 @@ def find_states(found: Mapping[str, StateFile], past: OwnerPast, name: str) -> S
             version or Version(1, 0, file_integrity(1, 0, f"{name}#{namespace}", file.data)),
             file.identity.size_bytes,
             file.identity.crc32,
+            file.identity.mtime_ns,
+            file.identity.inode,
         )
     return states
+
+
+def _is_rotten(found: FileIdentity, mark: StateMark, past: OwnerPast, namespace: str) -> bool:
+    """Whether a sidecar's bytes changed without anybody's write. One that commits wait for is adopted: they have to be
+    kept.
+    """
+    return _is_untouched(found, mark.identity) and not any(
+        namespace in documents_of(effect) for commit in past.pending() for effect in commit.ops
+        if isinstance(effect, StateEffect)
+    )
 
 
 def _pair(value: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -432,6 +448,7 @@ def state_effect(stream: Stream, namespace: str) -> StateEffect:
     """A state document as it is, as one effect."""
     document = stream.states[namespace]
     assert document.version is not None, "a commit or an adoption gave it one"
-    if document.data is None:
+    data = document.data
+    if data is None:
         return StateEffect(namespace, document.version, None, deleted=True)
-    return StateEffect(namespace, document.version, None, data=Raw(document.data))
+    return StateEffect(namespace, document.version, None, data=Raw(data))
