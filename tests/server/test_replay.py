@@ -13,6 +13,7 @@ from tellback_server.replay import missed_since
 from tellback_server.store.files import DEFAULT_USER
 from tests.support.chat_desk import Desk
 from tests.support.server import TabClient, running
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 
@@ -78,3 +79,26 @@ async def test_a_log_that_rotted_under_the_server_is_answered_with_a_snapshot(
         page = await tab.ask("history", chat=CHAT, after=since["seq"], limit=100)
         assert (page["type"], page["retry"]) == ("error", "backoff")
         assert (await tab.append(CHAT, "goes on"))["type"] == "ack"
+
+
+async def test_an_open_that_waits_for_the_log_is_answered_when_its_chat_went_to_the_trash_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """[R7] [J6] [C5]: with what its tab asked behind it, and its place in flight given back."""
+    async with running(tmp_path) as app:
+        tab, other = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+        opened = await tab.open(CHAT, create=True)
+        await other.open(CHAT)
+        base = (await tab.append(CHAT, "gone soon"))["version"]["integrity"]
+        [actor] = app._hub.actors
+        actor.live_stream.forget_history()
+        looks = app._keeper._lookback._looks
+        async with looks, looks:
+            await tab.raw.send({"type": "open", "id": 50, "chat": CHAT, "since": opened["head"]})
+            await tab.raw.send({"type": "state-get", "id": 51, "owner": {"chat": CHAT}})
+            assert (await tab.ask("ping"))["type"] == "pong"
+            assert (await other.write("chat-delete", CHAT, base=base))["type"] == "ack"
+            await until(lambda: actor.state == "gone")
+        answers = [await tab.raw.receive_until(id=number) for number in (50, 51)]
+        assert [answer["code"] for answer in answers] == ["deleted", "deleted"]
+        assert {found.session.in_flight for found in app._reception.tabs} == {0}
