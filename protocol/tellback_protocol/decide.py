@@ -74,7 +74,7 @@ from .requests import (
     Swipe,
     Write,
 )
-from .stream import Past, StateDocument, Stream, author_json, targets_of, wire_effects
+from .stream import Past, StateDocument, Stream, core_json, targets_of, wire_effects
 from .targets import chat_targets, metadata_targets, overwrites_only_tested, places_hold
 from .values import NestedTooDeeply
 from .whole_chat import WholeChat
@@ -361,11 +361,8 @@ def _committed(work: Work, rebased_from: str | None, author: Author | None, prin
     work.finish()
     version = work.version
     effects = work.effects
-    ops_json = encode_effects(effects)
-    previous = work.stream.head.integrity.encode()
-    by = author_json(author)
-    version_json = version.encoded()
-    full = b'"version":%b,"previous":"%b",%b"ops":%b' % (version_json, previous, by, ops_json)
+    previous = work.stream.head.integrity
+    full = core_json(version, previous, author, encode_effects(effects))
     extra = b"" if print_ is None else b',"fingerprint":%d' % print_
     if rebased_from is not None:
         extra += b',"rebased_from":"%b"' % rebased_from.encode()
@@ -378,12 +375,8 @@ def _committed(work: Work, rebased_from: str | None, author: Author | None, prin
         work.undo.reverse()
         extra += b',"undo":' + encode_effects(work.undo)
     travelling = wire_effects(effects) if work.states else effects
-    core = full
-    if travelling is not effects:
-        core = b'"version":%b,"previous":"%b",%b"ops":%b' % (
-            version_json, previous, by, encode_effects(travelling),
-        )
-    body = b'"version":' + version_json + b',"durable":"fsync"'
+    core = full if travelling is effects else core_json(version, previous, author, encode_effects(travelling))
+    body = b'"version":' + version.encoded() + b',"durable":"fsync"'
     if only_append and work.plain:
         ids: list[str] = work.undo[0].messages  # type: ignore[union-attr, assignment]
         body += b',"messages":' + _encode(ids)

@@ -14,9 +14,8 @@ from collections.abc import Awaitable, Callable, Set
 
 import msgspec
 
-from tellback_protocol.effects import Commit, DeletedEffect, Effect, RenamedEffect, encode_effects
+from tellback_protocol.effects import Commit, DeletedEffect, Effect, RenamedEffect
 from tellback_protocol.ids import CharacterChat, Version
-from tellback_protocol.stream import Past, past_of
 from tellback_server.actor import Actor
 from tellback_server.hub import Hub
 from tellback_server.names import Names
@@ -108,12 +107,7 @@ class Followers:
             effect: Effect = RenamedEffect(follower.to) if follower.to else DeletedEffect()
             head = stream.head
             version = Version(head.epoch, head.seq + 1, self._hub.clock.integrity())
-            commit = Commit(version, head.integrity, [effect])
-            record = b'{"version":%b,"previous":"%b","ops":%b}' % (
-                version.encoded(), head.integrity.encode(), encode_effects([effect]),
-            )
-            told: Past = past_of(commit)
-            follower.release = actor.writes.told_by_the_server(commit, record, _Told(told.core, version))
+            follower.release = actor.writes.told_by_the_server(Commit(version, head.integrity, [effect]))
             if follower.to:
                 self._hub.reserve(actor, follower.to)
 
@@ -143,8 +137,3 @@ class Followers:
             if not follower.to:
                 follower.actor.leave()
                 self._hub.end(follower.actor)
-
-
-class _Told(msgspec.Struct, frozen=True, gc=False):
-    core: bytes
-    version: Version

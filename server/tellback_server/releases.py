@@ -79,6 +79,13 @@ class Told(Protocol):
     def version(self) -> Version: ...
 
 
+class OwnCommit(msgspec.Struct, frozen=True, gc=False):
+    """One that the server made by itself. See Told."""
+
+    core: bytes
+    version: Version
+
+
 class Subscription:
     """One tab has one owner open, under the name it used."""
 
