@@ -1,17 +1,18 @@
 /* Lists, search, active chats, the trash, and the life of owners that are not open: what is asked of no single chat.
 
-   - Questions are asked again on the next connection when one ends first. */
+   - Questions are asked again on the next connection when one ends first.
 
-import type { Chat } from "./chat.js";
-import { refused, TellbackError } from "./errors.js";
+   Loading it gives clients the verbs of `Catalog`; it is `tellback/catalog`. */
+
 import type {
   ActiveChatFrame, Character, CharacterListFrame, ChatListFrame, ChatSearchFrame, FoundMessage, GroupListFrame, ListedChat, TrashListFrame,
 } from "./frames.js";
 import type { Handle } from "./handle.js";
 import type { OwnerName } from "./ids.js";
-import { live } from "./intents.js";
+import { Client, inner, TellbackError, type Chat } from "./index.js";
 import type { Write } from "./replica.js";
-import { payload } from "./values.js";
+
+const { live, mixin, payload, refused } = inner;
 
 export interface ChatFilter {
   character?: string;
@@ -23,7 +24,9 @@ export interface ChatFilter {
 
 const RESTORES_MAX = 8;
 
+/** What a client can ask of all chats and owners. */
 export abstract class Catalog {
+  /** @internal */
   abstract ask<Answer>(request: Write): Promise<Answer>;
   abstract open(name: string, options?: { create?: boolean }): Promise<Chat>;
   abstract owner(name: OwnerName): Promise<Handle>;
@@ -136,3 +139,8 @@ export abstract class Catalog {
     }
   }
 }
+
+declare module "./client.js" {
+  interface Client extends Omit<Catalog, "ask" | "open" | "owner"> {}
+}
+mixin(Client, Catalog);

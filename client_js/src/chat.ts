@@ -2,15 +2,14 @@
 
 import type { Conflict } from "./conflict.js";
 import { refused } from "./errors.js";
-import { FloorState, FloorVerbs } from "./floors.js";
-import type { BackupFrame, BackupListFrame, HistoryFrame, Version } from "./frames.js";
-import { begin, beginning, Generation, Producing, type GenerateOptions } from "./generation.js";
+import type { Damage, Version } from "./frames.js";
 import { Handle, StateVerbs } from "./handle.js";
 import * as intents from "./intents.js";
+import { mixin } from "./mixin.js";
 import type { WriteResult } from "./outbox.js";
 import type { Operation } from "./patch.js";
-import type { Message } from "./replica.js";
-import { equal, isObject, payload, stringify } from "./values.js";
+import type { Message, Write } from "./replica.js";
+import { equal, isObject, stringify } from "./values.js";
 
 /** Of one append when a whole chat is copied; well below a frame. */
 const APPENDED_UNITS_MAX = 256 << 10;
@@ -76,10 +75,6 @@ export class Batch extends Verbs<void> {
   state(namespace: string): StateVerbs<void> {
     return new StateVerbs(namespace, (make) => this.act(make));
   }
-
-  floorState(namespace: string): FloorVerbs<void> {
-    return new FloorVerbs(namespace, (make) => this.act(make));
-  }
 }
 
 export interface Chat extends Verbs<Promise<WriteResult>> {}
@@ -97,6 +92,11 @@ export class Chat extends Handle {
   /** The message with this id. */
   message(id: string): Message | undefined {
     return this.subscription.view().messages.get(id);
+  }
+
+  /** With the status `read-only`: what is wrong with the chat's file, by line. */
+  get damage(): readonly Damage[] {
+    return this.subscription.damage;
   }
 
   /** Whether what is shown of a message is stored: nothing of it waits for an answer. */
@@ -124,11 +124,6 @@ export class Chat extends Handle {
     return this.write(intents.batch(batch.collected));
   }
 
-  /** A state document that follows messages and swipes. */
-  floorState(namespace: string): FloorState {
-    return new FloorState(this, namespace);
-  }
-
   // -- its life
 
   /** Give the chat another name (the name alone); its state goes along. */
@@ -148,82 +143,14 @@ export class Chat extends Handle {
     return this.client.open(branch!.chat);
   }
 
-  // -- generations
-
-  /** Begin a reply whose text comes from here; `messages` are the user's turn. */
-  async generate(messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Producing> {
-    const write = beginning("generation-start", messages, options, {});
-    await this.write(begin(write));
-    return new Producing(this, this.followed(write.generation));
+  /** @internal Ask the server about this chat. */
+  ask<Answer>(request: Write): Promise<Answer> {
+    return this.client.ask({ chat: this.subscription.address, ...request });
   }
 
-  /** Have the server ask one of its model servers; this page may go away. */
-  async generateFrom(upstream: string, body: object, messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Generation> {
-    const write = beginning("generate", messages, options, { upstream, body: payload(body, "/body") });
-    await this.write(begin(write));
-    return this.generation(write.generation);
-  }
-
-  /** Produce the rest of a reply that this session began; `text` is what the server has. */
-  async resume(id: string): Promise<Producing> {
-    const followed = this.followed(id);
-    if (followed.by !== this.subscription.session) throw refused("not-producer", "Another session produces this text.", "/generation");
-    this.subscription.generations.resumed(followed);
-    const producing = new Producing(this, followed);
-    this.wake();
-    while (followed.sending!.isFresh && !followed.isOver && !followed.sending!.refusal) await producing.changed();
-    return producing;
-  }
-
-  /** Those that run now, and results that were offered when this session came back. */
-  get generations(): readonly Generation[] {
-    return [...this.subscription.generations.known.values()].filter((one) => !one.isOver || one.offered).map((one) => new Generation(this, one));
-  }
-
-  /** One that runs, or that ended while this chat was open. */
-  generation(id: string): Generation {
-    return new Generation(this, this.followed(id));
-  }
-
-  private followed(id: string) {
-    const one = this.subscription.generations.known.get(id);
-    if (!one) throw refused("generation-unknown", `No generation ${id} is known here.`, "/generation");
-    return one;
-  }
-
-  /** @internal There is text to send. */
+  /** @internal There is something to send. */
   wake(): void {
     this.client.wake();
-  }
-
-  // -- history and backups
-
-  /** A page of commits with seq > `after`. */
-  history(after = 0, limit = 100): Promise<HistoryFrame> {
-    return this.client.ask({ type: "history", chat: this.subscription.address, after, limit });
-  }
-
-  /** The chat as it was at `seq`. */
-  at(seq: number): Promise<HistoryFrame> {
-    return this.client.ask({ type: "history", chat: this.subscription.address, at: seq });
-  }
-
-  backups(): Promise<BackupListFrame> {
-    return this.client.ask({ type: "backup-list", chat: this.subscription.address });
-  }
-
-  /** A page of what a backup holds. */
-  backup(backup: string, cursor?: string): Promise<BackupFrame> {
-    return this.client.ask({ type: "backup-get", chat: this.subscription.address, backup, ...(cursor === undefined ? {} : { cursor }) });
-  }
-
-  backUp(): Promise<unknown> {
-    return this.client.ask({ type: "backup-create", chat: this.subscription.address });
-  }
-
-  /** Make the chat that of a backup; with `to` a new chat beside it. */
-  restoreBackup(backup: string, { to, force = false }: { to?: string; force?: boolean } = {}): Promise<WriteResult> {
-    return this.write(intents.live({ type: "backup-restore", backup, ...(to === undefined ? {} : { to }), ...(force ? { force } : {}) }));
   }
 
   /** @internal Exit 3: mine as a new chat. */
@@ -251,5 +178,4 @@ export class Chat extends Handle {
   }
 }
 
-const { constructor: _, ...shared } = Object.getOwnPropertyDescriptors(Verbs.prototype);
-Object.defineProperties(Chat.prototype, shared as PropertyDescriptorMap);
+mixin(Chat, Verbs);

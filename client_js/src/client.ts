@@ -8,12 +8,11 @@
      by another connection in its own name (`tabs`).
    - Closing flushes: what was asked for is acknowledged first, as long as the server can be reached in time. */
 
-import { Catalog } from "./catalog.js";
 import { Chat } from "./chat.js";
 import type { Conflict } from "./conflict.js";
 import { Connection, type SocketKind, type Token } from "./connection.js";
 import { refused, TellbackError } from "./errors.js";
-import { Emitter, type ConnectionEvents, type ConnectionStatus } from "./events.js";
+import { Emitter, same, type ClientEvents, type ConnectionStatus } from "./events.js";
 import type { Limits, ModelServer } from "./frames.js";
 import { Handle } from "./handle.js";
 import { isSession, newSession, ownerNamed, textOf, type OwnerName } from "./ids.js";
@@ -40,6 +39,13 @@ export interface ConnectOptions {
   guard?: boolean;
 }
 
+/** What a tab that died left behind, and whom to tell. */
+interface Left {
+  outbox: Outbox;
+  entries: readonly Entry[];
+  tell(): void;
+}
+
 /** A client, connected. Throws `connection-lost` when there is no server in time, and what closed the client. */
 export async function connect(url: string, options: ConnectOptions = {}): Promise<Client> {
   const client = new Client(url, options);
@@ -47,20 +53,19 @@ export async function connect(url: string, options: ConnectOptions = {}): Promis
   return client;
 }
 
-export class Client extends Catalog {
+export class Client {
   readonly session: string;
   private readonly link: Link;
   private readonly connection: Connection;
   private readonly tabs: Tabs | undefined;
-  private readonly emitter = new Emitter<ConnectionEvents>();
-  private readonly handles = new Map<Subscription, Handle>();
+  private readonly emitter = new Emitter<ClientEvents>();
   private readonly unlisten: (() => void)[] = [];
   private waiters: (() => void)[] = [];
   private told: ConnectionStatus = "connecting";
+  private seen: readonly unknown[] = [0];
 
   /** @internal Use `connect`. */
-  constructor(readonly url: string, private readonly options: ConnectOptions, left?: { outbox: Outbox; entries: readonly Entry[] }) {
-    super();
+  constructor(readonly url: string, private readonly options: ConnectOptions, private readonly left?: Left) {
     const { session = newSession(), token = null, WebSocket: kind = globalThis.WebSocket as SocketKind | undefined } = options;
     if (!isSession(session)) throw new TypeError("a session has 16 to 64 printable ASCII characters without spaces");
     if (!kind) throw new TypeError("there is no WebSocket here: give the one of the npm package ws");
@@ -71,7 +76,7 @@ export class Client extends Catalog {
     const locks = options.locks ?? globalThis.navigator?.locks;
     if (left) this.link.restore(left.entries);
     else if (outbox && locks) {
-      this.tabs = new Tabs(url, session, outbox, locks, (dead, entries) => new Client(url, { ...options, session: dead }, { outbox, entries }), () => this.tell());
+      this.tabs = new Tabs(url, session, outbox, locks, (dead, entries) => new Client(url, { ...options, session: dead }, { outbox, entries, tell: () => this.tell() }), () => this.tell());
     }
   }
 
@@ -163,7 +168,7 @@ export class Client extends Catalog {
     await Promise.all(this.link.subscriptions.map((held) => this.handle(held).saved()));
   }
 
-  on<Name extends keyof ConnectionEvents>(name: Name, listener: (event: ConnectionEvents[Name]) => void): () => void {
+  on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void {
     return this.emitter.on(name, listener);
   }
 
@@ -210,7 +215,6 @@ export class Client extends Catalog {
   /** @internal */
   async closeHandle(handle: Handle): Promise<void> {
     const { subscription } = handle;
-    this.handles.delete(subscription);
     await new Promise<void>((resolve) => {
       this.link.unsubscribe(subscription, resolve);
       this.stepped();
@@ -247,6 +251,14 @@ export class Client extends Catalog {
       this.told = status;
       this.emitter.emit("connection", { status, ...(error && status === "closed" ? { error } : {}) });
     }
+    const now = [this.pending, ...this.conflicts];
+    const before = this.seen;
+    if (!same(now, before)) {
+      this.seen = now;
+      for (const conflict of now.slice(1)) if (!before.includes(conflict)) this.emitter.emit("conflicted", { conflict: conflict as Conflict });
+      this.emitter.emit("changed", {});
+    }
+    this.left?.tell();
     for (const resolve of this.waiters.splice(0)) resolve();
   }
 
@@ -255,9 +267,7 @@ export class Client extends Catalog {
   }
 
   private handle(subscription: Subscription): Handle {
-    let handle = this.handles.get(subscription);
-    if (!handle) this.handles.set(subscription, (handle = new (subscription.isChat ? Chat : Handle)(this, subscription)));
-    return handle;
+    return subscription.handle ?? new (subscription.isChat ? Chat : Handle)(this, subscription);
   }
 
   /** Wake with the page and the network; ask before something unsaved is left. */

@@ -56,20 +56,3 @@ export function closed(closeCode: number, reason: string): TellbackError | undef
   const code = { 4501: "session-taken-over", 4502: "unauthenticated", 4503: "forbidden" }[closeCode] ?? "protocol-violation";
   return new TellbackError(code, reason || `the server closed the connection with ${closeCode}`, { closeCode });
 }
-
-/** Codes that use up the op's number (PROTOCOL, Error codes). */
-const NO_OUTCOME = new Set(
-  ("bad-json unknown-type binary-frame too-large too-deep hello-required hello-repeated unsupported-protocol session-invalid session-taken-over " +
-    "unauthenticated forbidden renamed deleted create-with-since not-open read-only unreadable unsafe-file op-required op-gap op-mismatch " +
-    "op-forgotten patch-too-large state-corrupt generation-gap generation-mismatch bad-offset version-unknown overloaded storage-failed " +
-    "storage-full storage-unavailable shutting-down internal").split(" "),
-);
-const OUTCOME = new Set(
-  ("bad-frame number-range not-found name-illegal exists base-required base-illegal parent-refused message-unknown message-illegal " +
-    "message-id-taken id-immutable swipe-unknown swipe-illegal swipe-last floor-state patch-illegal patch-failed namespace-illegal " +
-    "namespace-reserved generation-unknown generation-exists generation-running generation-ended upstream-unknown not-producer " +
-    "backup-unknown backup-damaged unsupported").split(" "),
-);
-
-/** Whether an error with this code is the outcome of its op; undefined for a code of a later protocol. */
-export const isOutcome = (code: string): boolean | undefined => (OUTCOME.has(code) ? true : NO_OUTCOME.has(code) ? false : undefined);

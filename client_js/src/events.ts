@@ -2,8 +2,8 @@
 
 import type { Conflict } from "./conflict.js";
 import type { TellbackError } from "./errors.js";
+import type { GenerationResult } from "./followed.js";
 import type { Author, Version } from "./frames.js";
-import type { GenerationResult } from "./generations.js";
 import type { Intent } from "./intents.js";
 import type { Effect } from "./replica.js";
 
@@ -12,13 +12,15 @@ export type ConnectionStatus = "connecting" | "connected" | "offline" | "closed"
 
 export interface ChatEvents {
   /** A commit was installed. `mine` is true for this client's own writes. */
-  committed: { version: Version; effects: readonly Effect[]; by?: Author; mine: boolean; intent?: Intent };
-  /** What the chat shows may be different: a commit, an own write, an answer, a snapshot. */
+  committed: { version: Version; effects: readonly Effect[]; by?: Author; mine: boolean; /** @internal */ intent?: Intent };
+  /** What the chat shows, or which conflicts wait, may be different: a commit, an own write, an answer, a snapshot, an exit. */
   changed: {};
   status: { status: Status };
   /** The replica was replaced by a snapshot; whoever shows the chat reads it again. */
   replaced: { version: Version; reason: string; recovered: readonly string[]; kept: boolean };
   conflicted: { conflict: Conflict };
+  /** This tab was too slow for the server, which held back the commits between two versions; they are fetched now. */
+  behind: { from: Version; to: Version };
   renamed: { name: string; to: string };
   deleted: { chatId: string };
   /** The chat can no longer be opened; `code` is the server's. */
@@ -30,9 +32,16 @@ export interface ChatEvents {
 
 export type Told = { [Name in keyof ChatEvents]: { type: Name } & ChatEvents[Name] }[keyof ChatEvents];
 
-export interface ConnectionEvents {
+export interface ClientEvents {
   connection: { status: ConnectionStatus; error?: TellbackError };
+  /** `pending` or `conflicts` of the client may be different, also those of tabs that died. */
+  changed: {};
+  /** A write waits for a decision, in any chat, and whoever asked for it: this page, or a tab that died. */
+  conflicted: { conflict: Conflict };
 }
+
+/** Whether two lists hold the same things, for who tells of changes. */
+export const same = (one: readonly unknown[], other: readonly unknown[]): boolean => one.length === other.length && one.every((item, index) => item === other[index]);
 
 /** Listeners by name. One that throws is reported and harms nobody else. */
 export class Emitter<Events> {

@@ -2,15 +2,21 @@
 
      for await (const piece of chat.generation(id)) ...
      const reply = await chat.generate({ name: "User", is_user: true, mes: "And?" }, { reply: { name: "Alice" } });
-     reply.push("Once "); await reply.end(); */
+     reply.push("Once "); await reply.end();
 
-import type { Chat } from "./chat.js";
-import { TellbackError } from "./errors.js";
-import { newSession } from "./ids.js";
-import { append, live, type Intent } from "./intents.js";
-import type { Followed, GenerationResult } from "./generations.js";
+   Loading it gives chats the verbs of `Replies`; it is `tellback/generations`. */
+
+import type { Followed, GenerationResult } from "./followed.js";
+import { Generations } from "./generations.js";
+import { Chat, inner, TellbackError } from "./index.js";
+import type { Intent } from "./intents.js";
+import type { WriteResult } from "./outbox.js";
 import type { Write } from "./replica.js";
-import { payload } from "./values.js";
+import type { Subscription } from "./subscription.js";
+
+export type { GenerationResult };
+
+const { append, following, live, mixin, newSession, payload, refused } = inner;
 
 export interface GenerateOptions {
   /** The fields of the message but its text. */
@@ -29,7 +35,7 @@ export interface GenerateOptions {
 /** A reply that is being written, by anybody. */
 export class Generation implements AsyncIterable<string> {
   /** @internal */
-  constructor(protected readonly chat: Chat, protected readonly followed: Followed) {}
+  constructor(protected readonly chat: Replies, protected readonly followed: Followed) {}
 
   get id(): string {
     return this.followed.id;
@@ -172,7 +178,7 @@ export class Producing extends Generation {
 const ending = (write: Write): Intent => live(write, () => true);
 
 /** The request that begins one. */
-export function beginning(type: "generation-start" | "generate", messages: object | readonly object[], options: GenerateOptions, more: object): Write {
+function beginning(type: "generation-start" | "generate", messages: object | readonly object[], options: GenerateOptions, more: object): Write {
   const { reply, swipeOf, continuing, supersedes, leaseS, generation = newSession() } = options;
   if (swipeOf !== undefined && continuing !== undefined) throw new TypeError("a reply is a swipe or a continuation, not both");
   const [turn] = append(Array.isArray(messages) ? messages : [messages]).parts(undefined as never);
@@ -185,4 +191,74 @@ export function beginning(type: "generation-start" | "generate", messages: objec
 }
 
 /** Asked again when others came between, as long as the message it is for is there. */
-export const begin = (write: Write): Intent => live(write, (view) => !write.target.message || view().messages.has(write.target.message));
+const begin = (write: Write): Intent => live(write, (view) => !write.target.message || view().messages.has(write.target.message));
+
+/** What a chat can do with replies. */
+export abstract class Replies {
+  /** @internal */
+  abstract readonly subscription: Subscription;
+  /** @internal */
+  abstract write(intent: Intent): Promise<WriteResult>;
+  /** @internal */
+  abstract wake(): void;
+
+  /** Begin a reply whose text comes from here; `messages` are the user's turn. */
+  async generate(messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Producing> {
+    const write = beginning("generation-start", messages, options, {});
+    follower(this);
+    await this.write(begin(write));
+    return new Producing(this, followed(this, write.generation));
+  }
+
+  /** Have the server ask one of its model servers; this page may go away. */
+  async generateFrom(upstream: string, body: object, messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Generation> {
+    const write = beginning("generate", messages, options, { upstream, body: payload(body, "/body") });
+    follower(this);
+    await this.write(begin(write));
+    return this.generation(write.generation);
+  }
+
+  /** Produce the rest of a reply that this session began; `text` is what the server has. */
+  async resume(id: string): Promise<Producing> {
+    const one = followed(this, id);
+    if (one.by !== this.subscription.session) throw refused("not-producer", "Another session produces this text.", "/generation");
+    follower(this).resumed(one);
+    const producing = new Producing(this, one);
+    this.wake();
+    while (one.sending!.isFresh && !one.isOver && !one.sending!.refusal) await producing.changed();
+    return producing;
+  }
+
+  /** Those that run now, and results that were offered when this session came back. */
+  get generations(): readonly Generation[] {
+    return [...follower(this).known.values()].filter((one) => !one.isOver || one.offered).map((one) => new Generation(this, one));
+  }
+
+  /** One that runs, or that ended while this chat was open. */
+  generation(id: string): Generation {
+    return new Generation(this, followed(this, id));
+  }
+}
+
+function follower(chat: Replies): Generations {
+  const { subscription } = chat;
+  if (!subscription.follower) {
+    // The chat was opened before this was loaded: what runs is told when it is opened again.
+    subscription.follower = new Generations(subscription);
+    subscription.resync();
+    chat.wake();
+  }
+  return subscription.follower as Generations;
+}
+
+function followed(chat: Replies, id: string): Followed {
+  const one = follower(chat).known.get(id);
+  if (!one) throw refused("generation-unknown", `No generation ${id} is known here.`, "/generation");
+  return one;
+}
+
+declare module "./chat.js" {
+  interface Chat extends Omit<Replies, "subscription" | "write" | "wake"> {}
+}
+mixin(Chat, Replies);
+following.make = (held) => new Generations(held);

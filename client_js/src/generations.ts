@@ -9,83 +9,32 @@
    - Own text goes out behind what the server said it has on this connection; the end goes out behind all of it.
    - Text in progress is no part of the confirmed chat. */
 
-import { errorOf, refused, type TellbackError } from "./errors.js";
+import type { TellbackError } from "./errors.js";
 import type { Told } from "./events.js";
-import type {
-  Error as ErrorFrame, GenerationDeltaFrame, GenerationError, GenerationStarted, GenerationTarget, ListedGeneration, Version,
-} from "./frames.js";
-import { tokensOf } from "./patch.js";
-import { GENERATIONS, type ChatDocument, type Effect, type Replica, type Write } from "./replica.js";
-import { has, isObject } from "./values.js";
+import { Followed, Sending } from "./followed.js";
+import type { Follower, GenerationFrame } from "./follower.js";
+import type { Ack, Error as ErrorFrame, GenerationDeltaFrame, GenerationStarted, GenerationTarget, ListedGeneration, Version } from "./frames.js";
+import { inner } from "./index.js";
+import type { ChatDocument, Effect, Write } from "./replica.js";
+import { sha256 } from "./sha256.js";
+import type { Subscription } from "./subscription.js";
+
+const { errorOf, has, isObject, refused, tokensOf } = inner;
 
 /** Own text that comes faster goes together. */
 const PAUSE_MS = 10;
 const CHUNK_UNITS = 16 << 10;
 const SALVAGE_UNITS_MAX = 256 << 10;
 const ENDED_MAX = 64;
-
-/** What became of a generation. The chat holds it. */
-export interface GenerationResult {
-  readonly state: "stored" | "cancelled" | "failed" | "orphaned";
-  readonly version: Version;
-  readonly integrity: string;
-  /** The chat holds what there was of the text, also of one that was stopped or failed. */
-  readonly isStored: boolean;
-  /** Id of the message that holds the text; null when there was none. */
-  readonly message: string | null;
-  readonly swipe: number | null;
-  readonly error: GenerationError | undefined;
-}
-
-/** How far own text has gone. */
-class Sending {
-  sent = 0;
-  reasoningSent = 0;
-  sentAt = 0;
-  pausedUntil = 0;
-  /** `sent` is what the server has on this connection, or will have. */
-  isAligned = false;
-  /** It is resumed: what the server has is taken for ours. */
-  isFresh = false;
-  isClosing = false;
-  /** The server does not know it as running. */
-  isOver = false;
-  refusal: TellbackError | undefined;
-}
-
-/** One generation: its text so far, what became of it, and of own text how much was sent. */
-export class Followed {
-  text = "";
-  reasoning = "";
-  /** UTF-16 units of the text that survive a crash of the server. */
-  durable = 0;
-  result: GenerationResult | undefined;
-  error: TellbackError | undefined;
-  offered = false;
-  sending: Sending | undefined;
-  isAttaching = false;
-  salvage: { offset: number; text: string; prefix_sha256: string } | undefined;
-  readonly watchers = new Set<() => void>();
-
-  constructor(readonly id: string, readonly target: GenerationTarget, readonly message: string, readonly by: string, readonly supersedes?: string) {}
-
-  get isOver(): boolean {
-    return this.result !== undefined || this.error !== undefined;
-  }
-
-  get isSent(): boolean {
-    const { sending } = this;
-    return !!sending && sending.sent === this.text.length && sending.reasoningSent === this.reasoning.length;
-  }
-
-  changed(): void {
-    for (const watcher of [...this.watchers]) watcher();
-  }
-}
+/** The state document of a chat that says what became of its generations. */
+const NAMESPACE = "tellback_generations";
 
 type Listed = { target: GenerationTarget; message: string; by: string; supersedes?: string };
 
-export class Generations {
+/** What of an open chat is needed to follow its replies. */
+type Followable = Pick<Subscription, "session" | "address" | "phase" | "replica" | "wantState" | "wake"> & { events: Told[] };
+
+export class Generations implements Follower {
   /** In the order in which they were heard of. */
   readonly known = new Map<string, Followed>();
   /** What became of them is to be looked up in the document. */
@@ -94,7 +43,7 @@ export class Generations {
   /** Integrities of the commits that ended them. */
   private readonly toAck = new Map<string, string>();
 
-  constructor(private readonly session: string, private readonly tell: (event: Told) => void, private readonly wake: () => void) {}
+  constructor(private readonly held: Followable) {}
 
   get running(): Followed[] {
     return [...this.known.values()].filter((one) => !one.isOver);
@@ -119,17 +68,32 @@ export class Generations {
     }
     for (const one of this.running) if (!listed.some(({ id }) => id === one.id)) this.missing.add(one.id);
     for (const id of this.missing) {
-      const { sending } = this.known.get(id)!;
+      const sending = this.known.get(id)?.sending;
       if (sending) sending.isOver = true;
     }
   }
 
-  started(frame: GenerationStarted): void {
+  received(frame: GenerationFrame | ErrorFrame, now: number): void {
+    switch (frame.type) {
+      case "generation-started":
+        return this.started(frame);
+      case "generation-delta":
+        return this.delta(frame);
+      case "error":
+        this.refused(frame, now);
+        break;
+      default:
+        this.ended(frame.generation);
+    }
+    this.live();
+  }
+
+  private started(frame: GenerationStarted): void {
     const one = this.heardOf(frame.generation, frame as Listed);
     if (!one.isOver) this.textSoFar(one, frame.text ?? "", frame.reasoning ?? "", frame.durable);
   }
 
-  delta(frame: GenerationDeltaFrame): void {
+  private delta(frame: GenerationDeltaFrame): void {
     const one = this.known.get(frame.generation);
     if (!one) return void this.toAttach.add(frame.generation);
     if (one.isOver) return;
@@ -142,16 +106,13 @@ export class Generations {
     if (text !== one.text || reasoning !== one.reasoning) this.become(one, text, reasoning);
   }
 
-  /** One has ended. True when the commit did not say so and it has to be looked up. */
-  ended(id: string): boolean {
-    const one = this.known.get(id);
-    if (!one || one.isOver) return false;
-    this.missing.add(id);
-    return true;
+  /** When no commit has said so it has to be looked up. */
+  private ended(id: string): void {
+    if (this.known.get(id)?.isOver === false) this.missing.add(id);
   }
 
   /** Text, a question or an acknowledgement was refused; none of them has a number. */
-  refused(frame: ErrorFrame, now: number): void {
+  private refused(frame: ErrorFrame, now: number): void {
     const one = this.known.get(frame.generation ?? "");
     if (!one || one.isOver || frame.code === "version-unknown") return;
     one.isAttaching = false;
@@ -175,15 +136,21 @@ export class Generations {
   }
 
   /** Ask how much of the own text the server has, and go on from there. */
-  realign(one: Followed): void {
+  private realign(one: Followed): void {
     if (one.sending) one.sending.isAligned = false;
     this.toAttach.add(one.id);
   }
 
   // -- commits
 
-  /** What messages say now that a commit to come goes on with; for `committed`. */
-  before(effects: readonly Effect[], document: ChatDocument): Map<string, string> {
+  installing(version: Version, effects: readonly Effect[]): () => void {
+    const { document } = this.held.replica!;
+    const before = this.before(effects, document);
+    return () => this.committed(version, effects, document, before);
+  }
+
+  /** What messages say now that a commit to come goes on with. */
+  private before(effects: readonly Effect[], document: ChatDocument): Map<string, string> {
     const found = new Map<string, string>();
     for (const [id, entry] of entriesTold(effects)) {
       const text = entry?.state !== "running" && entry?.target.kind === "continue" ? said(document, entry)[0] : undefined;
@@ -192,8 +159,7 @@ export class Generations {
     return found;
   }
 
-  /** The replica has installed a commit. */
-  committed(version: Version, effects: readonly Effect[], document: ChatDocument, before: ReadonlyMap<string, string>): void {
+  private committed(version: Version, effects: readonly Effect[], document: ChatDocument, before: ReadonlyMap<string, string>): void {
     for (const [id, entry] of entriesTold(effects)) {
       if (!entry) {
         const one = this.known.get(id);
@@ -205,18 +171,20 @@ export class Generations {
     }
   }
 
-  /** The replica holds what the server does. True when the document has to be asked for. */
-  live(replica: Replica): boolean {
-    this.missing = new Set([...this.missing].filter((id) => !this.known.get(id)!.isOver));
-    if (!this.missing.size) return false;
-    if (!replica.document.states.has(GENERATIONS)) return true;
-    this.lookUp(replica);
-    return false;
+  /** Find out what became of generations whose end was not heard. */
+  live(): void {
+    const { phase, replica } = this.held;
+    if (phase !== "live") return;
+    this.missing = new Set([...this.missing].filter((id) => this.known.get(id)?.isOver === false));
+    if (!this.missing.size) return;
+    if (replica!.document.states.has(NAMESPACE)) this.lookUp();
+    else this.held.wantState(NAMESPACE, (error) => (error ? this.notFound(error) : this.lookUp()));
   }
 
   /** The document is there: what became of those that are missing. */
-  lookUp(replica: Replica): void {
-    const { version, data } = replica.document.states.get(GENERATIONS)!;
+  private lookUp(): void {
+    const replica = this.held.replica!;
+    const { version, data } = replica.document.states.get(NAMESPACE)!;
     // It was asked for and is newer than the replica: the commits that come tell.
     if (version && !replica.knows(version)) return;
     const missing = this.missing;
@@ -234,14 +202,14 @@ export class Generations {
   }
 
   /** The document cannot be read. */
-  notFound(error: TellbackError): void {
+  private notFound(error: TellbackError): void {
     for (const id of this.missing) this.lose(this.known.get(id)!, error);
     this.missing.clear();
   }
 
   private settle(one: Followed, entry: any, version: Version, document: ChatDocument, before: string | undefined): void {
     const { integrity = "", message, error, state } = entry;
-    if (entry.by === this.session && integrity && !entry.acked?.includes(this.session)) this.toAck.set(one.id, integrity);
+    if (entry.by === this.held.session && integrity && !entry.acked?.includes(this.held.session)) this.toAck.set(one.id, integrity);
     if (one.isOver) return;
     const isStored = entry.stored === true;
     if (isStored) {
@@ -255,7 +223,7 @@ export class Generations {
     }
     const swipe = isStored && typeof entry.swipe === "number" ? entry.swipe : null;
     one.result = { state, version, integrity, isStored, message: isStored ? message : null, swipe, error };
-    this.tell({ type: "generation-ended", id: one.id, result: one.result, offered: one.offered });
+    this.held.events.push({ type: "generation-ended", id: one.id, result: one.result, offered: one.offered });
     one.changed();
   }
 
@@ -267,9 +235,9 @@ export class Generations {
 
   // -- sending
 
-  /** The own start was accepted on this connection, and its text comes from here. */
-  began(id: string, target: GenerationTarget, message: string): void {
-    const one = this.heardOf(id, { target, message, by: this.session });
+  /** The own start was accepted on this connection: its text comes from here. */
+  began(write: Write, { message = "" }: Ack): void {
+    const one = this.heardOf(write.generation, { target: write.target, message, by: this.held.session });
     one.sending = new Sending();
     one.sending.isAligned = true;
     one.changed();
@@ -282,8 +250,8 @@ export class Generations {
     this.realign(one);
   }
 
-  /** Frames to send now; the chat is open on this connection. */
-  collect(chat: string, now: number): Write[] {
+  collect(now: number): Write[] {
+    const chat = this.held.address;
     const frames: Write[] = [...this.toAck].map(([generation, integrity]) => ({ type: "generation-ack", chat, generation, integrity }));
     this.toAck.clear();
     for (const generation of this.toAttach) {
@@ -310,7 +278,6 @@ export class Generations {
     return frames;
   }
 
-  /** False while text has to go before it. */
   maySend(write: Write): boolean {
     if (write.type !== "generation-end" && write.type !== "generation-cancel") return true;
     const one = this.known.get(write.generation);
@@ -318,7 +285,13 @@ export class Generations {
     return !one || !sending || one.isOver || sending.isOver || !!sending.refusal || (sending.isAligned && one.isSent);
   }
 
-  /** When own text that waits can go. */
+  sendsAgain(write: Write): boolean {
+    const one = this.known.get(write.generation);
+    if (!one?.sending || write.type !== "generation-end") return false;
+    this.realign(one);
+    return true;
+  }
+
   get deadlines(): number[] {
     return this.produced.filter((one) => one.sending!.isAligned && !one.isSent).map(({ sending }) => Math.max(sending!.sentAt + PAUSE_MS, sending!.pausedUntil));
   }
@@ -333,7 +306,6 @@ export class Generations {
     }
   }
 
-  /** The chat is gone. */
   fail(error: TellbackError): void {
     for (const one of this.running) this.lose(one, error);
   }
@@ -347,7 +319,7 @@ export class Generations {
     if (ended.length >= ENDED_MAX) this.known.delete(ended[0]!.id);
     const one = new Followed(id, target, message, by, supersedes);
     this.known.set(id, one);
-    if (runs) this.tell({ type: "generation-started", id, message, by });
+    if (runs) this.held.events.push({ type: "generation-started", id, message, by });
     return one;
   }
 
@@ -365,24 +337,22 @@ export class Generations {
     }
     const isLess = one.text.length > text.length && one.text.startsWith(text);
     one.salvage = undefined;
-    if (isLess) void this.salvage(one, text);
+    if (isLess) this.salvage(one, text);
     this.become(one, isLess ? one.text : text, one.reasoning.startsWith(reasoning) ? one.reasoning : reasoning);
   }
 
   /** What a crash took from the server and this client still has. */
-  private async salvage(one: Followed, prefix: string): Promise<void> {
+  private salvage(one: Followed, prefix: string): void {
     const text = one.text.slice(prefix.length);
-    // Only pages of a secure origin can hash.
-    const digest = text.length > SALVAGE_UNITS_MAX ? undefined : await crypto.subtle?.digest("SHA-256", new TextEncoder().encode(prefix));
-    if (!digest || one.isOver || !one.text.startsWith(prefix + text)) return;
-    one.salvage = { offset: prefix.length, text, prefix_sha256: Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("") };
+    if (text.length > SALVAGE_UNITS_MAX) return;
+    one.salvage = { offset: prefix.length, text, prefix_sha256: sha256(new TextEncoder().encode(prefix)) };
     this.toAttach.add(one.id);
-    this.wake();
+    this.held.wake();
   }
 
   private become(one: Followed, text: string, reasoning: string): void {
     Object.assign(one, { text, reasoning });
-    this.tell({ type: "generation-text", id: one.id });
+    this.held.events.push({ type: "generation-text", id: one.id });
     one.changed();
   }
 }
@@ -403,7 +373,7 @@ function piece(text: string, start: number): string {
 function entriesTold(effects: readonly Effect[]): Map<string, any> {
   const told = new Map<string, any>();
   for (const effect of effects) {
-    if (effect.op !== "state" || effect.namespace !== GENERATIONS) continue;
+    if (effect.op !== "state" || effect.namespace !== NAMESPACE) continue;
     for (const [id, entry] of Object.entries(effect.data ?? {})) told.set(id, entry);
     for (const operation of (effect.patch ?? []) as any[]) {
       const tokens = tokensOf(operation.path);

@@ -7,7 +7,7 @@ import type { Chat } from "./chat.js";
 import type { Client } from "./client.js";
 import type { Conflict } from "./conflict.js";
 import { refused, TellbackError } from "./errors.js";
-import { Emitter, type ChatEvents, type Status } from "./events.js";
+import { Emitter, same, type ChatEvents, type Status } from "./events.js";
 import type { StateFrame, Version } from "./frames.js";
 import { ownerNamed } from "./ids.js";
 import { state, type Intent, type Updater } from "./intents.js";
@@ -64,11 +64,12 @@ export class Handle extends Emitter<ChatEvents> {
   holders = 0;
   private told: Status = "connecting";
   private savers: (() => void)[] = [];
-  private drawn: unknown;
+  private drawn: readonly unknown[] = [];
 
   /** @internal */
   constructor(protected readonly client: Client, /** @internal */ readonly subscription: Subscription) {
     super();
+    subscription.handle = this;
   }
 
   /** As it was opened. */
@@ -88,7 +89,7 @@ export class Handle extends Emitter<ChatEvents> {
 
   /** Own writes that wait for a decision. */
   get conflicts(): readonly Conflict[] {
-    return [...this.subscription.conflicts];
+    return this.subscription.conflicts;
   }
 
   /** Where it stands; the most urgent word first: a conflict, damage, no connection, work, peace. */
@@ -170,14 +171,11 @@ export class Handle extends Emitter<ChatEvents> {
   /** @internal Tell what happened since the last call. */
   stepped(): void {
     const { subscription } = this;
-    for (const event of subscription.events.splice(0)) {
-      if (event.type === "conflicted") event.conflict.handle = this;
-      this.emit(event.type, event);
-    }
+    for (const event of subscription.events.splice(0)) this.emit(event.type, event);
     if (subscription.replica) {
       const { all, metadata, head } = subscription.view();
-      const now = [all, metadata, head.integrity, subscription.pending];
-      if (!Array.isArray(this.drawn) || now.some((one, index) => one !== (this.drawn as unknown[])[index])) {
+      const now = [all, metadata, head.integrity, subscription.pending, subscription.conflicts];
+      if (!same(now, this.drawn)) {
         this.drawn = now;
         this.emit("changed", {});
       }

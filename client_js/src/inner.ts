@@ -1,4 +1,13 @@
-/* What the extension API beside the SDK shares with it: one copy of each class, so that both mean the same. */
-export { refused } from "./errors.js";
-export * as intents from "./intents.js";
-export { copy, equal, has, isObject, payload } from "./values.js";
+/* What the modules beside the SDK share with it: one copy of each, so that both mean the same. */
+
+import { errorOf, refused } from "./errors.js";
+import { following } from "./follower.js";
+import { newSession } from "./ids.js";
+import { append, batch, live, remove, state, swipe, Unfetched } from "./intents.js";
+import { mixin } from "./mixin.js";
+import { tokensOf } from "./patch.js";
+import { copy, equal, has, isObject, payload } from "./values.js";
+
+export const inner = {
+  append, batch, copy, equal, errorOf, following, has, isObject, live, mixin, newSession, payload, refused, remove, state, swipe, tokensOf, Unfetched,
+};

@@ -15,8 +15,6 @@ export type Updater = (value: any) => any;
 export type View = () => ChatDocument;
 
 export interface Intent {
-  /** It leaves the contents of files alone, so that a damaged chat takes it too. */
-  readonly isUnreading?: boolean;
   /** The requests that carry it out on `view`; none when there is nothing to do. Throws `Unfetched` and what cannot be asked. */
   parts(view: View): Write[];
   /** True when it still means the same on `view`. `missed` are the effects since, when they are known. */
@@ -164,7 +162,7 @@ export function batch(intents: readonly Intent[]): Intent {
 }
 
 /** What is asked of an open owner as a whole, or of a reply; asked once, unless `again` says that it still means the same. */
-export const live = (write: Write, again: Intent["repeatable"] = () => false): Intent => ({ parts: () => [write], repeatable: again, isUnreading: /^(chat|owner|backup)-(rename|delete|restore)$/.test(write.type) });
+export const live = (write: Write, again: Intent["repeatable"] = () => false): Intent => ({ parts: () => [write], repeatable: again });
 
 /** A write that an earlier tab left behind: only the request is left of what was wanted. */
 export function recorded(write: Write): Intent {

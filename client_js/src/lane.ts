@@ -59,14 +59,6 @@ export class Lane {
     }
   }
 
-  /** Take out a write whose number was not used. True when no other write is behind it, so the number is free. */
-  giveBack(pending: PendingWrite): boolean {
-    this.remove(pending);
-    if (this.nextNumber !== pending.number + 1) return false;
-    this.nextNumber = pending.number;
-    return true;
-  }
-
   /** Bring the numbers in line with `nextOp`: writes that got another number with their earlier request ids, and writes
       whose parent is gone, taken out. */
   reconcile(nextOp: number, newRequestId: () => number): { renumbered: [PendingWrite, number][]; orphans: PendingWrite[] } {

@@ -102,7 +102,7 @@ export class Link {
     if (this.state === "ready" && !this.goaway) {
       this.collectOpens(frames);
       this.collectReads(frames);
-      for (const held of this.subscriptions) if (held.maySend) frames.push(...held.generations.collect(held.address, now).map(stringify));
+      for (const held of this.subscriptions) if (held.maySend) frames.push(...(held.follower?.collect(now) ?? []).map(stringify));
       this.collectWrites(frames);
     }
     return frames;
@@ -118,7 +118,7 @@ export class Link {
     for (const held of this.subscriptions) {
       if (held.wantsOpen) times.push(held.openAt);
       else if (held.lane.writes.length) times.push(held.pausedUntil);
-      if (held.maySend) times.push(...held.generations.deadlines);
+      if (held.maySend) times.push(...(held.follower?.deadlines ?? []));
     }
     const later = times.filter((time) => time > this.now);
     return later.length ? Math.min(...later) : undefined;
@@ -235,7 +235,7 @@ export class Link {
       if (!held.maySend || this.now < held.pausedUntil) continue;
       for (const pending of [...held.lane.writes]) {
         if (pending.sent) continue;
-        if (!held.generations.maySend(pending.write!)) break;
+        if (held.follower?.maySend(pending.write!) === false) break;
         const { data } = pending;
         if (room <= 0 || !this.turn() || (roomUnits < data.length && room < this.limits.in_flight)) return;
         if (this.journaling && !pending.journaled) break;
@@ -299,7 +299,7 @@ export class Link {
       case "reset":
         return this.of(frame, (held) => held.reset(frame));
       case "behind":
-        return this.of(frame, (held) => held.resync());
+        return this.of(frame, (held) => held.behind(frame));
       case "welcome":
         this.limits = { ...LIMITS, ...frame.limits };
         this.user = frame.user;
@@ -327,7 +327,7 @@ export class Link {
       case "generation-delta":
       case "generation-stored":
       case "generation-done":
-        return this.of(frame, (held) => held.generation(frame));
+        return this.of(frame, (held) => held.follower?.received(frame, this.now));
       case "pong":
         return;
       default:
@@ -382,9 +382,7 @@ export class Link {
   private refused(frame: ErrorFrame): void {
     let id = frame.id ?? undefined;
     if (id === undefined && frame.generation !== undefined && frame.chat !== undefined) {
-      const held = this.aliases.get(frame.chat);
-      held?.generations.refused(frame, this.now);
-      return held?.lookUp();
+      return this.aliases.get(frame.chat)?.follower?.received(frame, this.now);
     }
     if (id === undefined && this.state === "ready" && frame.retry === "never" && UNREADABLE.test(frame.code)) id = this.unnamed(frame);
     if (id === undefined) {

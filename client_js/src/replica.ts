@@ -23,7 +23,6 @@ export interface StateDocument {
   skipped?: SkippedCommit[];
 }
 
-export const GENERATIONS = "tellback_generations";
 const LOG_SUFFIX = "__floor_log";
 
 /** Metadata, messages and states, at `head`. */

@@ -12,14 +12,13 @@
      nobody here has looked at. */
 
 import { errorOf, TellbackError } from "./errors.js";
-import type {
-  Ack, Conflict as ConflictFrame, Error as ErrorFrame, IntegrityFrame, Opened, Reset, ServerFrame, SnapshotPart, Version,
-} from "./frames.js";
+import { following } from "./follower.js";
+import type { Ack, Behind, Conflict as ConflictFrame, Error as ErrorFrame, IntegrityFrame, Opened, Reset, SnapshotPart, Version } from "./frames.js";
 import { ownerNamed } from "./ids.js";
 import { recorded } from "./intents.js";
 import { targetsOf } from "./lane.js";
 import { PendingWrite, type Entry } from "./outbox.js";
-import { askedEffects, ChatDocument, GENERATIONS, Replica, type Effect, type Message, type Write } from "./replica.js";
+import { askedEffects, ChatDocument, Replica, type Effect, type Message, type Write } from "./replica.js";
 import { freeze, parse } from "./values.js";
 import { Writes } from "./writes.js";
 
@@ -45,6 +44,7 @@ export class Subscription extends Writes {
 
   constructor(name: string, session: string, newRequestId: () => number, wake: () => void, public create = false) {
     super(name, session, newRequestId, wake);
+    if (this.isChat) this.follower = following.make?.(this);
   }
 
   /** How frames name it. */
@@ -96,7 +96,7 @@ export class Subscription extends Writes {
     this.askedStates.clear();
     this.pausedUntil = 0;
     for (const pending of this.lane.writes) pending.sent = false;
-    this.generations.disconnected();
+    this.follower?.disconnected();
   }
 
   resync(): void {
@@ -138,7 +138,7 @@ export class Subscription extends Writes {
     }
     this.tellOpened(error);
     for (const namespace of [...this.wantedStates.keys()]) this.stateTold(namespace, error);
-    this.generations.fail(error);
+    this.follower?.fail(error);
   }
 
   /** The answer to `open`. */
@@ -148,13 +148,14 @@ export class Subscription extends Writes {
     this.backoff.worked();
     this.byName = false;
     this.readOnly = frame.read_only === true;
+    this.damage = frame.damage ?? [];
     this.target = frame.head;
     this.waiting = [];
     this.snapshot = undefined;
     // The name leads to another chat now; its history is not ours.
     if (this.replica && this.chatId && this.chatId !== id) this.resetReason = "epoch";
     this.chatId ||= id;
-    this.generations.opened(frame.generations ?? []);
+    this.follower?.opened(frame.generations ?? []);
     if (frame.mode === "snapshot") return this.beginSnapshot(frame, id);
     if (!this.replica || (frame.mode === "current" && !this.replica.knows(frame.head))) {
       // The server answers to a position that this client did not give.
@@ -250,7 +251,7 @@ export class Subscription extends Writes {
       this.conflict(pending, "left unsolved by an earlier tab", null);
     }
     this.tellOpened();
-    this.lookUp();
+    this.follower?.live();
     this.unblock();
   }
 
@@ -275,6 +276,12 @@ export class Subscription extends Writes {
     this.events.push({ type: "committed", version, effects: ops, mine, ...(by ? { by } : {}), ...(pending ? { intent: pending.intent } : {}) });
     this.caughtUp();
     this.follow(ops);
+  }
+
+  /** The server held commits back from this tab: fetch them. */
+  behind({ from, to }: Behind): void {
+    this.events.push({ type: "behind", from, to });
+    this.resync();
   }
 
   /** What is open was replaced. */
@@ -316,7 +323,7 @@ export class Subscription extends Writes {
     if (write.type === "generation-start") {
       // Whoever wanted to produce it died before it began: nobody will.
       if (pending.intent.isRecorded) this.submit(new PendingWrite(recorded({ type: "generation-cancel", generation: write.generation })));
-      else this.generations.began(write.generation, write.target ?? { kind: "message" }, frame.message ?? "");
+      else this.follower?.began(write, frame);
     }
     const messageIds = effects.flatMap((effect) => ("messages" in effect && effect.op !== "delete" ? effect.messages.map((message) => message.id as string) : []));
     this.settle(pending, {
@@ -347,25 +354,9 @@ export class Subscription extends Writes {
   }
 
   private install(version: Version, effects: readonly Effect[]): void {
-    const { document } = this.replica!;
-    const before = this.generations.before(effects, document);
+    const installed = this.follower?.installing(version, effects);
     this.replica!.install(version, effects);
     this.redraw();
-    this.generations.committed(version, effects, document, before);
-  }
-
-  // -- generations
-
-  /** Text of a reply, and where it begins and ends. */
-  generation(frame: Extract<ServerFrame, { generation: string }>): void {
-    if (frame.type === "generation-delta") this.generations.delta(frame);
-    else if (frame.type === "generation-started") this.generations.started(frame);
-    else if (this.generations.ended(frame.generation)) this.lookUp();
-  }
-
-  /** Find out what became of generations whose end was not heard. */
-  lookUp(): void {
-    if (this.phase !== "live" || !this.generations.live(this.replica!)) return;
-    this.wantState(GENERATIONS, (error) => (error ? this.generations.notFound(error) : this.generations.lookUp(this.replica!)));
+    installed?.();
   }
 }

@@ -10,10 +10,11 @@
    - What cannot be asked yet waits in order: for a state document (`stalled`), or for answers (`blocked`). */
 
 import { Conflict } from "./conflict.js";
-import { errorOf, isOutcome, TellbackError } from "./errors.js";
+import { errorOf, TellbackError } from "./errors.js";
 import type { Told } from "./events.js";
-import type { Error as ErrorFrame, IntegrityFrame, StateFrame, Version } from "./frames.js";
-import { Generations } from "./generations.js";
+import type { Damage, Error as ErrorFrame, IntegrityFrame, StateFrame, Version } from "./frames.js";
+import type { Handle } from "./handle.js";
+import type { Follower } from "./follower.js";
 import { Backoff } from "./heartbeat.js";
 import { ownerNamed } from "./ids.js";
 import { toWrite, Unfetched } from "./intents.js";
@@ -34,19 +35,25 @@ export abstract class Writes {
   /** Set by the first `opened`; never changed. */
   chatId = "";
   replica: Replica | undefined;
+  /** How the user holds it. */
+  handle: Handle | undefined;
   readonly lane = new Lane();
   /** Writes that wait for a state document before they can be asked. */
   stalled: PendingWrite[] = [];
   /** Writes, in order, that wait until those they are entangled with have their answers. */
   blocked: PendingWrite[] = [];
-  conflicts: Conflict[] = [];
+  /** Another array after every change. */
+  conflicts: readonly Conflict[] = [];
   readOnly = false;
+  /** What is wrong with the file of a chat that is served read-only. */
+  damage: readonly Damage[] = [];
   /** Why the owner is gone. */
   error: TellbackError | undefined;
   /** Writes wait until then, because the server asked for it. */
   pausedUntil = 0;
   events: Told[] = [];
-  readonly generations: Generations;
+  /** Where replies are followed. */
+  follower: Follower | undefined;
   /** For the outbox, in order. */
   records: Record_[] = [];
   /** Namespaces to ask for, each with who waits. */
@@ -58,9 +65,8 @@ export abstract class Writes {
   protected readonly backoff = new Backoff(100, 5000);
   private drawn: ChatDocument | undefined;
 
-  constructor(public name: string, readonly session: string, protected readonly newRequestId: () => number, wake: () => void) {
+  constructor(public name: string, readonly session: string, protected readonly newRequestId: () => number, readonly wake: () => void) {
     this.isChat = ownerNamed(name).chat !== undefined;
-    this.generations = new Generations(session, (event) => this.events.push(event), wake);
   }
 
   /** Open the owner again on this connection, if it is not being opened already. */
@@ -90,7 +96,6 @@ export abstract class Writes {
   /** Take a write on. Its outcome comes through `settle`, now or later. */
   submit(pending: PendingWrite): void {
     if (this.error) this.settle(pending, this.error);
-    else if (this.readOnly) this.settle(pending, new TellbackError("read-only", "The chat is damaged and served read-only.", { retry: "after-sync" }));
     else if (this.blocked.length) this.blocked.push(pending);
     else this.carryOut(pending);
   }
@@ -141,12 +146,9 @@ export abstract class Writes {
   /** An own write was answered with an error. */
   writeRefused(pending: PendingWrite, frame: ErrorFrame, now: number): void {
     const { code } = frame;
-    if (code === "generation-gap" && pending.write!.type === "generation-end") {
-      const one = this.generations.known.get(pending.write!.generation);
-      if (one?.sending) {
-        pending.sent = false;
-        this.generations.realign(one);
-      } else this.refuse(pending, errorOf(frame), false);
+    if (code === "generation-gap") {
+      if (this.follower?.sendsAgain(pending.write!)) pending.sent = false;
+      else this.refuse(pending, errorOf(frame));
     } else if (code === "op-gap") {
       pending.sent = false;
       const first = this.lane.writes.find(({ number }) => number === frame.expected);
@@ -164,10 +166,7 @@ export abstract class Writes {
       this.lane.remove(pending);
       this.repeat(pending, "the write it builds on was refused", null, undefined);
     } else {
-      const used = isOutcome(code);
-      this.refuse(pending, errorOf({ ...frame, op: pending.number }), code === "op-mismatch" || used !== false);
-      // Whether it was counted is not known here: writes behind it keep their distance until the server says.
-      if (used === undefined) this.resync();
+      this.refuse(pending, errorOf({ ...frame, op: pending.number }));
     }
     this.redraw();
     this.unblock();
@@ -175,14 +174,15 @@ export abstract class Writes {
 
   /** A write that cannot be sent at all. */
   refuseLocally(pending: PendingWrite, code: string, reason: string): void {
-    this.refuse(pending, new TellbackError(code, reason, { op: pending.number }), false);
+    this.refuse(pending, new TellbackError(code, reason, { op: pending.number }));
     this.unblock();
   }
 
-  private refuse(pending: PendingWrite, error: TellbackError, used: boolean): void {
+  /** It failed for good. Whether its number was counted the server says when the owner is opened again. */
+  private refuse(pending: PendingWrite, error: TellbackError): void {
     this.lane.doomChildren(pending);
-    if (used) this.lane.remove(pending);
-    else if (!this.lane.giveBack(pending)) this.resync();
+    this.lane.remove(pending);
+    this.resync();
     this.redraw();
     this.settle(pending, error);
   }
@@ -250,8 +250,8 @@ export abstract class Writes {
 
   protected conflict(pending: PendingWrite, reason: string, version: Version | null, missed?: readonly IntegrityFrame[], mine?: ChatDocument): void {
     mine ??= this.replica!.view([...this.lane.shown(), ...(pending.write ? [pending.write] : [])]);
-    const conflict = new Conflict(pending.number, pending.requestId, pending.intent, reason, version, missed, mine);
-    this.conflicts.push(conflict);
+    const conflict = new Conflict(this, pending.number, pending.requestId, pending.intent, reason, version, missed, mine);
+    this.conflicts = [...this.conflicts, conflict];
     this.records.push({ conflicted: pending.requestId });
     this.events.push({ type: "conflicted", conflict });
     pending.settle(new TellbackError("conflict", reason, { op: pending.number, conflict }));
@@ -259,9 +259,8 @@ export abstract class Writes {
 
   /** An exit was taken. */
   solved(conflict: Conflict): void {
-    const at = this.conflicts.indexOf(conflict);
-    if (at < 0) return;
-    this.conflicts.splice(at, 1);
+    if (!this.conflicts.includes(conflict)) return;
+    this.conflicts = this.conflicts.filter((one) => one !== conflict);
     this.records.push({ done: conflict.requestId });
   }
 

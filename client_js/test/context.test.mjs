@@ -129,13 +129,47 @@ test("media helpers work on plain messages", () => shown(async (context) => {
 
 test("docs/EXTENSION_API.md tells where each name is", () => shown(async (context) => {
   const page = readFileSync(new URL("../../docs/EXTENSION_API.md", import.meta.url), "utf8");
-  const rows = page.split("## Every name of the seed")[1].split("\n## ")[0].split("\n").filter((line) => line.startsWith("| `"));
-  const floor = await context.createFloorState("ns");
-  for (const row of rows) {
-    const [seed, python] = row.split("|").slice(1).map((cell) => cell.trim().replaceAll("`", ""));
-    if (seed === "getContext") continue;
-    const [owner, name] = seed.startsWith("swipe.") ? [context.swipe, seed.slice(6)] : seed.startsWith("instance.") ? [floor, seed.slice(9)] : [context, seed];
-    assert.equal(name in owner, python !== "front end", seed);
+  const rowsOf = (heading) => page.split(`## ${heading}\n`)[1].split("\n## ")[0].split("\n").filter((line) => line.startsWith("| `"))
+    .map((row) => row.split("|").slice(1).map((cell) => cell.trim().replaceAll("`", "")));
+  const owners = { swipe: context.swipe, FloorState: await context.createFloorState("ns") };
+  const rows = rowsOf("Every name of the seed");
+  for (const [seed, , here] of rows) {
+    if (here === "front end") assert.ok(!(seed in context), seed);
+    else if (seed === "getContext") assert.equal(here, "createContext");
+    else {
+      assert.equal(here, seed.replace(/^instance\./, "FloorState."));
+      const [owner, name] = here.includes(".") ? here.split(".") : ["", here];
+      assert.ok(name in (owners[owner] ?? context), here);
+    }
   }
   assert.ok(rows.length > 50);
+  const events = rowsOf("Events").flatMap(([name]) => name.split(", "));
+  assert.deepEqual(events.sort(), Object.keys(EventTypes).sort());
+  for (const [, name] of page.split("## In JavaScript")[1].split("Beside the seed there are ")[1].split(";")[0].matchAll(/`(\w+)`/g)) assert.equal(typeof context[name], "function", name);
 }));
+
+test("events wait in a bounded queue, and those of a chat end where another is shown", () => shown(async (context, told, one) => {
+  const chat = await one.open("group:Queue");
+  let release;
+  context.eventSource.once(EventTypes.CHAT_METADATA_CHANGED, () => new Promise((resolve) => (release = resolve)));
+  await chat.updateMetadata({ held: true });
+  await until(() => release);
+  await context.addMessages({ mes: "told to nobody" });
+  await one.open("group:Another", { create: true });
+  await context.openChat("group:Another");
+  release();
+  await context.eventsDelivered();
+  assert.deepEqual(told.map(([name]) => name), ["tellback_chat_metadata_changed", "chat_id_changed"]);
+  told.length = 0;
+  release = undefined;
+  context.eventSource.once(EventTypes.CHAT_METADATA_CHANGED, () => new Promise((resolve) => (release = resolve)));
+  await context.saveChatMetadata({ held: true });
+  await until(() => release);
+  await context.addMessages(Array.from({ length: 1100 }, (_, index) => ({ mes: String(index) })));
+  release();
+  await context.eventsDelivered();
+  const changed = told.findIndex(([name]) => name === "chat_id_changed");
+  assert.ok(changed > 0 && told.length < 200, `${changed} of ${told.length}`);
+  // After it, what came later is told as ever.
+  assert.deepEqual(told.at(-1).slice(0, 2), ["message_received", 1099]);
+}, { chat: "group:Queue" }));

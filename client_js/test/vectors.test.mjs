@@ -1,8 +1,9 @@
 // Every vector gives in Node what it gives in Python.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import test from "node:test";
-import { applyPatch, difference, equal, parse, payload, run, stringify } from "../dist/vectors.js";
+import { applyPatch, difference, equal, parse, payload, run, sha256, stringify } from "../dist/vectors.js";
 
 const folder = new URL("../../spec/vectors/", import.meta.url);
 
@@ -53,5 +54,12 @@ test("a difference leads from any value to any other, whatever the members are c
   for (let round = 0; round < 2000; round++) {
     const [one, other] = [make(0), make(0)];
     assert.ok(equal(applyPatch(one, difference(one, other)), other), `${JSON.stringify(one)} to ${JSON.stringify(other)}`);
+  }
+});
+
+test("SHA-256 where a page has none of the browser's", () => {
+  for (const length of [...Array(200).keys(), 1000, 65_537]) {
+    const bytes = Uint8Array.from({ length }, (_, index) => (index * 31 + length) & 255);
+    assert.equal(sha256(bytes), createHash("sha256").update(bytes).digest("hex"), `${length} bytes`);
   }
 });

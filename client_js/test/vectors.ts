@@ -7,11 +7,13 @@
 import { applyPatch, difference, mergeToPatch } from "../src/patch.js";
 import { askedEffects, ChatDocument, Replica, type Effect } from "../src/replica.js";
 import { chatAddress, isMessageId, isNamespace, isSession, ownerNamed, textOf } from "../src/ids.js";
+import "../src/generation.js";
 import { Generations } from "../src/generations.js";
 import { Link } from "../src/link.js";
+import { sha256 } from "../src/sha256.js";
 import { equal, freeze, isObject, parse, payload, stringify } from "../src/values.js";
 
-export { parse, stringify, payload, equal, applyPatch, difference, mergeToPatch };
+export { parse, stringify, payload, equal, applyPatch, difference, mergeToPatch, sha256 };
 
 type Files = Record<string, string>;
 const STEPPED = /^(decide|swipes|floors|generations\/generations|life\/life)/;
@@ -136,10 +138,12 @@ const RUN: [RegExp, (vector: any) => void][] = [
   }],
   [/^generations\/deltas/, (vector) => {
     // A tab takes what the server took, and what it has already, and nothing else.
-    const tab = new Generations("tab-5f0c1d2e3a4b5c6d", () => {}, () => {});
+    const tab = new Generations({
+      session: "tab-5f0c1d2e3a4b5c6d", address: "c", phase: "closed", replica: undefined, events: [], wantState() {}, wake() {},
+    });
     const target = { kind: "message" as const };
-    tab.started({ type: "generation-started", chat: "c", generation: "g", target, message: "m", by: "somebody", state: "running", text: "", offset: 0, durable: 0 } as any);
-    for (const { delta, added } of vector.deltas) if (!added.code) tab.delta({ type: "generation-delta", chat: "c", generation: "g", text: "", durable: 0, offset: 0, ...delta });
+    tab.received({ type: "generation-started", chat: "c", generation: "g", target, message: "m", by: "somebody", state: "running", text: "", offset: 0, durable: 0 } as any, 0);
+    for (const { delta, added } of vector.deltas) if (!added.code) tab.received({ type: "generation-delta", chat: "c", generation: "g", text: "", durable: 0, offset: 0, ...delta }, 0);
     const { text, reasoning } = tab.known.get("g")!;
     same("text", text, vector.text);
     same("reasoning", reasoning, vector.reasoning ?? "");

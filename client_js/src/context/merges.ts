@@ -6,7 +6,7 @@
 import { difference, inner } from "../index.js";
 import type { Intent } from "../intents.js";
 
-const { copy, equal, has, intents, isObject, payload, refused } = inner;
+const { copy, equal, has, isObject, payload, refused, state, Unfetched } = inner;
 
 /** Objects merged at every depth; everything else takes the place of what was there. */
 function merged(old: any, patch: any): any {
@@ -66,11 +66,11 @@ export function reduceState(namespace: string, reducer: (current: any, attempt: 
     isFunction: true,
     parts(view) {
       const document = view().states.get(namespace);
-      if (!document) throw new intents.Unfetched(namespace);
+      if (!document) throw new Unfetched(namespace);
       const next = reducer(copy(document.data ?? {}), retries);
       if (typeof next?.then === "function") throw new TypeError("an updater is not asynchronous: it is run again whenever somebody was faster");
       told.state = copy(next ?? document.data ?? null);
-      return next === null || next === undefined ? [] : intents.state(namespace, { update: () => next }).parts(view);
+      return next === null || next === undefined ? [] : state(namespace, { update: () => next }).parts(view);
     },
     repeatable: () => ++retries <= maxRetries,
   };

@@ -1,0 +1,172 @@
+// The SDK alone, without the modules beside it; and what becomes of an open chat when one is loaded later.
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import test, { after, before } from "node:test";
+import { WebSocket } from "ws";
+import { client, Server, until } from "./server.mjs";
+
+const server = new Server();
+const folder = join(server.data, "data", "default-user", "group chats");
+before(() => {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "Damaged.jsonl"), '{"chat_metadata":{}}\n{"name":"Alice","mes":"one"}\n{"name":"Ali\n{"name":"Alice","mes":"three"}\n');
+  return server.start();
+});
+after(() => server.end());
+
+/** The start and the text of a reply that another program is writing, frame by frame. */
+async function producer(chat) {
+  const socket = new WebSocket(server.url, ["tellback.v1"]);
+  const told = [];
+  socket.on("message", (data) => told.push(JSON.parse(String(data))));
+  await new Promise((resolve) => socket.once("open", resolve));
+  const ask = async (frame, answer) => {
+    socket.send(JSON.stringify(frame));
+    return until(() => told.find(({ type, id }) => type === answer && (frame.id === undefined || id === frame.id)), answer);
+  };
+  await ask({ type: "hello", protocol: 1, session: "a-producer-of-the-tests", token: null }, "welcome");
+  const { head, next_op: op } = await ask({ type: "open", id: 1, chat, since: null }, "opened");
+  await ask({ type: "generation-start", id: 2, chat, op, base: head.integrity, generation: "g-1", target: { kind: "message" }, reply: { name: "Alice" } }, "ack");
+  const say = (text, offset) => socket.send(JSON.stringify({ type: "generation-delta", chat, generation: "g-1", offset, text }));
+  say("Once ", 0);
+  return { say, end: () => ask({ type: "generation-end", id: 3, chat, op: op + 1, generation: "g-1", length: 10 }, "ack"), close: () => socket.close() };
+}
+
+test("every entry of the package is there, and documented", async () => {
+  const page = readFileSync(new URL("../../docs/JAVASCRIPT.md", import.meta.url), "utf8");
+  const { exports } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url)));
+  for (const [name, { types, default: module }] of Object.entries(exports)) {
+    assert.ok(page.includes("`tellback" + name.slice(1) + "`"), name);
+    readFileSync(new URL(`../${types}`, import.meta.url));
+    readFileSync(new URL(`../${module}`, import.meta.url));
+  }
+});
+
+test("a chat without the modules beside it, and replies that are followed from the moment that it has them", async () => {
+  const one = await client(server);
+  const chat = await one.open("group:Alone", { create: true });
+  await chat.append({ id: "a", mes: "hi" });
+  for (const verb of ["generate", "history", "floorState"]) assert.ok(!(verb in chat), verb);
+  assert.ok(!("listChats" in one));
+  const other = await producer("group:Alone");
+  // Somebody's reply is a commit like any other.
+  await until(async () => Object.keys((await chat.state("tellback_generations").get()) ?? {}).length);
+  const { Generation } = await import("../dist/generations.js");
+  assert.deepEqual(chat.generations, []);
+  await until(() => chat.generations[0]?.text === "Once ");
+  const [reply] = chat.generations;
+  assert.ok(reply instanceof Generation);
+  const heard = (async () => {
+    let text = "";
+    for await (const piece of reply) text += piece;
+    return text;
+  })();
+  other.say("upon ", 5);
+  await other.end();
+  assert.equal(await heard, "Once upon ");
+  assert.equal((await reply.stored()).state, "stored");
+  assert.deepEqual(chat.messages.map(({ mes }) => mes), ["hi", "Once upon "]);
+  // What is opened later is followed from its beginning.
+  const again = await one.open("group:Later", { create: true });
+  const started = new Promise((resolve) => again.on("generation-started", resolve));
+  other.close();
+  const { close } = await producer("group:Later");
+  assert.equal((await started).id, "g-1");
+  close();
+  await one.close();
+});
+
+test("what is wrong with a damaged file reaches the app, and the server alone says what it still takes", async () => {
+  const one = await client(server);
+  const chat = await one.open("group:Damaged");
+  assert.equal(chat.status, "read-only");
+  assert.deepEqual(chat.damage.map(({ line }) => line), [3]);
+  assert.ok(chat.damage[0].problem);
+  await assert.rejects(chat.append({ mes: "no" }), ({ code, retry }) => code === "read-only" && retry === "after-sync");
+  assert.deepEqual(chat.messages.map(({ mes }) => mes), ["one", "three"]);
+  await chat.rename("Damaged no less");
+  await until(() => chat.name === "group:Damaged no less");
+  assert.equal(chat.status, "read-only");
+  await one.close();
+});
+
+test("a tab that was too slow is told, and has the whole chat", async () => {
+  let socket;
+  class Kept extends WebSocket {
+    constructor(...given) {
+      super(...given);
+      socket = this;
+    }
+  }
+  const [one, other] = await Promise.all([client(server, { WebSocket: Kept }), client(server)]);
+  const chat = await one.open("group:Slow", { create: true });
+  const theirs = await other.open("group:Slow");
+  const told = [];
+  chat.on("behind", (event) => told.push(event));
+  const { head } = chat;
+  // What the server says past its bound; nothing else of it is feigned.
+  socket.emit("message", JSON.stringify({ type: "behind", chat: "group:Slow", from: head, to: head }), false);
+  assert.equal(chat.status, "syncing");
+  await theirs.append({ mes: "meanwhile" });
+  await until(() => chat.messages.length === 1 && chat.status === "synced");
+  assert.deepEqual(told.map(({ from, to }) => [from, to]), [[head, head]]);
+  await Promise.all([one.close(), other.close()]);
+});
+
+test("an exit is told although other conflicts wait", async () => {
+  const [one, other] = await Promise.all([client(server), client(server)]);
+  const chat = await one.open("group:Conflicts", { create: true });
+  await chat.append([{ id: "a", mes: "a" }, { id: "b", mes: "b" }]);
+  const theirs = await other.open("group:Conflicts");
+  const heard = [];
+  one.on("conflicted", ({ conflict }) => heard.push(conflict));
+  const edit = (chat, id, value) => chat.patch(id, [{ op: "replace", path: "/mes", value }]);
+  const lost = [];
+  for (let round = 0; lost.length < 2; round++) {
+    const id = "ab"[lost.length];
+    const [, mine] = await Promise.allSettled([edit(theirs, id, `theirs ${round}`), edit(chat, id, `mine ${round}`)]);
+    if (mine.reason?.conflict) lost.push(mine.reason.conflict);
+    for (const conflict of theirs.conflicts) conflict.takeTheirs();
+    await until(() => chat.head.integrity === theirs.head.integrity);
+  }
+  assert.deepEqual(heard, lost);
+  assert.deepEqual(one.conflicts, lost);
+  assert.equal(lost[0].handle, chat);
+  const told = [];
+  for (const name of ["changed", "status"]) chat.on(name, () => told.push(name));
+  one.on("changed", () => told.push("client"));
+  lost[0].takeTheirs();
+  assert.deepEqual(told, ["changed", "client"]);
+  lost[1].takeTheirs();
+  assert.deepEqual(told, ["changed", "client", "changed", "status", "client"]);
+  await Promise.all([one.close(), other.close()]);
+});
+
+test("the conflicts of a tab that died are told to the one that took over", async () => {
+  const { MemoryOutbox } = await import("../dist/tellback.js");
+  const { Locks } = await import("./server.mjs");
+  const [outbox, locks] = [new MemoryOutbox(), new Locks()];
+  const dead = await client(server, { outbox, locks });
+  const chat = await dead.open("group:Left", { create: true });
+  await chat.append({ id: "a", mes: "a" });
+  await server.kill();
+  chat.patch("a", [{ op: "replace", path: "/mes", value: "of the dead" }]).catch(() => {});
+  await until(async () => (await outbox.load(dead.session)).length === 1);
+  await dead.close(0);
+  await server.start();
+  const other = await client(server);
+  await (await other.open("group:Left")).patch("a", [{ op: "replace", path: "/mes", value: "of the living" }]);
+  const living = await client(server, { outbox, locks });
+  const heard = [];
+  const changed = [];
+  living.on("conflicted", ({ conflict }) => heard.push(conflict));
+  living.on("changed", () => changed.push(living.pending + living.conflicts.length));
+  await until(() => heard.length === 1);
+  assert.deepEqual(living.conflicts, heard);
+  heard[0].takeTheirs();
+  assert.deepEqual(living.conflicts, []);
+  await until(async () => !(await outbox.load(dead.session)).length);
+  await until(() => changed.at(-1) === 0);
+  await Promise.all([other.close(), living.close()]);
+});
