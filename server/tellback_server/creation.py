@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from tellback_protocol.decide import Committed, Facts, Fresh, decide
+from tellback_protocol.decide import Committed, Facts, decide
 from tellback_protocol.errors import Refused
 from tellback_protocol.requests import ChatCreate
 from tellback_server.actor import Actor
@@ -27,8 +27,7 @@ from tellback_server.log import LogError
 from tellback_server.operations import Operation
 from tellback_server.planning import chat_of
 from tellback_server.releases import Envelope
-from tellback_server.rooms import Around, Plans, Room
-from tellback_server.store.base import StoreError, StoreUnavailable
+from tellback_server.rooms import Around, Plans, Room, trouble_code
 from tellback_server.store.files import twin_key
 
 log = structlog.get_logger()
@@ -82,11 +81,8 @@ class Creation:
             actor.writes.log_failed(letter)
         except Exception as error:
             log.error("create-failed", chat=actor.name, exc_info=error)
-            code = "unreadable" if isinstance(error, OSError | StoreError) else "internal"
-            code = "storage-unavailable" if isinstance(error, StoreUnavailable) else code
-            tab.answer_refusal(
-                request, letter.owner_json, letter.size_bytes, Refused(code, "The chat could not be made.")
-            )
+            refusal = Refused(trouble_code(error), "The chat could not be made.")
+            tab.answer_refusal(request, letter.owner_json, letter.size_bytes, refusal)
             actor.not_made()
 
     async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:
@@ -100,9 +96,8 @@ class Creation:
             refused = "exists", "The name is taken."
         loaded = self._room.blank(user, actor.name, clock.uuid4(), now_ms)
         facts = Facts(to=actor.name if found.has_folder else "", refused=refused, chat_id=loaded.stream.chat_id)
-        fresh = Fresh(clock.integrity(), clock.random_bits(64), now_ms)
         hub.admit()
-        decision = decide(loaded.stream, request, letter.tab.session_id, fresh, hub.limits, facts)
+        decision = decide(loaded.stream, request, letter.tab.session_id, hub.fresh(now_ms), hub.limits, facts)
         assert isinstance(decision, Committed), "what is not made is refused without a trace"
         operation = Operation(
             what="create", user=user, chat_id=loaded.stream.chat_id, name=actor.name,

@@ -16,7 +16,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
-from tellback_protocol.decide import Committed, Fresh, decide_acks, decide_end
+from tellback_protocol.decide import Committed, decide_acks, decide_end
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import ListedGeneration
 from tellback_protocol.generation_requests import (
@@ -85,7 +85,7 @@ class ChatGenerations:
     def keep_strays(self) -> None:
         """Put such text into the chat, once the tabs know of the other program (BEHAVIOUR T23)."""
         if self.is_stray and self._actor.state == "ready":
-            keep_strays(self._actor, self._desk, self._fresh())
+            keep_strays(self._actor, self._desk)
 
     @property
     def user(self) -> str:
@@ -158,7 +158,7 @@ class ChatGenerations:
             one = self.live[generation_id]
             ended.append((one, entry))
             self._forget(generation_id)
-            self._desk.ended(self._actor.user, entry.state)
+            self._desk.ended(entry.state)
             log.info("generation-ended", chat=self._actor.name, generation=generation_id, state=entry.state,
                      units=one.place[0], duration_ms=round(1000 * (now_s - one.began_s)))
         return lambda touched: self._tell(started, ended, decision.version, touched)
@@ -413,7 +413,7 @@ class ChatGenerations:
             return
         try:
             self._desk.admit()
-            decision = decide_acks(self._stream, self._held, self._fresh(), self._desk.limits)
+            decision = decide_acks(self._stream, self._held, self._desk.fresh(), self._desk.limits)
         except Refused:
             # The session acknowledges again when it is offered the result again.
             self._held.clear()
@@ -445,7 +445,7 @@ class ChatGenerations:
         try:
             self._desk.admit()
             decision = decide_end(
-                self._stream, generation_id, state, self._fresh(), self._desk.limits,
+                self._stream, generation_id, state, self._desk.fresh(), self._desk.limits,
                 UNSET if error is None else error,
             )
             self._actor.writes.commit_own(decision)
@@ -461,10 +461,6 @@ class ChatGenerations:
         stream = self._actor.stream
         assert stream is not None, "a live chat"
         return stream
-
-    def _fresh(self) -> Fresh:
-        clock = self._desk.clock
-        return Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms())
 
     def _lease_s(self, entry: Generation) -> float:
         return float(entry.lease_s) if isinstance(entry.lease_s, int) else self._desk.lease_s

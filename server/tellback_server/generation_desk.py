@@ -19,8 +19,8 @@ from tellback_protocol.errors import Refused
 from tellback_server.generation import ChatGenerations
 
 if TYPE_CHECKING:
+    from tellback_protocol.decide import Fresh
     from tellback_protocol.frames import Limits
-    from tellback_server.clock import Clock
     from tellback_server.hub import Hub
     from tellback_server.metrics import Counters
     from tellback_server.producers import Producers
@@ -82,10 +82,6 @@ class GenerationDesk:
     # -- what chats ask ----------------------------------------------------------------------------------------------
 
     @property
-    def clock(self) -> Clock:
-        return self._hub.clock
-
-    @property
     def counters(self) -> Counters:
         return self._hub.counters
 
@@ -105,6 +101,10 @@ class GenerationDesk:
 
     def now_s(self) -> float:
         return self._hub.clock.monotonic_s()
+
+    def fresh(self) -> Fresh:
+        """See Hub."""
+        return self._hub.fresh()
 
     def admit(self) -> None:
         """Raises Refused when a write could not be stored now."""
@@ -157,7 +157,7 @@ class GenerationDesk:
         if not chat.live:
             self._chats.pop(chat, None)
 
-    def ended(self, user: str, state: str) -> None:
+    def ended(self, state: str) -> None:
         """For the metrics."""
         self.counters.generation_ended(state)
 

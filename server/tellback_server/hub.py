@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from tellback_protocol.decide import Committed
+from tellback_protocol.decide import Committed, Fresh
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, StateOwner, new_name_problem, parse_chat, parse_place
@@ -315,6 +315,11 @@ class Hub:
             return
         actor.state = "loading"
         self.shelf.create(actor, tab, request, owner_json, size_bytes)
+
+    def fresh(self, now_ms: int | None = None) -> Fresh:
+        """What a decision needs of clock and randomness."""
+        clock = self.clock
+        return Fresh(clock.integrity(), clock.random_bits(64), clock.now_ms() if now_ms is None else now_ms)
 
     # -- durability --------------------------------------------------------------------------------------------------
 

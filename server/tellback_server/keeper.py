@@ -39,7 +39,7 @@ from tellback_server.registrar import Registrar
 from tellback_server.releases import Envelope
 from tellback_server.replay import Missed
 from tellback_server.retention import Retention
-from tellback_server.rooms import Room
+from tellback_server.rooms import Room, store_away
 from tellback_server.save_strategy import Reason, Strategy
 from tellback_server.sessions import left_name
 from tellback_server.store.base import StoreError, StoreUnavailable
@@ -472,7 +472,7 @@ def _refusal_of(name: str, error: Exception) -> Refused:
     if isinstance(error, LogPoisoned):
         return Refused("storage-failed", "The disk failed.")
     if isinstance(error, StoreUnavailable):
-        return Refused("storage-unavailable", "The store cannot be reached now.", details={"after_ms": 1000})
+        return store_away()
     if isinstance(error, OSError | StoreError):
         return Refused("unreadable", "The chat exists and cannot be read now.")
     log.error("load-failed", chat=name, exc_info=error)

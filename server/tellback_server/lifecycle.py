@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from tellback_protocol.backups import BackupRestore
-from tellback_protocol.decide import Committed, Fresh, decide
+from tellback_protocol.decide import Committed, decide
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterOwner, Version, new_name_problem
 from tellback_protocol.requests import (
@@ -50,7 +50,7 @@ from tellback_server.planning import place_of
 from tellback_server.records import ANCHOR, CHECKPOINT, DONE, Done, encode, owner_key
 from tellback_server.registrar import Registered, Registrar
 from tellback_server.releases import Envelope
-from tellback_server.rooms import Around, Plan, Room
+from tellback_server.rooms import Around, Plan, Room, trouble_code
 from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
@@ -100,9 +100,7 @@ class Lifecycle:
             hub, room, self._plans, self.afterlife, turn=self.turn, waiting=self.waiting, execute=self._execute,
             record=self.record, identified=identified,
         )
-        self.links = Links(
-            hub, registrar, turn=lambda user: self._locks.setdefault(user, asyncio.Lock()), waiting=self.waiting
-        )
+        self.links = Links(hub, registrar, turn=self.lock_of, waiting=self.waiting)
         self._gates: dict[tuple[str, str], asyncio.Event] = {}
         """Beginnings of names whose owners are on their way."""
         self.cut_off: list[Operation] = []
@@ -133,7 +131,7 @@ class Lifecycle:
     async def finish_cut_off(self) -> None:
         """Carry out what the store could not take at the start; no life write of its users comes before it."""
         for operation in list(self.cut_off):
-            async with self._locks.setdefault(operation.user, asyncio.Lock()):
+            async with self.lock_of(operation.user):
                 while self._hub.is_admitting:
                     try:
                         await self._run(lambda: self._plans.carry_out(operation))  # noqa: B023
@@ -169,7 +167,7 @@ class Lifecycle:
     async def turn(self, actor: Actor) -> AsyncIterator[None]:
         """For whoever makes, moves or ends one of the user's owners: one after another. Nobody waits for who waits."""
         self.waiting.add(actor)
-        lock = self._locks.setdefault(actor.user, asyncio.Lock())
+        lock = self.lock_of(actor.user)
         try:
             await lock.acquire()
         finally:
@@ -180,7 +178,7 @@ class Lifecycle:
             lock.release()
 
     def lock_of(self, user: str) -> asyncio.Lock:
-        """For whoever touches the user's trash: one after another, as `turn`."""
+        """Of the user's life writes; whoever touches the trash has it too."""
         return self._locks.setdefault(user, asyncio.Lock())
 
     # -- what actors ask ---------------------------------------------------------------------------------------------
@@ -226,9 +224,8 @@ class Lifecycle:
             return
         except Exception as error:
             log.error("life-write-failed", chat=actor.name, exc_info=error)
-            code = "unreadable" if isinstance(error, OSError | StoreError) else "internal"
-            code = "storage-unavailable" if isinstance(error, StoreUnavailable) else code
-            actor.refuse_letter(letter, Refused(code, "What is there could not be looked at; nothing was changed."))
+            sentence = "What is there could not be looked at; nothing was changed."
+            actor.refuse_letter(letter, Refused(trouble_code(error), sentence))
         finally:
             is_last = self._begun.get(actor) is letter
             if is_last:
@@ -275,8 +272,7 @@ class Lifecycle:
         plan = await self._plan(actor, stream, request, now_ms)
         facts = msgspec.structs.replace(plan.facts, base_held=base_held)
         hub.admit()
-        fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), now_ms)
-        decision = decide(stream, request, letter.tab.session_id, fresh, hub.limits, facts)
+        decision = decide(stream, request, letter.tab.session_id, hub.fresh(now_ms), hub.limits, facts)
         is_replaced = isinstance(request, BackupRestore) and not stream.deleted and not isinstance(request.to, str)
         is_deletion = isinstance(decision, Committed) and (
             is_replaced or isinstance(request, ChatDelete | OwnerDelete)

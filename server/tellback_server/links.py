@@ -18,7 +18,7 @@ from collections.abc import Callable, Set
 import msgspec
 import structlog
 
-from tellback_protocol.decide import Fresh, decide_links
+from tellback_protocol.decide import decide_links
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import StateOwner, stem_of
 from tellback_server.actor import Actor
@@ -112,9 +112,8 @@ class Links:
         assert not isinstance(place, StateOwner), "only chats are linked"
         try:
             hub.admit()
-            fresh = Fresh(hub.clock.integrity(), hub.clock.random_bits(64), hub.clock.now_ms())
             to = stem_of(place)
-            decision = decide_links(stream, set(registered.linked_as) - {to}, to, fresh, hub.limits)
+            decision = decide_links(stream, set(registered.linked_as) - {to}, to, hub.fresh(), hub.limits)
         except Refused as refusal:
             log.warning("link-not-told", chat=name, code=refusal.code)
             return refusal.retry == "never"

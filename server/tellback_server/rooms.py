@@ -24,6 +24,7 @@ from tellback_protocol.life import Facts
 from tellback_protocol.requests import ChatCreate, LifeWrite
 from tellback_protocol.stream import Stream
 from tellback_server.loaded import ChatMissing, LoadedStream, NewRecord
+from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.held import FileState
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from tellback_server.registrar import Registrar
     from tellback_server.store.groups import GroupEdit
 
-__all__ = ["Around", "Folded", "Lookout", "NoLookout", "Plan", "Plans", "Room", "RoomFor", "store_away"]
+__all__ = [
+    "Around", "Folded", "Lookout", "NoLookout", "Plan", "Plans", "Room", "RoomFor", "store_away", "trouble_code",
+]
 
 
 class Folded(Protocol):
@@ -132,6 +135,13 @@ class Room(Protocol):
 def store_away() -> Refused:
     """What is asked of a store that cannot be reached."""
     return Refused("storage-unavailable", "The store cannot be reached now.", details={"after_ms": 1000})
+
+
+def trouble_code(error: Exception) -> str:
+    """The code of a refusal for what a room raised."""
+    if isinstance(error, StoreUnavailable):
+        return "storage-unavailable"
+    return "unreadable" if isinstance(error, OSError | StoreError) else "internal"
 
 
 # -- life writes -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from tellback_protocol.generations import NAMESPACE
 from tellback_server.log import LogError
 
 if TYPE_CHECKING:
-    from tellback_protocol.decide import Fresh
     from tellback_server.actor import Actor
     from tellback_server.generation_desk import GenerationDesk
 
@@ -27,7 +26,7 @@ __all__ = ["keep_strays"]
 log = structlog.get_logger()
 
 
-def keep_strays(actor: Actor, desk: GenerationDesk, fresh: Fresh) -> None:
+def keep_strays(actor: Actor, desk: GenerationDesk) -> None:
     """Carry them into the chat; what fails now is tried again at the next beat."""
     stream = actor.stream
     assert stream is not None, "a live chat"
@@ -39,7 +38,7 @@ def keep_strays(actor: Actor, desk: GenerationDesk, fresh: Fresh) -> None:
         return
     try:
         desk.admit()
-        actor.writes.commit_own(decide_strays(stream, fresh, desk.limits))
+        actor.writes.commit_own(decide_strays(stream, desk.fresh(), desk.limits))
     except (Refused, LogError) as problem:
         log.error("generations-stray", error=str(problem), **told)
         return
