@@ -43,7 +43,7 @@ from tellback_server.names import Names
 from tellback_server.page import page_routes
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
-from tellback_server.server_backup import UNFINISHED
+from tellback_server.server_backup import UNFINISHED, store_of_copy
 from tellback_server.standstill import Standstill
 from tellback_server.status import Status
 from tellback_server.status_desk import StatusDesk
@@ -120,6 +120,11 @@ class App:
                     remedy = "Run `tellback backup server` (or server-restore) again, it goes on; or remove it."
                     raise ConfigurationError(Problem(flag_of("data"), f"{data}: the copy is not finished.", remedy))
             return
+                copied = store_of_copy(self.fs, data)
+                if copied:
+                    remedy = "`tellback backup server-restore` makes a data folder and a store of it."
+                    what = f"{data}: a backup of chats in {copied}."
+                    raise ConfigurationError(Problem(flag_of("data"), what, remedy))
         parent = os.path.dirname(data)
         if self.fs.stat(parent) is None and not self.settings.create:
             remedy = f"Check the path, or give {flag_of('create')} to make the folders on the way to it, too."
@@ -198,7 +203,7 @@ class App:
             strategy=settings.save_strategy, backups=Backups(self._hub, self._files, BackupSettings(
                 interval_s=settings.backup_interval_s, deletions_min=settings.backup_deletions_min,
                 bytes_max=settings.backup_bytes_max, policy=settings.backup_policy,
-            ), enabled=room.must_settle),
+            )),
             idle_s=settings.idle_s,
         )
         self._hub.producers = Producers(self._upstreams)
@@ -217,7 +222,8 @@ class App:
         )
         self._hub.tabs = self._reception.tabs
         self._control = Control(self.fs, os.path.join(data, SERVER_FOLDER), Standstill(
-            self._log, [(self._executor, THREADS), (self._catalog.executor, CATALOG_THREADS)]
+            self._log,
+            [*self._storage.executors, (self._executor, THREADS), (self._catalog.executor, CATALOG_THREADS)],
         ))
         self._log.start(loop, self._hub.on_durable, self._poisoned)
         await self._keeper.start()
@@ -228,8 +234,7 @@ class App:
         undo.push_async_callback(self._keeper.stop)
         undo.push_async_callback(self._storage.stop)
         undo.push_async_callback(self._control.stop)
-        if room.must_settle:
-            await self._control.start()
+        await self._control.start()
         await self._gateway.start()
         self.urls = [
             f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws" for host, port in self._gateway.addresses

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, Literal
 
 import msgspec
@@ -117,6 +117,11 @@ class Backing:
                 "stopped-behind", store="backup", pending_entries=left, pending_bytes=self.flusher.pending_bytes,
                 error=self.watch.error or self.flusher.error, meaning="The log keeps it; the next start goes on.",
             )
+
+    @property
+    def executor(self) -> tuple[Executor, int]:
+        """Where the backup is called, and with how many threads."""
+        return self._executor, THREADS
 
     def probe(self, data_id: str) -> None:
         """Ask a backup that is away whether it is back. Blocks."""

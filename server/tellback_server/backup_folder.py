@@ -36,7 +36,7 @@ from tellback_server.store.held import OutsideEdit
 from tellback_server.survey import owner_files
 from tellback_server.thinning import Crowd, Policy, Stored, kept, make_room
 
-__all__ = ["BackupDamaged", "BackupFolder", "KeptFile", "Manifest", "Reason", "Source", "Taken"]
+__all__ = ["BackupDamaged", "BackupFolder", "FileSource", "KeptFile", "Manifest", "Reason", "Source", "Taken"]
 
 FOLDER: Final = "backups/tellback"
 FORMAT: Final = 1
@@ -91,7 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An owner whose files stand still and hold everything up to `head`."""
+    """An owner at one version, durable up to `head`."""
 
     user: str
     place: Place
@@ -99,11 +99,42 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     version: Version
     head: Version
     file: FileIdentity | None
+    count: int
+    inherited: Raw | UnsetType = UNSET
+
+    def contents(self, files: FileStore) -> dict[str, bytes]:
+        """Every file that the owner owns, by how its name goes on. Blocks. Raises OutsideEdit, OSError."""
+        raise NotImplementedError
+
+
+class FileSource(Source, frozen=True, kw_only=True):
+    """One whose files stand still and hold everything."""
+
     """The chat's file as it is known; None for an owner without messages."""
     state_files: Mapping[str, FileIdentity]
     """State files as they are known, by namespace."""
-    count: int
-    inherited: Raw | UnsetType = UNSET
+
+    def contents(self, files: FileStore) -> dict[str, bytes]:
+        """As they are known to be; the card and preset itself are not the server's."""
+        own = owner_files(files, self.user, self.place)
+        stem = stem_of(self.place)
+        known = {files.state_path(self.user, self.place, ns): one for ns, one in self.state_files.items()}
+        if self.file is not None:
+            known[files.owner_path(self.user, self.place)] = self.file
+        contents: dict[str, bytes] = {}
+        for name in own.files:
+            path = files.checked_path(self.user, f"{own.folder}/{name}")
+            is_own = path == files.owner_path(self.user, self.place)
+            if is_own and not name.endswith(CHAT_ENDING):
+                continue
+            loaded = files.read(path)
+            wanted = known.pop(path, None)
+            if wanted is not None and not wanted.same_bytes(loaded.identity.size_bytes, loaded.identity.crc32):
+                raise OutsideEdit(path, "was changed by another program")
+            contents[name[len(stem) :]] = loaded.data
+        for path in known:
+            raise OutsideEdit(path, "is gone")
+        return contents
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -225,7 +256,7 @@ class BackupFolder:
         """
         user, chat_id = source.user, source.chat_id
         folder = self._folder(user, chat_id)
-        contents = self._contents(source)
+        contents = source.contents(self._files)
         known, _sizes = self._look(user, chat_id)
         earlier = next((manifest for manifest in known if not manifest.is_piece), None)
         same = {} if earlier is None else self._same(user, earlier, contents)
@@ -258,29 +289,6 @@ class BackupFolder:
             failpoint("backup.after_manifest")
             line.update(backup=stem, size_bytes=written, shared=len(same))
         return Taken(manifest, True, written + len(body))
-
-    def _contents(self, source: Source) -> dict[str, bytes]:
-        """Every file that the owner owns, as it is known to be; the card and preset itself are not the server's."""
-        files = self._files
-        own = owner_files(files, source.user, source.place)
-        stem = stem_of(source.place)
-        known = {files.state_path(source.user, source.place, ns): one for ns, one in source.state_files.items()}
-        if source.file is not None:
-            known[files.owner_path(source.user, source.place)] = source.file
-        contents: dict[str, bytes] = {}
-        for name in own.files:
-            path = files.checked_path(source.user, f"{own.folder}/{name}")
-            is_own = path == files.owner_path(source.user, source.place)
-            if is_own and not name.endswith(CHAT_ENDING):
-                continue
-            loaded = files.read(path)
-            wanted = known.pop(path, None)
-            if wanted is not None and not wanted.same_bytes(loaded.identity.size_bytes, loaded.identity.crc32):
-                raise OutsideEdit(path, "was changed by another program")
-            contents[name[len(stem) :]] = loaded.data
-        for path in known:
-            raise OutsideEdit(path, "is gone")
-        return contents
 
     def _same(self, user: str, earlier: Manifest, contents: Mapping[str, bytes]) -> dict[str, KeptFile]:
         """Files of an earlier backup that hold the same bytes; compared whole, so that rot is not handed on."""

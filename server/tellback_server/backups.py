@@ -1,4 +1,4 @@
-"""Backups: when a live owner is backed up, and what of its backups goes. One room for all users' folders.
+"""Backups: when a live owner is backed up, and what of its backups goes. They are files, wherever owners are kept.
 
     schedule    a chat that changed, `backup_interval_s` after its last backup at the earliest; looked at every second
     idle        a chat that changed leaves memory
@@ -29,10 +29,11 @@ from tellback_protocol.effects import DeleteEffect
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version
 from tellback_server.actor import Actor
-from tellback_server.backup_folder import BackupFolder, Manifest, Reason, Source, Taken
+from tellback_server.backup_folder import BackupFolder, Manifest, Reason, Taken
 from tellback_server.hub import Hub
 from tellback_server.log import LogError
 from tellback_server.releases import Envelope
+from tellback_server.rooms import Room
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.thinning import Policy
@@ -78,10 +79,8 @@ class _Room(msgspec.Struct):
 class Backups:
     """See the module. Loop thread; files are touched in threads."""
 
-    def __init__(self, hub: Hub, files: FileStore, settings: BackupSettings, *, enabled: bool = True) -> None:
-        """Not `enabled`: owners are in a store, which has its own way to be backed up."""
+    def __init__(self, hub: Hub, files: FileStore, settings: BackupSettings) -> None:
         self._hub = hub
-        self.enabled = enabled
         self._settings = settings
         self.folder = BackupFolder(files)
         self._last: dict[str, _Known] = {}
@@ -93,12 +92,16 @@ class Backups:
         self._settle: Callable[[Actor, Envelope | None], Awaitable[bool]]
         self._fold: Callable[..., Awaitable[bool]]
         self._became_dirty: Callable[[Actor], None]
+        self._room: Room
 
     def attend(
-        self, *, settle: Callable[[Actor, Envelope | None], Awaitable[bool]], fold: Callable[..., Awaitable[bool]],
-        became_dirty: Callable[[Actor], None],
+        self, room: Room, *, settle: Callable[[Actor, Envelope | None], Awaitable[bool]],
+        fold: Callable[..., Awaitable[bool]], became_dirty: Callable[[Actor], None],
     ) -> None:
-        """Whose files are backed up: how they are brought to stand still. Once, before the first request."""
+        """Where the owners are that are backed up, and how they are brought to stand still. Once, before the first
+        request.
+        """
+        self._room = room
         self._settle, self._fold, self._became_dirty = settle, fold, became_dirty
 
     @property
@@ -117,7 +120,7 @@ class Backups:
 
     def keep_first(self, actor: Actor, letter: Envelope, decision: Committed) -> bool:
         """See Shelf."""
-        reason = self.loses(decision) if self.enabled else None
+        reason = self.loses(decision)
         if reason is None or actor.file is None or actor.kept_seq == actor.live_stream.head.seq:
             return False
         actor.state = "busy"
@@ -130,7 +133,7 @@ class Backups:
         comparisons.
         """
         held, interval_s = actor.file, self._settings.interval_s
-        if not self.enabled or not interval_s or held is None or not held.head.seq:
+        if not interval_s or held is None or not held.head.seq:
             return False
         known = self._last.get(actor.key)
         if known is None:
@@ -145,7 +148,7 @@ class Backups:
 
     async def leaves(self, actor: Actor) -> None:
         """An owner leaves memory: what changed since its last backup is in one, however young that is."""
-        if not self.enabled or not self._settings.interval_s or actor.file is None or not actor.file.head.seq:
+        if not self._settings.interval_s or actor.file is None or not actor.file.head.seq:
             return
         if actor.key not in self._last:
             await self._learn(actor)
@@ -174,17 +177,16 @@ class Backups:
     # -- taking ------------------------------------------------------------------------------------------------------
 
     async def take(self, actor: Actor, reason: Reason) -> Taken:
-        """A backup of an owner whose files stand still: a checkpoint's place is taken, or it is busy.
+        """A backup of an owner that stands still: a checkpoint's place is taken, or it is busy.
 
-        Raises OutsideEdit, FileUnsafe, FileUnreadable, OSError; counted and logged.
+        Raises OutsideEdit, FileUnsafe, FileUnreadable, OSError, LogError; counted and logged.
         """
         held, hub, settings = actor.file, self._hub, self._settings
         assert held is not None, "a live owner has files"
-        source = Source(
-            user=actor.user, place=held.place, chat_id=actor.chat_id, version=held.version, head=held.head,
-            file=held.identity, state_files=dict(held.state_files), count=held.lines, inherited=held.image.inherited,
-        )
+        source = self._room.backup_source(actor.live_stream, held, hub.clock.now_ms())
         try:
+            # What a backup shows no crash takes back.
+            await hub.log.flush()
             async with self._locks.setdefault(actor.user, asyncio.Lock()):
                 now_ms = hub.clock.now_ms()
                 taken = await self._run(lambda: self.folder.take(source, reason, now_ms))
@@ -212,14 +214,15 @@ class Backups:
         Raises Refused when the owner is not there any more or cannot be folded, and as `take`.
         """
         seq = actor.live_stream.head.seq
-        for _try in range(TRIES_MAX):
+        for tries in range(TRIES_MAX):
             while actor.state in ("busy", "loading") or (actor.folding and actor.state == "ready"):  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
             held = actor.file
             if actor.state != "ready" or held is None:
                 raise Refused("not-found", "It is not there any more.", pointer="/chat")
-            # What was committed since the call may stay pending: the files hold one version all the same.
-            if not held.pending or held.head.seq >= seq:
+            # What was committed since the call may stay pending: the files hold one version all the same. A store that
+            # is away is in nobody's way.
+            if not held.pending or held.head.seq >= seq or (tries and not self._room.must_settle):
                 break
             await self._fold(actor, "backup")
         else:
@@ -233,7 +236,7 @@ class Backups:
                 self._became_dirty(actor)
 
     async def _keep_by_itself(self, actor: Actor, reason: Reason) -> None:
-        with contextlib.suppress(OSError, OutsideEdit, Refused):
+        with contextlib.suppress(OSError, OutsideEdit, Refused, LogError):
             await self.keep(actor, reason)
 
     async def _keep_first(self, actor: Actor, reason: Reason) -> None:

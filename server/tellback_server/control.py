@@ -103,6 +103,8 @@ class Control:
                 return
             with contextlib.suppress(ConnectionError, asyncio.LimitOverrunError, msgspec.MsgspecError):
                 await self._serve(reader, writer)
+        except TimeoutError:
+            log.warning("not-standing-still", meaning="A call of a disk or store did not end in time.")
         finally:
             self._peers.discard(task)
             writer.close()
@@ -143,7 +145,7 @@ async def standing_still(fs: Fs, server_root: str) -> AsyncIterator[Place]:
         writer.write(b'{"ask":"stand-still"}\n')
         answer = await reader.readline()
         if not answer:
-            raise ServerWentOn("The server ended before it stood still.")
+            raise ServerWentOn("The server ended, or its disk or store did not answer, before it stood still.")
         yield msgspec.json.decode(answer, type=_Held).place
         writer.write(b'{"ask":"go-on"}\n')
         answer = await reader.readline()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from tellback_protocol.ids import ChatName, Place, StateOwner, Version, file_integrity, parse_place
 from tellback_protocol.stream import Stream
 from tellback_server.actor import Actor
+from tellback_server.backup_folder import FileSource
 from tellback_server.checkpoint import CheckpointDone, CheckpointJob, checkpoint
 from tellback_server.file_plans import FilePlans
 from tellback_server.hub import Hub
@@ -74,6 +75,13 @@ class FileRoom:
 
     async def fold(self, job: CheckpointJob, record_seq: Callable[[], int]) -> CheckpointDone:
         return await checkpoint(job, self._files, self._hub.log, self._hub.executor, record_seq)
+
+    def backup_source(self, stream: Stream, held: FileState, now_ms: int) -> FileSource:
+        del now_ms
+        return FileSource(
+            user=stream.user, place=held.place, chat_id=stream.chat_id, version=held.version, head=held.head,
+            file=held.identity, state_files=dict(held.state_files), count=held.lines, inherited=held.image.inherited,
+        )
 
     def is_changed(self, user: str, held: FileState) -> bool:
         return needs_adoption(self._files, user, held)

@@ -77,7 +77,7 @@ class Keeper:
         )
         self._names = names
         self.backups = backups
-        backups.attend(settle=self._settle, fold=self._fold, became_dirty=self.became_dirty)
+        backups.attend(room, settle=self._settle, fold=self._fold, became_dirty=self.became_dirty)
         self._lookback = Lookback(hub)
         self.lifecycle = Lifecycle(
             hub, files, room, Registrar(files), settle=self._settle, keep=backups.keep_restore, names=names,

@@ -366,9 +366,6 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
     mark = SyncMark(stream.chat_id, to, base.version, version, watermark, base.states)
     path = f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"
     written = [sync_file(path, plan.sync_fields, mark, now_ms)]
-    former = [former for former in registered.former if former.name != to]
-    if registered.name != to:
-        former.append(FormerName(registered.name, now_ms))
     has_other_name = to != registered.name and not isinstance(place, StateOwner)
     # Whether it links to itself is not known before it is read.
     links = [*registered.gone.linked_from, to] if has_other_name else []
@@ -387,7 +384,8 @@ def restore_operation(plan: Plan, registrar: Registrar, stream: Stream, version:
             for path, shown in registered.gone.shown.items()
         ],
         registered=[Registered(
-            user=user, chat_id=stream.chat_id, name=to, former=former, links=links, linked_as=linked_as
+            user=user, chat_id=stream.chat_id, name=to, former=registered.former_as(to, now_ms), links=links,
+            linked_as=linked_as,
         )],
         bases=[base],
     )

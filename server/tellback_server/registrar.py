@@ -84,6 +84,11 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     linked_as: list[str] = []
     """Those names, without their folder."""
 
+    def former_as(self, to: str, now_ms: int) -> list[FormerName]:
+        """The names that it had, once it is called `to`."""
+        former = [one for one in self.former if one.name != to]
+        return former if self.name == to else [*former, FormerName(self.name, now_ms)]
+
 
 _decode = msgspec.json.Decoder(Registered).decode
 

@@ -1,6 +1,7 @@
 """Restoring: a chat as a backup holds it: in place, out of the trash, or beside the chat as a new one.
 
-    plan = plan_backup_restore(files, registrar, stream, request, ...)     in a thread; only reads
+    chosen = choose_backup(files, registrar, stream, request, ...)         in a thread; only reads
+    plan = plan_backup_restore(...)                                       the same, for users' folders
     decide(..., plan.facts)
     operation = plan.operation(...)                                       writes what nobody sees yet
 
@@ -12,6 +13,7 @@ Rules of this module (BEHAVIOUR Z7, Z9, Z10):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -33,7 +35,7 @@ from tellback_server.namesakes import held_back
 from tellback_server.operations import Move, Operation, Replaced, Written
 from tellback_server.planning import chat_of, place_of, sync_file
 from tellback_server.records import Checkpointed, FileIdentity, StateMark
-from tellback_server.registrar import FormerName, Registered, Registrar
+from tellback_server.registrar import Registered, Registrar
 from tellback_server.store.files import (
     CHAT_ENDING,
     STATE_ENDING,
@@ -48,9 +50,38 @@ from tellback_server.store.groups import GroupEdit, inherited_metadata
 from tellback_server.store.held import FileState
 from tellback_server.survey import Live, OwnerFiles, folder_of, owner_files, taken
 
-__all__ = ["RestorePlan", "plan_backup_restore"]
+__all__ = ["Chosen", "RestorePlan", "choose_backup", "plan_backup_restore"]
 
 Kind = Literal["in-place", "out-of-trash", "beside"]
+
+
+class Chosen(msgspec.Struct, kw_only=True):
+    """A backup that is whole, and what it would be restored as."""
+
+    kind: Kind
+    name: str
+    manifest: Manifest
+    contents: dict[str, LoadedFile]
+    """By how the files' names go on, as they stand beside a chat."""
+    chat: Content
+
+    @property
+    def states(self) -> dict[str, bytes]:
+        """By namespace."""
+        return {
+            namespace: loaded.data for ending, loaded in self.contents.items()
+            if (namespace := _namespace(ending)) is not None
+        }
+
+    def facts(self, stream: Stream, refused: tuple[str, str] | None, chat_id: str, integrity: str) -> Facts:
+        """For the decision; `chat_id` and `integrity` are those of a new chat."""
+        is_new = self.kind == "beside"
+        if not is_new:
+            integrity = self.chat.integrity(stream.head.epoch + 1, stream.head.seq + 1, self.name)
+        return Facts(
+            to=self.name, refused=refused, chat_id=chat_id if is_new else "", integrity=integrity,
+            backup=self.manifest.backup,
+        )
 
 
 class RestorePlan(msgspec.Struct, kw_only=True):
@@ -60,7 +91,6 @@ class RestorePlan(msgspec.Struct, kw_only=True):
     kind: Kind = "in-place"
     manifest: Manifest | None = None
     contents: dict[str, LoadedFile] = {}
-    """By how the files' names go on, as they stand beside a chat."""
     chat: Content | None = None
     own: OwnerFiles | None = None
     """What is there now."""
@@ -134,9 +164,6 @@ class RestorePlan(msgspec.Struct, kw_only=True):
         restored = Version(version.epoch + 1, version.seq, self.facts.integrity)
         staged = self._staged(files, user, to)
         base = self._base(stream, to, restored, staged)
-        former = [former for former in registered.former if former.name != to]
-        if registered.name != to:
-            former.append(FormerName(registered.name, now_ms))
         return Operation(
             what="restore", user=user, chat_id=stream.chat_id, name=registered.name, integrity=version.integrity,
             seq=version.seq, folders=[folder], moves=self._moves(folder, place.chat, staged),
@@ -149,7 +176,9 @@ class RestorePlan(msgspec.Struct, kw_only=True):
                 GroupEdit(path=path, action="select", chat=place.chat, was=shown)
                 for path, shown in registered.gone.shown.items()
             ],
-            registered=[Registered(user=user, chat_id=stream.chat_id, name=to, former=former)],
+            registered=[Registered(
+                user=user, chat_id=stream.chat_id, name=to, former=registered.former_as(to, now_ms)
+            )],
             bases=[base],
         )
 
@@ -216,50 +245,67 @@ class RestorePlan(msgspec.Struct, kw_only=True):
         return sync_file(f"{own.folder}/{own.sync_name}", fields, mark, now_ms)
 
 
+def choose_backup(
+    files: FileStore, registrar: Registrar, stream: Stream, request: BackupRestore, now_ms: int, *,
+    inherited: Callable[[Manifest, str], bytes | None],
+) -> Chosen | Facts:
+    """The backup that is asked for, or why it cannot be restored. `inherited` are metadata of a group chat without a
+    header. Blocks. Raises OSError.
+    """
+    user, backups = stream.user, BackupFolder(files)
+    kind: Kind = "out-of-trash" if stream.deleted else "beside" if isinstance(request.to, str) else "in-place"
+    registered = registrar.of(user, stream.chat_id)
+    name = stream.name
+
+    def refused(code: str, sentence: str) -> Facts:
+        return Facts(to=stream.name, refused=(code, sentence))
+
+    if stream.deleted:
+        if registered is None or registered.gone is None:
+            return refused("not-found", "Nothing is known of the deletion.")
+        name = registrar.name_today(user, registered.name, now_ms)
+    if isinstance(request.to, str):
+        if new_name_problem(request.to) is not None:
+            return Facts(to=stream.name)
+        name = sibling(name, request.to)
+    manifest = backups.find(user, stream.chat_id, request.backup)
+    if manifest is None:
+        return refused("backup-unknown", f"The chat has no backup {request.backup[:64]!r}.")
+    try:
+        contents = _beside_a_chat(manifest, backups.load(user, manifest))
+    except BackupDamaged as error:
+        return refused("backup-damaged", f"{error}.")
+    if CHAT_ENDING not in contents:
+        return refused("backup-damaged", "It holds no chat, only states.")
+    place = chat_of(name)
+    chat = foreign_content(place, contents[CHAT_ENDING], lambda: inherited(manifest, place.chat))
+    return Chosen(kind=kind, name=name, manifest=manifest, contents=contents, chat=chat)
+
+
 def plan_backup_restore(
     files: FileStore, registrar: Registrar, stream: Stream, request: BackupRestore, now_ms: int, *, live: Live,
     chat_id: str, integrity: str,
 ) -> RestorePlan:
     """What can be done; `chat_id` and `integrity` are those of a new chat. Blocks. Raises OSError."""
-    user, backups = stream.user, BackupFolder(files)
-    kind: Kind = "out-of-trash" if stream.deleted else "beside" if isinstance(request.to, str) else "in-place"
-    plan = RestorePlan(facts=Facts(to=stream.name), kind=kind)
-    registered = registrar.of(user, stream.chat_id)
-    name = stream.name
-    if stream.deleted:
-        if registered is None or registered.gone is None:
-            return plan.refused(("not-found", "Nothing is known of the deletion."))
-        name = registrar.name_today(user, registered.name, now_ms)
-    if isinstance(request.to, str):
-        if new_name_problem(request.to) is not None:
-            return plan
-        name = sibling(name, request.to)
-    manifest = backups.find(user, stream.chat_id, request.backup)
-    if manifest is None:
-        return plan.refused(("backup-unknown", f"The chat has no backup {request.backup[:64]!r}."))
-    try:
-        contents = _beside_a_chat(manifest, backups.load(user, manifest))
-    except BackupDamaged as error:
-        return plan.refused(("backup-damaged", f"{error}."))
-    if CHAT_ENDING not in contents:
-        return plan.refused(("backup-damaged", "It holds no chat, only states."))
-    place = chat_of(name)
-    chat = foreign_content(place, contents[CHAT_ENDING], lambda: inherited_metadata(files, user, place.chat))
+    user = stream.user
+    chosen = choose_backup(
+        files, registrar, stream, request, now_ms,
+        inherited=lambda _manifest, chat: inherited_metadata(files, user, chat),
+    )
+    if isinstance(chosen, Facts):
+        return RestorePlan(facts=chosen)
     refused: tuple[str, str] | None = None
-    if kind != "in-place":
-        sentence = taken(files, user, place)
+    if chosen.kind != "in-place":
+        sentence = taken(files, user, chat_of(chosen.name))
         held = held_back(
-            registrar, files, user, name, now_ms, own_id=stream.chat_id if stream.deleted else "", live=live
+            registrar, files, user, chosen.name, now_ms, own_id=stream.chat_id if stream.deleted else "", live=live
         )
         refused = ("exists", sentence) if sentence is not None else None if held is None else ("exists", held[1])
-    if kind != "beside":
-        integrity = chat.integrity(stream.head.epoch + 1, stream.head.seq + 1, name)
-    facts = Facts(
-        to=name, refused=refused, chat_id=chat_id if kind == "beside" else "", integrity=integrity,
-        backup=manifest.backup,
-    )
     own = None if stream.deleted else owner_files(files, user, place_of(stream.name))
-    return RestorePlan(facts=facts, kind=kind, manifest=manifest, contents=contents, chat=chat, own=own)
+    return RestorePlan(
+        facts=chosen.facts(stream, refused, chat_id, integrity), kind=chosen.kind, manifest=chosen.manifest,
+        contents=chosen.contents, chat=chosen.chat, own=own,
+    )
 
 
 def _beside_a_chat(manifest: Manifest, contents: dict[str, LoadedFile]) -> dict[str, LoadedFile]:

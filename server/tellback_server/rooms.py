@@ -23,6 +23,7 @@ from tellback_protocol.ids import ChatName, Place, Version
 from tellback_protocol.life import Facts
 from tellback_protocol.requests import ChatCreate, LifeWrite
 from tellback_protocol.stream import Stream
+from tellback_server.backup_folder import Source
 from tellback_server.loaded import ChatMissing, LoadedStream, NewRecord
 from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.held import FileState
@@ -121,6 +122,9 @@ class Room(Protocol):
         """Bring the place up to a snapshot, everything of which is durable in the log. On any exception its changes are
         pending again. Raises OutsideEdit, CheckpointFailed, FileUnsafe, FileUnreadable, StoreError, LogError.
         """
+
+    def backup_source(self, stream: Stream, held: FileState, now_ms: int) -> Source:
+        """A live owner that stands still, for its backup. Loop, synchronous; cost: one pointer a message."""
 
     def is_changed(self, user: str, held: FileState) -> bool:
         """Whether somebody else changed it; `adopt` finds out what happened. Blocks."""

@@ -27,12 +27,17 @@ from tellback_server.fs import TEMPORARY_SUFFIX, FileMark, FileMissing, FileUnsa
 from tellback_server.standstill import Place
 from tellback_server.store.files import SERVER_FOLDER
 
-__all__ = ["UNFINISHED", "BackupUnusable", "CopiedFile", "Copying", "Manifest", "read_manifest", "restore", "survey"]
+__all__ = [
+    "UNFINISHED", "BackupUnusable", "CopiedFile", "Copying", "Manifest", "read_manifest", "restore", "store_of_copy",
+    "survey",
+]
 
 UNFINISHED: Final = f"{SERVER_FOLDER}/UNFINISHED"
 MANIFEST: Final = f"{SERVER_FOLDER}/backup.json"
 LOG_FOLDER: Final = f"{SERVER_FOLDER}/log"
 LEFT_OUT: Final = frozenset((f"{SERVER_FOLDER}/LOCK", UNFINISHED, MANIFEST))
+OWNERS: Final = f"{SERVER_FOLDER}/owners"
+"""Owners of a store, in a copy: `<user>/<id>`, each as `staged` writes it."""
 FORMAT: Final = 1
 Report = Callable[[str, int], None]
 """Told of each file, with its size, when it is there."""
@@ -58,6 +63,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     left_out: list[str] = []
     """Links and what is no regular file."""
 
+    store: str = ""
+    """Where chats were, without its password; empty when they were in users' folders."""
+    durability: str = ""
+    """What that store promised: of one that promises nothing the log is the copy."""
 
 class BackupUnusable(Exception):
     """What stands there is no finished backup, or not as it was finished."""
@@ -125,6 +134,8 @@ class Copying:
         self._copied: dict[str, tuple[FileMark, CopiedFile]] = {}
         """What the source was when it was copied, and what was."""
         self.left_out: list[str] = []
+        self._put: set[str] = set()
+        """Files that the data folder has otherwise, or not at all."""
 
     def begin(self) -> None:
         """Raises BackupUnusable when `dest` holds something else than a backup that was cut off."""
@@ -146,14 +157,30 @@ class Copying:
         """A first pass. Files that go, or change, while they are copied are the second pass's."""
         found, _odd = survey(self._fs, self._data)
         for path, mark in found.items():
-            with contextlib.suppress(FileMissing, FileUnsafe):
-                self._copy(path, mark)
+            if path not in self._put:
+                with contextlib.suppress(FileMissing, FileUnsafe):
+                    self._copy(path, mark)
+
+    def put(self, path: str, data: bytes) -> None:
+        """A file of the copy that stands nowhere in the data folder."""
+        self._put.add(path)
+        target = os.path.join(self._dest, path)
+        self._fs.make_directories(os.path.dirname(target))
+        self._fs.write_atomically(target, data)
+        self._copied[path] = FileMark(0, 0, 0), CopiedFile(len(data), zlib.crc32(data))
+        self._report(path, len(data))
+
+    def take_back(self, path: str) -> None:
+        """It does not belong into the copy any more; `copy_rest` removes it."""
+        self._put.discard(path)
 
     def copy_rest(self, place: Place | None) -> None:
         """While nothing touches the files: what is different now, and of the log what is behind nothing else."""
         found, self.left_out = survey(self._fs, self._data)
         for path, mark in found.items():
             number = None if place is None else _segment_of(path)
+            if path in self._put:
+                continue
             if number is not None and place is not None and number >= place.segment:
                 if number == place.segment:
                     self._copy(path, None, place.offset)
@@ -164,7 +191,7 @@ class Copying:
             and number > place.segment
         }
         for path in list(_walk(self._fs, self._dest, "", [])):
-            if path not in LEFT_OUT and (path not in found or path in beyond):
+            if path not in LEFT_OUT and path not in self._put and (path not in found or path in beyond):
                 with contextlib.suppress(FileMissing):
                     self._fs.unlink(os.path.join(self._dest, path))
                 self._copied.pop(path, None)
@@ -187,7 +214,9 @@ class Copying:
         self._copied[path] = was, CopiedFile(was.size_bytes, crc32)
         self._report(path, was.size_bytes)
 
-    def finish(self, place: Place | None, server: str, now_ms: int) -> Manifest:
+    def finish(
+        self, place: Place | None, server: str, now_ms: int, *, store: str = "", durability: str = ""
+    ) -> Manifest:
         """Everything is durable and told by the manifest; from here on it is a backup."""
         fs = self._fs
         for folder in {os.path.dirname(path) for path in self._copied} | {""}:
@@ -198,7 +227,7 @@ class Copying:
                 folder = os.path.dirname(folder)
         manifest = Manifest(
             server=server, taken_ms=now_ms, position=0 if place is None else place.position,
-            term=0 if place is None else place.term, left_out=self.left_out,
+            term=0 if place is None else place.term, left_out=self.left_out, store=store, durability=durability,
             files={path: copied for path, (_mark, copied) in sorted(self._copied.items())},
         )
         fs.write_atomically(os.path.join(self._dest, MANIFEST), msgspec.json.encode(manifest))
@@ -231,10 +260,25 @@ def read_manifest(fs: Fs, source: str) -> Manifest:
     return manifest
 
 
-def restore(fs: Fs, source: str, data: str, report: Report = lambda _path, _size_bytes: None) -> Manifest:
-    """A data folder of a backup, each file compared with the manifest. `data` is not there, or empty.
+class _Kept(msgspec.Struct):
+    store: str = ""
 
-    Raises BackupUnusable: then `data` is marked as unfinished, and the same call goes on.
+
+def store_of_copy(fs: Fs, folder: str) -> str:
+    """Of a copy of a server on a store, which nobody can serve as it is: which store; else empty. Raises FsError."""
+    with contextlib.suppress(FileMissing, msgspec.MsgspecError):
+        return msgspec.json.decode(fs.read(os.path.join(folder, MANIFEST)), type=_Kept).store
+    return ""
+
+
+def restore(
+    fs: Fs, source: str, data: str, report: Report = lambda _path, _size_bytes: None, *,
+    fill: Callable[[Manifest], None] = lambda _manifest: None,
+) -> Manifest:
+    """A data folder of a backup, each file compared with the manifest. `data` is not there, or empty. `fill` brings the
+    owners of a store back; it comes last.
+
+    Raises BackupUnusable, and what `fill` does: then `data` is marked as unfinished, and the same call goes on.
     """
     manifest = read_manifest(fs, source)
     copying = Copying(fs, source, data, report)
@@ -244,6 +288,8 @@ def restore(fs: Fs, source: str, data: str, report: Report = lambda _path, _size
         if ".." in path.split("/") or os.path.isabs(path):
             raise BackupUnusable(path, "leads out of the backup")
         fs.make_directories(os.path.dirname(target))
+        if path.startswith(f"{OWNERS}/"):
+            continue
         try:
             was, crc32 = fs.copy(os.path.join(source, path), target)
         except FileMissing:
@@ -253,5 +299,6 @@ def restore(fs: Fs, source: str, data: str, report: Report = lambda _path, _size
         fs.fsync_directory(os.path.dirname(target))
         report(path, was.size_bytes)
     fs.unlink(os.path.join(data, UNFINISHED))
+    fill(manifest)
     fs.fsync_directory(os.path.join(data, SERVER_FOLDER))
     return manifest

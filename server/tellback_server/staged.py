@@ -30,10 +30,11 @@ from tellback_server.operations import Operation
 from tellback_server.store.base import StoreDamaged, StoredChat
 from tellback_server.store.files import FileStore
 
-__all__ = ["Staged"]
+__all__ = ["Staged", "owner_bytes", "owner_from", "owner_of"]
 
 _HEAD: Final = re.compile(rb"tellback-owner 1 crc32=([0-9a-f]{8})\n")
 _HEAD_BYTES: Final = len(b"tellback-owner 1 crc32=00000000\n")
+_ID_CHARACTERS: Final = 36
 
 
 class _Document(msgspec.Struct, array_like=True, gc=False):
@@ -60,6 +61,36 @@ _decode = msgspec.msgpack.Decoder(_Owner).decode
 
 
 class Staged:
+def owner_of(name: str) -> str:
+    """The owner's id in the name of what is staged."""
+    return name[-_ID_CHARACTERS:]
+
+
+def owner_bytes(value: StoredChat) -> bytes:
+    """The file that holds a whole owner."""
+    body = _encode(_Owner(
+        value.chat_id, value.name, value.head, value.version, value.metadata, list(value.messages.items()),
+        {name: _Document(one.version, one.data, one.corrupt) for name, one in value.states.items()}, value.summary,
+    ))
+    return b"tellback-owner 1 crc32=%08x\n" % zlib.crc32(body) + body
+
+
+def owner_from(data: bytes, path: str) -> StoredChat:
+    """The owner that a file holds. Raises StoreDamaged, with its path."""
+    found, body = _HEAD.match(data), data[_HEAD_BYTES:]
+    try:
+        if found is None or int(found[1], 16) != zlib.crc32(body):
+            raise StoreDamaged(f"{path} is not what was written")
+        owner = _decode(body)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(f"{path} cannot be read: {error}") from None
+    states = {name: StateDocument(one.version, one.data, corrupt=one.corrupt) for name, one in owner.states.items()}
+    return StoredChat(
+        chat_id=owner.chat_id, name=owner.name, head=owner.head, version=owner.version, metadata=owner.metadata,
+        messages=dict(owner.messages), states=states, summary=owner.summary,
+    )
+
+
     """Of all users. Every method blocks. Raises OSError."""
 
     def __init__(self, files: FileStore) -> None:
@@ -133,34 +164,16 @@ class Staged:
         return []
 
     def _write(self, path: str, value: StoredChat) -> None:
-        owner = _Owner(
-            value.chat_id, value.name, value.head, value.version, value.metadata, list(value.messages.items()),
-            {name: _Document(one.version, one.data, one.corrupt) for name, one in value.states.items()}, value.summary,
-        )
-        body = _encode(owner)
+        data = owner_bytes(value)
         self._fs.make_directories(os.path.dirname(path))
-        with self._files.operation("stage", path, size_bytes=len(body)):
-            self._fs.write_atomically(path, b"tellback-owner 1 crc32=%08x\n" % zlib.crc32(body) + body)
+        with self._files.operation("stage", path, size_bytes=len(data)):
+            self._fs.write_atomically(path, data)
 
     def _read(self, path: str) -> StoredChat | None:
         try:
-            data = self._fs.read(path)
+            return owner_from(self._fs.read(path), path)
         except FileMissing:
             return None
-        found, body = _HEAD.match(data), data[_HEAD_BYTES:]
-        try:
-            if found is None or int(found[1], 16) != zlib.crc32(body):
-                raise StoreDamaged(f"{path} is not what was written")
-            owner = _decode(body)
-        except msgspec.MsgspecError as error:
-            raise StoreDamaged(f"{path} cannot be read: {error}") from None
-        states = {
-            name: StateDocument(one.version, one.data, corrupt=one.corrupt) for name, one in owner.states.items()
-        }
-        return StoredChat(
-            chat_id=owner.chat_id, name=owner.name, head=owner.head, version=owner.version, metadata=owner.metadata,
-            messages=dict(owner.messages), states=states, summary=owner.summary,
-        )
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(FileMissing):

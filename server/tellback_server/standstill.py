@@ -42,27 +42,28 @@ class Standstill:
     """See the module. Loop thread."""
 
     def __init__(self, log: Log, executors: Sequence[tuple[Executor, int]]) -> None:
-        """`executors` are all whose threads touch files, each with the number of its threads."""
+        """`executors` are all whose threads touch files or a store, each with the number of its threads; those that may
+        be waited for longest come first.
+        """
         self._log = log
         self._executors = executors
         self._lock = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[Place]:
-        """One at a time. What was begun is done first."""
+        """One at a time. What was begun is done first. Raises TimeoutError when that takes too long."""
         async with self._lock:
             go_on = threading.Event()
             loop = asyncio.get_running_loop()
-            arrived: list[asyncio.Future[None]] = []
             try:
-                for executor, count in self._executors:
-                    # As many as there are threads: when each has one, nothing else runs in them.
-                    for _thread in range(count):
-                        here: asyncio.Future[None] = loop.create_future()
-                        executor.submit(_stand, loop, here, go_on)
-                        arrived.append(here)
-                await asyncio.gather(*arrived)
-                await self._log.flush()
+                async with asyncio.timeout(HOLD_S / 2):
+                    for executor, count in self._executors:
+                        # As many as there are threads: when each has one, nothing else runs in them.
+                        arrived = [loop.create_future() for _thread in range(count)]
+                        for here in arrived:
+                            executor.submit(_stand, loop, here, go_on)
+                        await asyncio.gather(*arrived)
+                    await self._log.flush()
                 segment, offset = self._log.written
                 yield Place(self._log.durable, self._log.term, segment, offset)
             finally:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Protocol
 
 import structlog
@@ -41,6 +42,7 @@ from tellback_server.store.schemes import open_store
 from tellback_server.store_binding import Binding, bind, check_files, mirror_binding, moved
 from tellback_server.store_survey import FileSurvey, StoreSurvey
 from tellback_server.store_watch import StoreWatch, WatchedStore
+from tellback_server.vault import THREADS as STORE_THREADS
 from tellback_server.vault import Vault
 
 __all__ = ["Storage", "choose"]
@@ -86,6 +88,10 @@ class Storage(Protocol):
     async def stop(self) -> None:
         """Nothing is written any more; owners are still live."""
 
+    @property
+    def executors(self) -> list[tuple[Executor, int]]:
+        """Whose threads touch a store, each with the number of its threads."""
+
     def close(self) -> None:
         """Blocks."""
 
@@ -114,6 +120,10 @@ class _Folders:
 
     @property
     def reports(self) -> list[StoreReport]:
+        return []
+
+    @property
+    def executors(self) -> list[tuple[Executor, int]]:
         return []
 
     async def start(self, keeper: Keeper) -> None:
@@ -180,6 +190,10 @@ class _Store:
 
     async def stop(self) -> None:
         """Nothing runs beside it."""
+
+    @property
+    def executors(self) -> list[tuple[Executor, int]]:
+        return [(self._vault.executor, STORE_THREADS)]
 
     @property
     def reports(self) -> list[StoreReport]:
@@ -251,6 +265,10 @@ class _BackedStore(_Store):
         return self._backing.needed
 
     @property
+    def executors(self) -> list[tuple[Executor, int]]:
+        return [self._backing.executor, *super().executors]
+
+    @property
     def reports(self) -> list[StoreReport]:
         return [*super().reports, self._backing.report()]
 
@@ -300,6 +318,10 @@ class _BackedFolders(_Folders):
     @property
     def needed(self) -> Position | None:  # type: ignore[override]  # Folders alone need what is not folded.
         return self._backing.needed
+
+    @property
+    def executors(self) -> list[tuple[Executor, int]]:
+        return [self._backing.executor]
 
     @property
     def reports(self) -> list[StoreReport]:

@@ -21,7 +21,7 @@ from tellback_server.fs import FileMissing, Fs
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.address import StoreAddress
 
-__all__ = ["Binding", "bind", "check_files", "mirror_binding", "moved", "read_binding"]
+__all__ = ["Binding", "as_file", "bind", "check_files", "mirror_binding", "moved", "read_binding"]
 
 NAME = "store"
 MIRROR_NAME = "mirror"
@@ -81,8 +81,13 @@ def write_binding(fs: Fs, data: str, binding: Binding, name: str = NAME) -> Bind
     """Durable on return."""
     path = _path(data, name)
     fs.make_directories(os.path.dirname(path))
-    fs.write_atomically(path, seal(msgspec.json.encode(binding)))
+    fs.write_atomically(path, as_file(binding)[1])
     return binding
+
+
+def as_file(binding: Binding) -> tuple[str, bytes]:
+    """Where it stands below a data folder, and what stands there."""
+    return f".tellback/{NAME}", seal(msgspec.json.encode(binding))
 
 
 def moved(fs: Fs, data: str, binding: Binding, url: str, *, holds_owners: bool) -> Binding:

@@ -13,28 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from tellback_protocol.ids import FILE_NAME_BYTES_MAX, CharacterChat, ChatName, StateOwner, sidecar_name
-from tellback_protocol.values import dumps
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing
-from tellback_server.planning import place_of
 from tellback_server.staged import Staged
 from tellback_server.store.base import StoredChat, StoreError
-from tellback_server.store.files import SYNC_NAMESPACE, FileStore, SyncMark, Watermark
-from tellback_server.store.held import state_mark
-from tellback_server.store.jsonl import Image, render
-from tellback_server.store.marks import mark_fields
-from tellback_server.store.place import file_of
-from tellback_server.store.store_state import decode_listing
+from tellback_server.store.filed import as_files
+from tellback_server.store.files import FileStore
 from tellback_server.trash import MANIFEST, Entry, Trash
 
-__all__ = ["StoreTrash", "as_files"]
+__all__ = ["StoreTrash"]
 
 OWNERS: Final = "owners"
 
@@ -103,41 +95,3 @@ class StoreTrash:
                 one = os.path.dirname(one)
         with contextlib.suppress(FileMissing):
             fs.fsync_directory(os.path.dirname(folder))
-
-
-def as_files(value: StoredChat, now_ms: int) -> dict[str, bytes]:
-    """An owner as SillyTavern and Luker keep it, by path below the user's root."""
-    place = place_of(value.name)
-    folder, own = "/".join(file_of(place)[0]), file_of(place)[1]
-    files: dict[str, bytes] = {}
-    watermark = Watermark(0, 0, 0)
-    if not isinstance(place, StateOwner):
-        data = _chat_file(place, value, now_ms)
-        files[f"{folder}/{own}"] = data
-        watermark = Watermark(len(data), len(value.messages), zlib.crc32(data))
-    marks = {}
-    for namespace, document in value.states.items():
-        if document.data is not None and document.version is not None:
-            files[f"{folder}/{sidecar_name(place, namespace)}"] = document.data
-            marks[namespace] = state_mark(document.version, document.data)
-    mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, marks)
-    fields = {
-        "integrity": value.version.integrity, "updated_at": now_ms, "tellback": mark_fields(mark),
-    }
-    files[f"{folder}/{sidecar_name(place, SYNC_NAMESPACE)}"] = dumps(fields)
-    return dict(_nameable(files))
-
-
-def _nameable(files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Without what no file system could name; the owner itself stands beside its files."""
-    for path, data in files.items():
-        if len(path.rpartition("/")[2].encode("utf-8", "surrogatepass")) <= FILE_NAME_BYTES_MAX:
-            yield path, data
-
-
-def _chat_file(place: ChatName, value: StoredChat, now_ms: int) -> bytes:
-    header = decode_listing(value.summary).header
-    line = None if header is None else header.encode("utf-8", "surrogatepass")
-    image = Image(isinstance(place, CharacterChat), line, None if line is None else "chat_metadata")
-    data = render(image, value.messages, set(), value.metadata, value.chat_id, now_ms).data
-    return data if data.endswith(b"\n") or not data else data + b"\n"

@@ -38,6 +38,7 @@ from tellback_protocol.ids import (
 from tellback_protocol.stream import StateDocument, Stream
 from tellback_protocol.values import servable
 from tellback_server.actor import Actor
+from tellback_server.backup_folder import Source
 from tellback_server.checkpoint import in_thread
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing
@@ -50,15 +51,17 @@ from tellback_server.records import ANCHOR, CHECKPOINT, COMMIT, Anchor, Checkpoi
 from tellback_server.registrar import Registrar
 from tellback_server.rooms import NoLookout
 from tellback_server.sessions import read_sessions
-from tellback_server.staged import Staged
+from tellback_server.staged import Staged, owner_of
 from tellback_server.store.base import ListedOwner, StoreBehind, StoreDamaged, StoredChat, StoreUnavailable
+from tellback_server.store.filed import own_files
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
-from tellback_server.store.jsonl import Image, new_header
-from tellback_server.store.multi import Guarded
-from tellback_server.store.store_state import StorePending, StoreState, listing_of, state_of
+from tellback_server.store.jsonl import Image, new_header, with_metadata
+from tellback_server.store.multi import Guarded, is_newer
+from tellback_server.store.store_state import StorePending, StoreState, listing_of, state_of, value_now
 from tellback_server.store_index import StoreIndex, character_of
 from tellback_server.store_plans import StorePlans
+from tellback_server.store_restoring import base_of
 from tellback_server.store_watch import StoreWatch
 
 __all__ = ["Vault"]
@@ -129,6 +132,7 @@ class Saved(msgspec.Struct, frozen=True):
     value: StoredChat
     size_bytes: int
     identity: FileIdentity
+    image: Image
 
     def install(self, stream: Stream, held: FileState) -> None:
         assert isinstance(held, StoreState), "of an owner in a store"
@@ -138,7 +142,20 @@ class Saved(msgspec.Struct, frozen=True):
         held.version = value.version
         held.documents = value.states
         held.identity = self.identity
+        held.image = self.image
         held.lines = len(value.messages)
+
+
+class ValueSource(Source, frozen=True, kw_only=True):
+    """A live owner as it would be exported."""
+
+    value: StoredChat
+    image: Image
+    now_ms: int
+
+    def contents(self, files: FileStore) -> dict[str, bytes]:
+        del files
+        return own_files(self.value, self.image, self.now_ms)
 
 
 class Vault:
@@ -157,6 +174,10 @@ class Vault:
         self.watch = watch
         self.staged = Staged(files)
         self._is_kept_told = False
+        self._coming: dict[tuple[str, str], str] = {}
+        """By user and id, owners that a life write brings which a crash cut off and the store could not take yet: what
+        is staged of them is what they are.
+        """
         self._registrar: Registrar
         """Set once, with the plans."""
 
@@ -188,6 +209,10 @@ class Vault:
 
     def begin(self, cut_off: Sequence[Operation]) -> None:
         self.staged.clean(cut_off)
+        self._coming = {
+            (operation.user, owner_of(name)): name for operation in cut_off
+            if operation.stored is not None and operation.what != "delete" for name in operation.stored.staged
+        }
         self._tell_kept()
 
     def _tell_kept(self) -> None:
@@ -234,12 +259,22 @@ class Vault:
         return False
 
     def read(self, user: str, chat_id: str) -> StoredChat | None:
-        """What the store holds, or what the data folder keeps for one that loses everything. Raises StoreError."""
-        found = self._store.load(user, chat_id)
-        if not self.keeps_log:
-            return found
-        kept = self.staged.kept(user, chat_id)
-        return kept if found is None or (kept is not None and kept.head.seq > found.head.seq) else found
+        """What the store holds, or what the data folder keeps for it: for one that loses everything, and what it could
+        not take yet. Raises StoreError.
+        """
+        name = self._coming.get((user, chat_id))
+        coming = None if name is None else self.staged.get(user, name)
+        try:
+            found = self._store.load(user, chat_id)
+        except StoreUnavailable:
+            if coming is None:
+                raise
+            return coming
+        kept = self.staged.kept(user, chat_id) if self.keeps_log else None
+        for one in (coming, kept):
+            if one is not None and (found is None or is_newer(one.head, found.head)):
+                found = one
+        return found
 
     def _is_gone(self, user: str, chat_id: str) -> bool:
         """It is in the trash, by itself or with its character."""
@@ -360,16 +395,15 @@ class Vault:
             job.give_back()
             raise
         value = job.value
-        record = Checkpointed(
-            user=job.user, name=value.name, chat_id=value.chat_id, file=None, version=value.version, head=value.head
-        )
-        self._hub.log.append(CHECKPOINT, owner_key(job.user, value.chat_id), record_seq(), encode(record))
+        record = encode(base_of(job.user, value))
+        self._hub.log.append(CHECKPOINT, owner_key(job.user, value.chat_id), record_seq(), record)
         self.index.put(job.user, ListedOwner(value.chat_id, value.name, value.head, value.summary))
         return done
 
     def _save(self, job: SaveJob) -> Saved:
         value = job.value
-        listing = listing_of(job.held.image, value, job.now_ms)
+        image = with_metadata(job.held.image, value.metadata, value.chat_id, job.now_ms)
+        listing = listing_of(image, value, job.now_ms)
         value.summary = msgspec.json.encode(listing)
         try:
             self._store.save(job.user, job.base, job.effects, value)
@@ -379,7 +413,14 @@ class Vault:
             job.effects = None
             self._store.save(job.user, job.base, None, value)
         size_bytes = listing.size_bytes if job.effects is None else sum(map(_size, job.effects))
-        return Saved(value, size_bytes, FileIdentity(listing.size_bytes, 0, job.now_ms * _MS_NS, 0))
+        return Saved(value, size_bytes, FileIdentity(listing.size_bytes, 0, job.now_ms * _MS_NS, 0), image)
+
+    def backup_source(self, stream: Stream, held: FileState, now_ms: int) -> ValueSource:
+        value = value_now(stream)
+        return ValueSource(
+            user=stream.user, place=held.place, chat_id=stream.chat_id, version=value.version, head=value.head,
+            count=len(value.messages), value=value, image=held.image, now_ms=now_ms,
+        )
 
     def is_changed(self, user: str, held: FileState) -> bool:
         del user, held

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tellback_protocol.ids import GroupChat, Version
-from tellback_server.backup_folder import BackupFolder, Manifest, Source
+from tellback_server.backup_folder import BackupFolder, FileSource, Manifest
 from tellback_server.fs import Fs
 from tellback_server.store.files import FileStore
 from tellback_server.thinning import DAY_MS, Policy
@@ -34,7 +34,7 @@ def take(fs: Fs, seq: int) -> Manifest:
     version = Version(1, seq, f"11111111-1111-4111-8111-{seq:012d}")
     known = files.read_chat(USER, GroupChat("Old"))
     assert known is not None
-    source = Source(
+    source = FileSource(
         user=USER, place=GroupChat("Old"), chat_id=CHAT_ID, version=version, head=version, file=known.identity,
         state_files={ns: state.identity for ns, state in files.read_states(USER, GroupChat("Old")).items()}, count=1,
     )

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from tellback_protocol.ids import Version
-from tellback_server.backup_folder import BackupFolder, Source
+from tellback_server.backup_folder import BackupFolder, FileSource
 from tellback_server.checks.log_image import LogImage, log_folder
 from tellback_server.fs import Fs
 from tellback_server.loading import ChatMissing, LoadedStream, load_chat
@@ -174,7 +174,7 @@ def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
     loaded = files.read_chat(DEFAULT_USER, PLACE)
     assert loaded is not None
     version = Version(1, 5, "8c5f7d0e-1b2c-8d3e-9f4a-000000000005")
-    source = Source(
+    source = FileSource(
         user=DEFAULT_USER, place=PLACE, chat_id=kinds.chat_id, version=version, head=version, file=loaded.identity,
         state_files={name: one.identity for name, one in files.read_states(DEFAULT_USER, PLACE).items()}, count=3,
     )

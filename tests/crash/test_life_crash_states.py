@@ -13,7 +13,7 @@ from tellback_protocol.ids import Version, provisional_chat_id
 from tellback_protocol.life import branch_twig
 from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerName, OwnerRestore
 from tellback_protocol.stream import Stream
-from tellback_server.backup_folder import BackupFolder, Source
+from tellback_server.backup_folder import BackupFolder, FileSource
 from tellback_server.fs import FileMark, Fs
 from tellback_server.loading import LoadedStream, load_chat
 from tellback_server.log import Position, Record
@@ -117,7 +117,7 @@ def begun_backup_restore(files: FileStore, registrar: Registrar, stream: Stream,
     backups = BackupFolder(files)
 
     def taken(version: Version, held: FileState) -> str:
-        source = Source(
+        source = FileSource(
             user=USER, place=held.place, chat_id=stream.chat_id, version=version, head=version, file=held.identity,
             state_files=held.state_files, count=1, inherited=held.image.inherited,
         )

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tellback_server.fs import File, Fs
-from tests.support.oracle import until
 from tests.support.server import TabClient, running, texts
+from tests.support.waiting import until
 
 CHAT = "character:アリス/はじめまして"
 FOLDER = "default-user/chats/アリス"
@@ -22,8 +22,9 @@ QUIET = {"backup_interval_s": 0}
 
 
 def files_of(data: Path, chat: str = "はじめまして") -> dict[str, bytes]:
+    """Nothing of a server on a store."""
     return {
-        path.name.removeprefix(chat): path.read_bytes() for path in sorted((data / FOLDER).iterdir())
+        path.name.removeprefix(chat): path.read_bytes() for path in sorted((data / FOLDER).glob("*"))
         if path.name.startswith(chat + ".") and "chat_sync" not in path.name
     }
 
@@ -105,12 +106,12 @@ async def test_what_changed_is_backed_up_by_itself_and_what_did_not_is_not_z3(tm
         other = "character:アリス/はじめまして 2"
         await tab.open(other, create=True)
         await tab.append(other, "uno")
-        await until(lambda: len(backups_of(tmp_path)) == 2, 10)
+        await until(lambda: len(backups_of(tmp_path)) == 2)
         await folded(app)
         counts = {chat_id: len(found) for chat_id, found in backups_of(tmp_path).items()}
         await tab.append(CHAT, "two")
         chat_id = (await tab.open(CHAT))["chat_id"]
-        await until(lambda: len(backups_of(tmp_path)[chat_id]) == counts[chat_id] + 1, 10)
+        await until(lambda: len(backups_of(tmp_path)[chat_id]) == counts[chat_id] + 1)
         await asyncio.sleep(1.2)
         counts[chat_id] += 1
         assert {one: len(found) for one, found in backups_of(tmp_path).items()} == counts
@@ -124,7 +125,7 @@ async def test_a_chat_that_leaves_memory_leaves_its_last_change_in_a_backup_z3(t
         tab = await begun(app.urls[0], "one")
         for turn in range(2):
             await tab.ask("close", chat=CHAT)
-            await until(lambda: app._hub.actors == [], 10)
+            await until(lambda: app._hub.actors == [])
             [[*found]] = backups_of(tmp_path).values()
             assert [(one["reason"], one["head"]["seq"]) for one in found] == [("idle", 2)], turn
             await tab.open(CHAT)
@@ -339,7 +340,7 @@ async def test_a_damaged_chat_is_restored_whole_z7(tmp_path: Path) -> None:
         backup = (await tab.ask("backup-create", chat=CHAT))["backup"]["backup"]
         before = files_of(tmp_path)
         await tab.ask("close", chat=CHAT)
-        await until(lambda: app._hub.actors == [], 10)
+        await until(lambda: app._hub.actors == [])
         path = tmp_path / FOLDER / "はじめまして.jsonl"
         path.write_bytes(before[".jsonl"] + b"\0\0 torn")
         opened = await tab.open(CHAT)
@@ -397,7 +398,7 @@ async def test_a_full_disk_holds_up_no_write_and_loses_none_z2(tmp_path: Path, w
         await folded(app)
         opened = await tab.open(CHAT)
         seen, first = opened["version"]["integrity"], opened["messages"][0]["id"]
-        await until(lambda: len(backups_of(tmp_path)) == 1, 10)
+        await until(lambda: len(backups_of(tmp_path)) == 1)
         await tab.append(CHAT, "two")
         fs.where = lambda path: where in path
         patch = [{"op": "replace", "path": "/mes", "value": "uno"}]

@@ -11,9 +11,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import until
 from tests.support.server import TabClient, running, texts
 from tests.support.stored import caught_up, sqlite_url, states_of, stored
+from tests.support.waiting import until
 
 ALICE = "character:Alice"
 CHAT = f"{ALICE}/First meeting"
@@ -25,9 +25,11 @@ KILLS = {
                "operation.after_unlink"],
     "restore": [*STEPS, "operation.after_names", "operation.after_written", "operation.after_unlinked"],
     "branch": [*STEPS, "operation.after_written"],
+    "backup": [*STEPS, "operation.after_written"],
 }
 COMMON = {
     "rename": STEPS, "delete": ["operation.begin"], "restore": ["operation.end"], "branch": ["operation.after_log"],
+    "backup": ["operation.after_log"],
 }
 """Of the steps that all have, those that the ordinary run takes; with TELLBACK_STORE_KILLS set it takes all."""
 IS_WHOLE = "TELLBACK_STORE_KILLS" in os.environ
@@ -54,6 +56,8 @@ def request_of(kind: str, chat_id: str, opened: dict[str, Any], op: int) -> dict
             return {"type": "chat-delete", "chat": address, "op": op, "base": opened["version"]["integrity"]}
         case "restore":
             return {"type": "chat-restore", "chat": address, "op": op, "to": "Second meeting"}
+        case "backup":
+            return {"type": "backup-restore", "chat": address, "op": op, "backup": "last", "base": "*"}
     return {"type": "chat-branch", "chat": address, "op": op, "base": "*", "message": opened["messages"][1]["id"],
             "to": "Branch"}
 
@@ -70,6 +74,9 @@ async def test_a_kill_leaves_all_of_it_or_nothing(kind: str, step: str, tmp_path
             answer = await tab.write("chat-delete", CHAT, base=opened["version"]["integrity"])
             assert answer["type"] == "ack", answer
         else:
+            if kind == "backup":
+                assert (await tab.ask("backup-create", chat=CHAT))["is_new"]
+                await tab.append(CHAT, "four")
             await caught_up(url, tab, CHAT)
         op = tab.ops[CHAT] + 1
         await server.stop()
@@ -124,6 +131,12 @@ async def checked(kind: str, url: str, tab: TabClient, chat_id: str, data: Path)
             assert (listed, gone) == (set(), [CHAT])
             assert stored(url, chat_id) is None
             assert (await tab.ask("open", chat=CHAT, since=None))["code"] == "deleted"
+        case "backup":
+            assert (listed, gone) == ({CHAT}, [])
+            opened = await tab.open(CHAT)
+            assert (texts(opened["messages"]), opened["head"]["epoch"]) == (["one", "two", "three"], 2)
+            found = await caught_up(url, tab, CHAT)
+            assert states_of(found) == {"memory": {"in": "memory"}}
         case "branch":
             branch = f"{ALICE}/Branch"
             assert (listed, gone) == ({CHAT, branch}, [])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tellback_protocol.ids import CharacterChat, ChatName, GroupChat, Version
-from tellback_server.backup_folder import BackupDamaged, BackupFolder, Manifest, Source
+from tellback_server.backup_folder import BackupDamaged, BackupFolder, FileSource, Manifest
 from tellback_server.fs import FileMissing, Fs
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.held import OutsideEdit
@@ -40,11 +40,11 @@ def put(data: Path, place: ChatName = PLACE, lines: bytes = LINES, **states: byt
         (folder / f"{place.chat}.luker-state.{namespace}.json").write_bytes(content)
 
 
-def source(files: FileStore, seq: int = 4, place: ChatName = PLACE, chat_id: str = CHAT_ID) -> Source:
+def source(files: FileStore, seq: int = 4, place: ChatName = PLACE, chat_id: str = CHAT_ID) -> FileSource:
     version = Version(1, seq, f"8c5f7d0e-1b2c-8d3e-9f4a-{seq:012x}")
     loaded = files.read_chat(DEFAULT_USER, place)
     states = files.read_states(DEFAULT_USER, place)
-    return Source(
+    return FileSource(
         user=DEFAULT_USER, place=place, chat_id=chat_id, version=version, head=version, count=2,
         file=None if loaded is None else loaded.identity,
         state_files={namespace: state.identity for namespace, state in states.items()},

@@ -23,6 +23,7 @@ from tellback_server.fs import DirectoryLocked, FileMissing, FileTaken, FileUnsa
 from tellback_server.log import LogCorrupt
 from tellback_server.logging_setup import escaped
 from tellback_server.process import EXIT_INTERRUPTED
+from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.files import LayoutConflict
 
 __all__ = ["CONFIGURATION", "DATA_LOCKED", "DISK_FAILED", "FOUND_WRONG", "UNREACHABLE", "explained", "fail"]
@@ -56,6 +57,10 @@ def explained() -> Iterator[None]:
     except LogCorrupt as error:
         advice = "Nothing was changed. Look with `tellback log verify`, and restore the folder from a backup."
         fail(f"the log is damaged: {error}. {advice}", CONFIGURATION)
+    except StoreUnavailable as error:
+        fail(f"the store cannot be reached: {error}.", UNREACHABLE)
+    except StoreError as error:
+        fail(f"the store: {error}.", CONFIGURATION)
     except (FileUnsafe, FileMissing, FileTaken, LayoutConflict) as error:
         fail(f"{error}.", CONFIGURATION)
     except BrokenPipeError:

@@ -61,7 +61,7 @@ from tellback_server.store.place import (
 
 __all__ = [
     "CHAT_ENDING", "DEFAULT_USER", "STATE_ENDING", "SYNC_NAMESPACE", "ChatSync", "FileStore", "LayoutConflict",
-    "LoadedFile", "StateFile", "SyncMark", "Watermark", "twin_key",
+    "LoadedFile", "StateFile", "SyncMark", "Watermark", "is_corrupt", "twin_key",
 ]
 
 DEFAULT_USER: Final = "default-user"
@@ -253,7 +253,7 @@ class FileStore:
             if namespace == SYNC_NAMESPACE:
                 continue
             loaded = self.read(os.path.join(folder, sidecar_name(place, namespace)))
-            states[namespace] = StateFile(loaded.data, loaded.identity, _is_corrupt(loaded.data))
+            states[namespace] = StateFile(loaded.data, loaded.identity, is_corrupt(loaded.data))
         return states
 
     def namespaces(self, user: str, place: Place) -> list[str]:
@@ -462,7 +462,8 @@ class FileStore:
             self._logger.info("file", **line, outcome=outcome)
 
 
-def _is_corrupt(data: bytes) -> bool:
+def is_corrupt(data: bytes) -> bool:
+    """Whether a state's file is no JSON."""
     try:
         loads(data)
     except ValueError:

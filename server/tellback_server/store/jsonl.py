@@ -36,6 +36,7 @@ __all__ = [
     "ParsedChat",
     "Rendered",
     "header_now",
+    "image_of_header",
     "inheriting",
     "is_header",
     "line_object",
@@ -44,6 +45,8 @@ __all__ = [
     "parse_chat",
     "render",
     "render_append",
+    "with_metadata",
+    "without_metadata",
 ]
 
 HEADER: Final = ""
@@ -393,6 +396,31 @@ def header_now(image: Image, metadata: bytes, chat_id: str, now_ms: int) -> byte
     if image.header is None or metadata == image.metadata:
         return image.header
     return _header_with(image.header, image.metadata_key or "chat_metadata", metadata, chat_id, now_ms)
+
+
+def with_metadata(image: Image, metadata: bytes, chat_id: str, now_ms: int) -> Image:
+    """A file's image with these metadata in its header, which is made when there was none."""
+    if metadata == image.metadata:
+        return image
+    key = image.metadata_key or "chat_metadata"
+    header = _header_with(image.header, key, metadata, chat_id, now_ms)
+    return msgspec.structs.replace(image, header=header, metadata_key=key, metadata=metadata)
+
+
+def without_metadata(image: Image) -> bytes | None:
+    """The header with nothing in its metadata; None when there is none."""
+    if image.header is None or image.metadata_key is None:
+        return image.header
+    return dumps({**loads(image.header), image.metadata_key: {}})
+
+
+def image_of_header(header: bytes | None, *, headed: bool) -> Image:
+    """What is known of a file by its header alone."""
+    if header is None:
+        return Image(headed)
+    value = loads(header)
+    key = metadata_key_of(value)
+    return Image(headed, header, key, EMPTY_METADATA if key is None else dumps(value[key]))
 
 
 def _header_with(header: bytes | None, key: str, metadata: bytes, chat_id: str, now_ms: int) -> bytes:

@@ -24,11 +24,13 @@ from tellback_server.records import Anchor, FileIdentity, encode
 from tellback_server.store.base import StoredChat
 from tellback_server.store.chat_summary import main_chat_of, preview
 from tellback_server.store.held import FileState, Pending
-from tellback_server.store.jsonl import Image, line_object
+from tellback_server.store.jsonl import Image, image_of_header, line_object, without_metadata
 
-__all__ = ["Listing", "StorePending", "StoreState", "decode_listing", "listing_of", "state_of"]
+__all__ = ["Listing", "StorePending", "StoreState", "decode_listing", "image_of", "listing_of", "state_of", "value_now"]
 
 EFFECTS_MAX: Final = 20_000
+HEADER_BYTES_MAX: Final = 8 << 10
+"""A longer header is kept without the metadata, which stand in the value; lists read the headers of all chats."""
 _MS_NS: Final = 1_000_000
 
 
@@ -143,6 +145,8 @@ def listing_of(image: Image, value: StoredChat, now_ms: int, identity: FileIdent
     if b'"main_chat"' in value.metadata:
         main_chat = main_chat_of({"chat_metadata": loads(value.metadata)})
     header = image.header
+    if header is not None and len(header) > HEADER_BYTES_MAX:
+        header = without_metadata(image)
     return Listing(
         len(messages), preview(last) if last is not None else "", main_chat,
         sum(map(len, messages.values())) + len(messages) + len(value.metadata), now_ms,
@@ -151,11 +155,29 @@ def listing_of(image: Image, value: StoredChat, now_ms: int, identity: FileIdent
     )
 
 
+def image_of(place: Place, listing: Listing) -> Image:
+    """What a list tells of the chat's file."""
+    header = None if listing.header is None else listing.header.encode("utf-8", "surrogatepass")
+    return image_of_header(header, headed=isinstance(place, CharacterChat))
+
+
+def value_now(stream: Stream) -> StoredChat:
+    """A live owner, whole, but for its summary. Cost: one pointer a message."""
+    chat = stream.chat
+    return StoredChat(
+        chat_id=stream.chat_id, name=stream.name, head=stream.head, version=chat.version, metadata=chat.metadata,
+        messages=dict(chat.messages),
+        states={
+            name: StateDocument(document.version, document.data, corrupt=document.corrupt)
+            for name, document in stream.states.items() if document.version is not None
+        },
+    )
+
+
 def state_of(place: Place, value: StoredChat | None, version: Version, head: Version) -> StoreState:
     """What a store holds of an owner; None when it never held it."""
     listing = decode_listing(value.summary) if value is not None else Listing()
-    header = None if listing.header is None else listing.header.encode("utf-8", "surrogatepass")
-    image = Image(isinstance(place, CharacterChat), header, None if header is None else "chat_metadata")
+    image = image_of(place, listing)
     identity = None
     if value is not None:
         identity = FileIdentity(listing.size_bytes, 0, listing.changed_ms * _MS_NS, 0)
