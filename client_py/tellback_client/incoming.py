@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 import orjson
 
-from tellback_protocol.codec import decode_server
+from tellback_protocol.codec import SERVER_TYPES, decode_server
 from tellback_protocol.frames import Error, ServerFrame
 
 from .errors import ProtocolViolation
@@ -18,12 +18,6 @@ from .subscription import Subscription
 
 __all__ = ["frame_in", "is_of_generation", "is_unnamed", "request_of"]
 
-SERVER_FRAMES = frozenset((
-    "welcome", "opened", "snapshot-part", "closed", "ack", "integrity", "conflict", "error", "state", "history",
-    "history-part", "reset", "behind", "goaway", "pong", "chat-list", "chat-search", "active-chat", "character-list",
-    "group-list", "generation-started", "generation-delta", "generation-stored", "generation-done", "backup-list",
-    "backup-created", "backup", "trash-list", "trash-emptied", "status",
-))
 UNREADABLE = frozenset(("bad-json", "bad-frame", "too-large", "too-deep", "number-range", "unknown-type"))
 """Codes of errors about a frame that the server may have read nothing of."""
 
@@ -39,7 +33,7 @@ def frame_in(data: bytes) -> ServerFrame | None:
     except orjson.JSONDecodeError:
         raise ProtocolViolation("the server sent what is no JSON") from None
     kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind not in SERVER_FRAMES:
+    if isinstance(kind, str) and kind not in SERVER_TYPES:
         return None
     raise ProtocolViolation(f"the server sent a broken {str(kind)[:32]} frame: {problem}")
 

@@ -27,6 +27,7 @@ encode = msgspec.json.encode
 
 WRITES = frozenset(member.__struct_config__.tag for member in get_args(Write))
 TYPES = frozenset(member.__struct_config__.tag for member in get_args(ClientFrame))
+SERVER_TYPES = frozenset(member.__struct_config__.tag for member in get_args(ServerFrame))
 
 _AT = re.compile(r" - at `\$(.*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
