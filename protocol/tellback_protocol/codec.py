@@ -20,6 +20,7 @@ from .errors import Refused
 from .frames import ClientFrame, Limits, Opened, ServerFrame
 from .ids import WIRE_INTEGER_MAX
 from .requests import Malformed, OwnerName, Write, owner_named, owner_text
+from .values import UNDECODABLE
 
 _decode_client = msgspec.json.Decoder(ClientFrame).decode
 _decode_server = msgspec.json.Decoder(ServerFrame).decode
@@ -56,7 +57,7 @@ def decode_client(data: bytes, limits: Limits) -> ClientFrame | Malformed:
     try:
         frame: ClientFrame = _decode_client(data)
         return frame
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         return _explain(data, error)
 
 

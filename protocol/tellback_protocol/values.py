@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -26,6 +26,9 @@ _SHAPE = bytes.maketrans(b"123456789[E+", b"000000000{ee")
 _LONG_DIGITS = b"0" * 19
 _LARGE_EXPONENT = b"e000"
 """A double ends at 1e308: beyond it is only what has three digits of exponent, or so many others that they are long."""
+
+UNDECODABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What a decoder of msgspec raises for bytes that are not what it decodes."""
 
 
 class NestedTooDeeply(ValueError):
@@ -70,7 +73,7 @@ def is_anonymous_object(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -
     """
     try:
         identified = _decode_identified(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNDECODABLE:
         return False
     shape = data.translate(_SHAPE)
     # What is left when a character is taken out tells its count in a third of the time of `count`, and `find` is

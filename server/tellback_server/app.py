@@ -36,6 +36,7 @@ from tellback_server.generation_desk import GenerationLimits
 from tellback_server.http import FrontDoor, HttpResponse
 from tellback_server.hub import Hub
 from tellback_server.keeper import Keeper
+from tellback_server.leftovers import Leftovers
 from tellback_server.lock import DataLock
 from tellback_server.log import Log, LogPoisoned, Position
 from tellback_server.metrics import CONTENT_TYPE, Counters, render, version
@@ -119,12 +120,12 @@ class App:
                 if self.fs.stat(os.path.join(data, UNFINISHED)) is not None:
                     remedy = "Run `tellback backup server` (or server-restore) again, it goes on; or remove it."
                     raise ConfigurationError(Problem(flag_of("data"), f"{data}: the copy is not finished.", remedy))
-            return
                 copied = store_of_copy(self.fs, data)
                 if copied:
                     remedy = "`tellback backup server-restore` makes a data folder and a store of it."
                     what = f"{data}: a backup of chats in {copied}."
                     raise ConfigurationError(Problem(flag_of("data"), what, remedy))
+            return
         parent = os.path.dirname(data)
         if self.fs.stat(parent) is None and not self.settings.create:
             remedy = f"Check the path, or give {flag_of('create')} to make the folders on the way to it, too."
@@ -178,10 +179,11 @@ class App:
         users = authenticator.users if authenticator.kind == "none" else None
         self._files = FileStore(self.fs, data, users, clock=self.clock)
         own = os.path.join(data, ".tellback", "log")
+        leftovers = Leftovers()
         self._log = await loop.run_in_executor(self._executor, lambda: Log.open(
             self.fs, own, self.clock, segment_bytes=settings.log_segment_bytes,
             retain_bytes=settings.log_retain_bytes, retain_s=settings.log_retain_days * 86_400,
-            sync=not settings.unsafe_no_sync,
+            sync=not settings.unsafe_no_sync, seen=leftovers.see,
         ))
         undo.push_async_callback(self._close_log)
         self._hub = Hub(
@@ -226,7 +228,7 @@ class App:
             [*self._storage.executors, (self._executor, THREADS), (self._catalog.executor, CATALOG_THREADS)],
         ))
         self._log.start(loop, self._hub.on_durable, self._poisoned)
-        await self._keeper.start()
+        await self._keeper.start(leftovers)
         await self._catalog.start()
         await self._storage.start(self._keeper)
         undo.push_async_callback(self._hub.finish_tasks)

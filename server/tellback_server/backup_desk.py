@@ -27,7 +27,7 @@ from tellback_protocol.backups import (
 from tellback_protocol.chat import with_id
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import SIDECAR_MARK, ChatById, namespace_problem, parse_chat
-from tellback_protocol.values import servable
+from tellback_protocol.values import UNDECODABLE, servable
 from tellback_server.actor import Actor
 from tellback_server.backup_folder import BackupDamaged, Manifest, Taken
 from tellback_server.backups import Backups
@@ -206,7 +206,7 @@ def namespace_of(ending: str) -> str | None:
 def _is_json(data: bytes) -> bool:
     try:
         msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNDECODABLE:
         return False
     return True
 

@@ -28,6 +28,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from tellback_protocol.ids import Place, Version, stem_of
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FsError
 from tellback_server.records import FileIdentity
@@ -98,7 +99,6 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     chat_id: str
     version: Version
     head: Version
-    file: FileIdentity | None
     count: int
     inherited: Raw | UnsetType = UNSET
 
@@ -110,6 +110,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 class FileSource(Source, frozen=True, kw_only=True):
     """One whose files stand still and hold everything."""
 
+    file: FileIdentity | None
     """The chat's file as it is known; None for an owner without messages."""
     state_files: Mapping[str, FileIdentity]
     """State files as they are known, by namespace."""
@@ -210,7 +211,7 @@ class BackupFolder:
                 continue
             sizes[name] = stat.size_bytes
             if match[2] == STATE_ENDING:
-                with contextlib.suppress(FsError, msgspec.MsgspecError):
+                with contextlib.suppress(FsError, *UNDECODABLE):
                     manifest = _decode(fs.read(os.path.join(folder, name)))
                     if manifest.format == FORMAT and manifest.backup == match[1] and manifest.chat_id == chat_id:
                         manifests.append(manifest)

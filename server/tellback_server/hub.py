@@ -199,6 +199,12 @@ class Hub:
         """Whether an owner has an actor, by its one text."""
         return (user, name) in self._by_name
 
+    def same_chat(self, user: str, name: str, chat_id: str) -> Actor | None:
+        """A live chat of another name that has this id."""
+        other = self._by_id.get((user, chat_id))
+        is_live = other is not None and other.is_chat and other.stream is not None and not other.stream.deleted
+        return other if is_live and self._by_name.get((user, name)) is not other else None
+
     def identified(self, actor: Actor) -> None:
         """The actor's id is known now. Only chats are asked for by id."""
         if actor.is_chat:

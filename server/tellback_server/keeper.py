@@ -29,7 +29,7 @@ from tellback_server.checkpoint import CheckpointFailed
 from tellback_server.fold_timers import FoldTimers
 from tellback_server.fs import FileUnreadable, FileUnsafe
 from tellback_server.hub import Hub
-from tellback_server.leftovers import find_leftovers
+from tellback_server.leftovers import Leftovers
 from tellback_server.lifecycle import Lifecycle
 from tellback_server.loaded import ChatMissing, LoadedStream
 from tellback_server.log import LogClosed, LogError, LogPoisoned, Position
@@ -94,18 +94,22 @@ class Keeper:
         """The oldest record that somebody else needs."""
         self._stopping = False
 
-    async def start(self) -> None:
+    async def start(self, leftovers: Leftovers) -> None:
         """Learn the names that the log knows, and begin to fold what a crash left."""
         now_ms = self._hub.clock.now_ms()
-        self.lifecycle.record_all(await self._run(lambda: self.lifecycle.recover(now_ms)))
+        recovered = self._hub.log.sequenced
+        unfinished = leftovers.unfinished()
+        for operation in await self._run(lambda: self.lifecycle.recover(unfinished, now_ms)):
+            self.lifecycle.record(operation)
         await self._hub.log.flush()
-        leftovers = await self._run(lambda: find_leftovers(self._hub.log))
+        for _position, record in self._hub.log.scan(recovered):
+            leftovers.add(record)
         for (user, chat_id), name in leftovers.names.items():
             self._names.named(user, chat_id, name)
         self.lifecycle.know_names()
         await self._run(lambda: self._room.begin(self.lifecycle.cut_off))
         self._sweeper = self._hub.loop.create_task(self._sweep_forever())
-        unfolded = leftovers.unfolded
+        unfolded = leftovers.unfolded()
         if self._room.keeps_log:
             # What the log says of the place was true before this start.
             unfolded = [(user, name) for (user, _owner_id), name in leftovers.names.items()]
@@ -226,6 +230,10 @@ class Keeper:
             if loaded.head is not None:
                 self._deleted_outside(actor, loaded)
             actor.missing(loaded.answers)
+            return
+        twin = self._hub.same_chat(user, actor.name, loaded.stream.chat_id) if actor.is_chat else None
+        if twin is not None:
+            self._give_up(actor, Refused("unreadable", f"It says that it is {twin.name!r}; a repair parts them."))
             return
         self._count_adoption(actor, loaded)
         actor.loaded(loaded)
@@ -467,6 +475,8 @@ class Keeper:
 
 def _refusal_of(name: str, error: Exception) -> Refused:
     """Missing, unsafe, unreadable and failed are different answers; the details stay in the server's log."""
+    if isinstance(error, Refused):
+        return error
     if isinstance(error, FileUnsafe):
         return Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
     if isinstance(error, LogPoisoned):

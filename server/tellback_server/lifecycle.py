@@ -45,7 +45,7 @@ from tellback_server.hub import Hub
 from tellback_server.links import Links
 from tellback_server.log import LogError
 from tellback_server.names import Names
-from tellback_server.operations import Operation, unfinished
+from tellback_server.operations import Operation
 from tellback_server.planning import place_of
 from tellback_server.records import ANCHOR, CHECKPOINT, DONE, Done, encode, owner_key
 from tellback_server.registrar import Registered, Registrar
@@ -108,13 +108,13 @@ class Lifecycle:
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def recover(self, now_ms: int) -> list[Operation]:
+    def recover(self, unfinished: list[Operation], now_ms: int) -> list[Operation]:
         """Finish what a crash cut off and read the names. Blocks; before serving. The operations need `record`.
 
         What a store that cannot be reached does not take now is in `cut_off` and waits for `finish_cut_off`.
         """
         done: list[Operation] = []
-        for operation in unfinished(self._hub.log.scan()):
+        for operation in unfinished:
             log.warning("operation-redone", what=operation.what, name=operation.name, seq=operation.seq)
             try:
                 self._plans.carry_out(operation)
@@ -141,11 +141,6 @@ class Lifecycle:
                     self.record(operation)
                     self.cut_off.remove(operation)
                     break
-
-    def record_all(self, operations: list[Operation]) -> None:
-        """See `record`."""
-        for operation in operations:
-            self.record(operation)
 
     def know_names(self) -> None:
         """Names that the log may not know any more."""

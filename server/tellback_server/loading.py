@@ -28,12 +28,13 @@ from msgspec import Raw
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.effects import ChatEffect, Commit, Effect, StateEffect, encode_effects, versions_chat
+from tellback_protocol.frames import Damage
 from tellback_protocol.generations import NAMESPACE as GENERATIONS
 from tellback_protocol.generations import as_line, generations_of
 from tellback_protocol.ids import ChatName, Integrity, Place, StateOwner, Version
 from tellback_protocol.stream import Stream
 from tellback_server.adoption import Decision, decide_adoption, known_from_log
-from tellback_server.fs import FileMissing
+from tellback_server.claims import Claim, find_claim
 from tellback_server.loaded import AdoptionReport, ChatMissing, LoadedStream, NewRecord
 from tellback_server.owner_past import LogReader, OwnerPast
 from tellback_server.records import (
@@ -41,14 +42,11 @@ from tellback_server.records import (
     ANCHOR,
     Adopted,
     Anchor,
-    BaseRecord,
-    Checkpointed,
-    FileIdentity,
     encode,
     owner_key,
 )
-from tellback_server.sessions import id_of, read_sessions
-from tellback_server.store.files import FileStore, SyncMark
+from tellback_server.sessions import read_sessions
+from tellback_server.store.files import FileStore
 from tellback_server.store.found import (
     Content,
     States,
@@ -95,60 +93,11 @@ def load_chat(
     there is one. Blocks; writes only on an outside edit of a chat with a history of ours (backups, recovered chats) and
     for what a crash left of a swap.
     """
-    sync = files.read_sync(user, place)
-    mark = sync.mark if sync is not None else None
-    if mark is not None and not files.owns_mark(user, place, mark):
-        mark = None
-    if ours is not None:
-        chat_id = ours.chat_id
-        mark = mark if mark is not None and mark.chat_id == chat_id else None
-    elif mark is not None:
-        if chat_id is not None and chat_id != mark.chat_id and not isinstance(place, StateOwner):
-            mark = _settle_claims(files, log, user, place, mark, chat_id, now_ms)
-        if mark is not None:
-            chat_id = mark.chat_id
-    if chat_id is None and mark is None and files.has_broken_sync(user, place, sync):
-        # Only the id is lost with it: the session file knows under which one the chat was written (X11).
-        chat_id = id_of(files, user, str(place))
-    if chat_id is None:
-        chat_id = files.new_id(user, str(place))
-    saved = read_sessions(files, user, chat_id)
-    base: BaseRecord | None = saved.base if saved is not None else None
-    if mark is not None and (base is None or mark.head.seq > base.head.seq):
-        base = Checkpointed(
-            user=user,
-            name=str(place),
-            chat_id=chat_id,
-            file=None if isinstance(place, StateOwner) else FileIdentity(
-                mark.watermark.bytes, mark.watermark.crc32, 0, 0
-            ),
-            version=mark.version,
-            head=mark.head,
-            states=mark.states,
-        )
-    past = OwnerPast.read(log, owner_key(user, chat_id), base, saved, now_ms, outcomes=ours is None)
-    return _Loading(files, user, place, chat_id, now_ms, past, ours).run()
-
-
-def _settle_claims(
-    files: FileStore, log: LogReader, user: str, place: ChatName, mark: SyncMark, named: str, now_ms: int
-) -> SyncMark | None:
-    """The chat_sync, or None when the chat that the log names last is the one: the log tells of two under this name.
-
-    What stands beside the file belongs to it, and a name in the log may be that of a chat that was deleted outside. But
-    a chat_sync does not win over commits that wait for their file, unless its own file stands there.
-    """
-    pending = OwnerPast.read(log, owner_key(user, named), None, None, now_ms, outcomes=False).pending()
-    if not pending:
-        return mark
-    try:
-        found = files.read(files.owner_path(user, place)).identity
-    except FileMissing:
-        return None
-    if not found.same_bytes(mark.watermark.bytes, mark.watermark.crc32):
-        return None
-    keep_unfolded(files, log, user, place, named, now_ms)
-    return mark
+    claim = find_claim(
+        files, log, user, place, now_ms=now_ms, named=chat_id, ours=ours,
+        keep_unfolded=lambda named: keep_unfolded(files, log, user, place, named, now_ms),
+    )
+    return _Loading(files, user, place, now_ms, claim, ours).run()
 
 
 def keep_unfolded(
@@ -158,7 +107,7 @@ def keep_unfolded(
     saved = read_sessions(files, user, chat_id)
     base = saved.base if saved is not None else None
     past = OwnerPast.read(log, owner_key(user, chat_id), base, saved, now_ms, outcomes=False)
-    return _Loading(files, user, place, chat_id, now_ms, past, None).missing()
+    return _Loading(files, user, place, now_ms, Claim(chat_id, past), None).missing()
 
 
 def adopt(files: FileStore, log: LogReader, stream: Stream, held: FileState, now_ms: int) -> LoadedStream | ChatMissing:
@@ -195,18 +144,18 @@ class _Loading:
         files: FileStore,
         user: str,
         place: Place,
-        chat_id: str,
         now_ms: int,
-        past: OwnerPast,
+        claim: Claim,
         ours: Stream | None,
     ) -> None:
         self.files = files
         self.user = user
         self.place = place
         self.name = str(place)
-        self.chat_id = chat_id
         self.now_ms = now_ms
-        self.past = past
+        self.claim = claim
+        self.chat_id = claim.chat_id
+        self.past = claim.past
         self.ours = ours
         self._our_version = Chat(Version(1, 0, ""))
         """All we acknowledged, as far as it is known; set by an adoption."""
@@ -216,7 +165,7 @@ class _Loading:
         past = self.past
         if isinstance(self.place, StateOwner):
             return self._judged(no_content(past)) if self.files.has_owner(self.user, self.place) else self.missing()
-        if past.has_history:
+        if past.has_history and not self._is_held:
             settle_swap(self.files, self.user, self.place, self.chat_id, past, self.now_ms)
         loaded = self.files.read_chat(self.user, self.place)
         base = past.base
@@ -236,10 +185,17 @@ class _Loading:
         if not past.has_history:
             return self._fresh(found, states)
         states.remember_deleted(past.done())
+        if self._is_held:
+            return self._contradicted(found, states)
         self._sync(found, states)
-        if found.is_edited or states.edited:
+        if found.is_edited or states.edited or self.claim.begins_anew:
             return self._adopted(found, states)
         return self._ours(found, states)
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether nothing may be written: chat_sync and the log contradict each other, and nobody has decided."""
+        return bool(self.claim.contradiction) and not self.claim.begins_anew
 
     def _sync(self, found: Content, states: States) -> None:
         """A kill may have come between a write and its sync; what is told from now on must be on the disk."""
@@ -351,17 +307,42 @@ class _Loading:
             stream=stream, file=held, anchored=past.in_log, records=[], adoption=None, saved=past.saved
         )
 
+    # -- files and log that contradict each other
+
+    def _contradicted(self, found: Content, states: States) -> LoadedStream:
+        """What the files hold, read-only and in an epoch that nobody saw: what was told under the old one is not known
+        (X13).
+        """
+        version = self._next_version(found, states)
+        stream = self._stream(found.chat(version), version, found, states)
+        stream.damage = [Damage(0, self.claim.contradiction), *found.damage]
+        states.adopt(stream, version)
+        stream.settle_floors()
+        held = self._held(found, version, version, states)
+        held.pending = Pending()
+        self._fold_outcomes(stream)
+        stream.forget_history()
+        return LoadedStream(stream=stream, file=held, anchored=self.past.in_log, records=[], adoption=None)
+
+    def _next_version(self, found: Content, states: States) -> Version:
+        """Behind everything that was told, derived from what the files hold."""
+        before = self.past.head(Version(1, 0, ""))
+        told_epoch, told_seq = self.claim.told
+        epoch, seq = max(before.epoch, told_epoch) + 1, max(before.seq, told_seq)
+        if isinstance(self.place, StateOwner):
+            return Version(epoch, seq, states.integrity(epoch, seq, self.name, states.documents))
+        return Version(epoch, seq, found.integrity(epoch, seq, self.name))
+
     # -- an outside edit
 
     def _adopted(self, found: Content, states: States) -> LoadedStream:
         past = self.past
         before = past.head(Version(1, 0, ""))
         pending = past.pending()
-        epoch = before.epoch + 1
-        if found.is_edited:
-            integrity = found.integrity(epoch, before.seq, self.name)
-            head = version = Version(epoch, before.seq, integrity)
+        if found.is_edited or self.claim.begins_anew:
+            head = version = self._next_version(found, states)
         else:
+            epoch = before.epoch + 1
             base = past.base
             assert base is not None, "a file that is ours has a base"
             _file_head, version = found.versions(past, base)

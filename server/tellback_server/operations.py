@@ -22,18 +22,16 @@ from typing import Final, Literal
 
 import msgspec
 
-from tellback_protocol.effects import decode_commit
 from tellback_protocol.ids import NAME_BYTES_MAX, Version
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMark, FileMissing, FileStat, FileTaken
-from tellback_server.log import Position, Record
-from tellback_server.records import COMMIT, DONE, OPERATION, Anchor, Checkpointed, decode_done
+from tellback_server.records import Anchor, Checkpointed
 from tellback_server.registrar import Registered, write_registered
 from tellback_server.store.files import CHAT_ENDING, FileStore
 from tellback_server.store.groups import GroupEdit, edit_group
 from tellback_server.trash import Entry, Trash
 
-__all__ = ["Move", "Operation", "Replaced", "StoredChange", "Written", "carry_out", "decode_operation", "unfinished"]
+__all__ = ["Move", "Operation", "Replaced", "StoredChange", "Written", "carry_out", "decode_operation"]
 
 ASIDE_MAX: Final = 1000
 """Names that are tried for a file that is put aside."""
@@ -117,25 +115,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 decode_operation = msgspec.json.Decoder(Operation).decode
-
-
-def unfinished(records: Iterable[tuple[Position, Record]]) -> list[Operation]:
-    """The operations that a crash cut off, in the order of the log. `records` is the retained log."""
-    open_: dict[str, Operation] = {}
-    counted: set[str] = set()
-    for _position, record in records:
-        if record.kind == OPERATION:
-            operation = decode_operation(record.body)
-            open_[operation.integrity] = operation
-        elif record.kind == DONE:
-            integrity = decode_done(record.body).integrity
-            open_.pop(integrity, None)
-            counted.discard(integrity)
-        elif record.kind == COMMIT and open_:
-            integrity = decode_commit(record.body).version.integrity
-            if integrity in open_:
-                counted.add(integrity)
-    return [operation for integrity, operation in open_.items() if integrity in counted]
 
 
 # -- carrying out ----------------------------------------------------------------------------------------------------

@@ -70,6 +70,10 @@ class OwnerPast:
         """Behind the base, oldest first."""
         self.commits: list[Commit] = []
         """In log order: those above the base, and before them as many as a stream remembers."""
+        self.end_seq = -1
+        """The highest seq of a record that was read; -1 when none was."""
+        self.end_epoch = 0
+        """The highest epoch that a record told; 0 when none did."""
         self.kinds: set[int] = set()
         """Kinds of records that are not known here."""
         self.has_history = base is not None
@@ -93,6 +97,7 @@ class OwnerPast:
         if outcomes:
             answered_seq = -1 if saved is None else saved.answered_seq - 1
         for _position, record in log.records(owner, max(-1, min(remembered_seq, answered_seq))):
+            past.end_seq = max(past.end_seq, record.seq)
             if record.kind == COMMIT:
                 past._commit(decode_commit(record.body), now_ms)
             elif record.kind == STORED:
@@ -116,6 +121,7 @@ class OwnerPast:
 
     def _commit(self, commit: Commit, now_ms: int) -> None:
         self.has_history = True
+        self.end_epoch = max(self.end_epoch, commit.version.epoch)
         for generation_id, state in states_told(commit.ops).items():
             if state != "running":
                 self._answered.running.pop(generation_id, None)
@@ -125,6 +131,7 @@ class OwnerPast:
             self._answered.fold_outcome(commit, now_ms)
 
     def _stands_on(self, found: BaseRecord) -> None:
+        self.end_epoch = max(self.end_epoch, found.head.epoch)
         if self.newest is None or _is_newer(found, self.newest):
             self.newest = found
         if self._is_fixed:

@@ -80,13 +80,27 @@ class FileIdentity(msgspec.Struct, frozen=True, gc=False):
         """True when the bytes are the same, as far as length and CRC can tell."""
         return self.size_bytes == size_bytes and self.crc32 == crc32
 
+    def is_untouched(self, size_bytes: int, mtime_ns: int, inode: int) -> bool:
+        """Whether nobody wrote to the file since: a write changes its time, a new file has another inode. False when it
+        is not known which file it was.
+        """
+        return self.inode != 0 and (size_bytes, mtime_ns, inode) == (self.size_bytes, self.mtime_ns, self.inode)
 
-class StateMark(msgspec.Struct, frozen=True, gc=False):
+
+class StateMark(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A state namespace as its file holds it."""
 
     version: Version
     size_bytes: int
     crc32: int
+    mtime_ns: int = 0
+    inode: int = 0
+    """Which file it was; 0 where that is not told: in what earlier versions wrote, and behind a move."""
+
+    @property
+    def identity(self) -> FileIdentity:
+        """The file."""
+        return FileIdentity(self.size_bytes, self.crc32, self.mtime_ns, self.inode)
 
 
 class _Base(msgspec.Struct, kw_only=True):

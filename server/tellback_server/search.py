@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from tellback_protocol.catalog_frames import FoundMessage
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.store.chat_summary import MessageLines, message_text, whole
 from tellback_server.store.jsonl import LineIds, line_object
 
@@ -200,7 +201,7 @@ def _texts(line: bytes) -> list[str]:
     try:
         said = _decode_said(line)
         value: dict[str, Any] = {"mes": said.mes, "content": said.content, "name": said.name}
-    except (msgspec.MsgspecError, RecursionError):
+    except UNDECODABLE:
         value = line_object(line)[0] or {}
     name = value.get("name")
     texts = [whole(message_text({key: value.get(key)})) for key in ("mes", "content")]

@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMark, FileMissing, FileUnsafe, Fs, FsError
 from tellback_server.standstill import Place
 from tellback_server.store.files import SERVER_FOLDER
@@ -35,9 +36,9 @@ __all__ = [
 UNFINISHED: Final = f"{SERVER_FOLDER}/UNFINISHED"
 MANIFEST: Final = f"{SERVER_FOLDER}/backup.json"
 LOG_FOLDER: Final = f"{SERVER_FOLDER}/log"
-LEFT_OUT: Final = frozenset((f"{SERVER_FOLDER}/LOCK", UNFINISHED, MANIFEST))
 OWNERS: Final = f"{SERVER_FOLDER}/owners"
 """Owners of a store, in a copy: `<user>/<id>`, each as `staged` writes it."""
+LEFT_OUT: Final = frozenset((f"{SERVER_FOLDER}/LOCK", UNFINISHED, MANIFEST))
 FORMAT: Final = 1
 Report = Callable[[str, int], None]
 """Told of each file, with its size, when it is there."""
@@ -62,11 +63,11 @@ class Manifest(msgspec.Struct, kw_only=True):
     files: dict[str, CopiedFile]
     left_out: list[str] = []
     """Links and what is no regular file."""
-
     store: str = ""
     """Where chats were, without its password; empty when they were in users' folders."""
     durability: str = ""
     """What that store promised: of one that promises nothing the log is the copy."""
+
 
 class BackupUnusable(Exception):
     """What stands there is no finished backup, or not as it was finished."""
@@ -133,9 +134,9 @@ class Copying:
         self._report = report
         self._copied: dict[str, tuple[FileMark, CopiedFile]] = {}
         """What the source was when it was copied, and what was."""
-        self.left_out: list[str] = []
         self._put: set[str] = set()
         """Files that the data folder has otherwise, or not at all."""
+        self.left_out: list[str] = []
 
     def begin(self) -> None:
         """Raises BackupUnusable when `dest` holds something else than a backup that was cut off."""
@@ -178,9 +179,9 @@ class Copying:
         """While nothing touches the files: what is different now, and of the log what is behind nothing else."""
         found, self.left_out = survey(self._fs, self._data)
         for path, mark in found.items():
-            number = None if place is None else _segment_of(path)
             if path in self._put:
                 continue
+            number = None if place is None else _segment_of(path)
             if number is not None and place is not None and number >= place.segment:
                 if number == place.segment:
                     self._copy(path, None, place.offset)
@@ -253,7 +254,7 @@ def read_manifest(fs: Fs, source: str) -> Manifest:
         manifest = msgspec.json.decode(fs.read(os.path.join(source, MANIFEST)), type=Manifest)
     except FileMissing:
         raise BackupUnusable(source, "there is no backup of a server") from None
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise BackupUnusable(os.path.join(source, MANIFEST), f"cannot be read: {error}") from None
     if manifest.format != FORMAT:
         raise BackupUnusable(source, f"the backup has format {manifest.format}; this program knows {FORMAT}")
@@ -266,7 +267,7 @@ class _Kept(msgspec.Struct):
 
 def store_of_copy(fs: Fs, folder: str) -> str:
     """Of a copy of a server on a store, which nobody can serve as it is: which store; else empty. Raises FsError."""
-    with contextlib.suppress(FileMissing, msgspec.MsgspecError):
+    with contextlib.suppress(FileMissing, *UNDECODABLE):
         return msgspec.json.decode(fs.read(os.path.join(folder, MANIFEST)), type=_Kept).store
     return ""
 
@@ -287,9 +288,9 @@ def restore(
         target = os.path.join(data, path)
         if ".." in path.split("/") or os.path.isabs(path):
             raise BackupUnusable(path, "leads out of the backup")
-        fs.make_directories(os.path.dirname(target))
         if path.startswith(f"{OWNERS}/"):
             continue
+        fs.make_directories(os.path.dirname(target))
         try:
             was, crc32 = fs.copy(os.path.join(source, path), target)
         except FileMissing:
@@ -298,7 +299,7 @@ def restore(
             raise BackupUnusable(os.path.join(source, path), "is not what was written")
         fs.fsync_directory(os.path.dirname(target))
         report(path, was.size_bytes)
-    fs.unlink(os.path.join(data, UNFINISHED))
     fill(manifest)
+    fs.unlink(os.path.join(data, UNFINISHED))
     fs.fsync_directory(os.path.join(data, SERVER_FOLDER))
     return manifest

@@ -25,6 +25,7 @@ import msgspec
 
 from tellback_protocol.ids import Version
 from tellback_protocol.stream import StateDocument
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.fs import FileMissing, FileTaken
 from tellback_server.operations import Operation
 from tellback_server.store.base import StoreDamaged, StoredChat
@@ -33,8 +34,8 @@ from tellback_server.store.files import FileStore
 __all__ = ["Staged", "owner_bytes", "owner_from", "owner_of"]
 
 _HEAD: Final = re.compile(rb"tellback-owner 1 crc32=([0-9a-f]{8})\n")
-_HEAD_BYTES: Final = len(b"tellback-owner 1 crc32=00000000\n")
 _ID_CHARACTERS: Final = 36
+_HEAD_BYTES: Final = len(b"tellback-owner 1 crc32=00000000\n")
 
 
 class _Document(msgspec.Struct, array_like=True, gc=False):
@@ -60,7 +61,6 @@ _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(_Owner).decode
 
 
-class Staged:
 def owner_of(name: str) -> str:
     """The owner's id in the name of what is staged."""
     return name[-_ID_CHARACTERS:]
@@ -82,7 +82,7 @@ def owner_from(data: bytes, path: str) -> StoredChat:
         if found is None or int(found[1], 16) != zlib.crc32(body):
             raise StoreDamaged(f"{path} is not what was written")
         owner = _decode(body)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StoreDamaged(f"{path} cannot be read: {error}") from None
     states = {name: StateDocument(one.version, one.data, corrupt=one.corrupt) for name, one in owner.states.items()}
     return StoredChat(
@@ -91,6 +91,7 @@ def owner_from(data: bytes, path: str) -> StoredChat:
     )
 
 
+class Staged:
     """Of all users. Every method blocks. Raises OSError."""
 
     def __init__(self, files: FileStore) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tellback_protocol.floors import FloorLog, read_log
 from tellback_protocol.ids import is_integrity
-from tellback_protocol.values import loads
+from tellback_protocol.values import UNDECODABLE, loads
 from tellback_server.active_chats import ActiveFile
 from tellback_server.checks.findings import Tally
 from tellback_server.log.term import decode_term, repaired_term
@@ -18,13 +17,15 @@ from tellback_server.registrar import Registered
 from tellback_server.sealed import unseal
 from tellback_server.sessions import SessionFile
 from tellback_server.store.chat_index import index_problem
-from tellback_server.store.marks import ChatSync, SyncMark, sync_of
+from tellback_server.store.marks import ChatSync, sync_of
 from tellback_server.trash import Entry
 
 __all__ = [
     "check_active", "check_floor_log", "check_group", "check_index", "check_manifest", "check_name", "check_preset",
     "check_session", "check_state", "check_sync", "check_term", "object_of",
 ]
+
+_Kept = TypeVar("_Kept")
 
 
 def object_of(data: bytes) -> Any:
@@ -126,7 +127,8 @@ def check_preset(data: bytes, tally: Tally) -> None:
 # -- the server's own ------------------------------------------------------------------------------------------------
 
 
-def _sealed(data: bytes, tally: Tally, broken: str) -> bytes | None:
+def _sealed_as(kind: type[_Kept], data: bytes, tally: Tally, broken: str) -> _Kept | None:
+    """What a sealed file holds; None when it tells nothing, which is then told as `broken`."""
     unsealed = unseal(data)
     if unsealed is None:
         tally.add(broken, "it does not match its checksum")
@@ -134,20 +136,17 @@ def _sealed(data: bytes, tally: Tally, broken: str) -> bytes | None:
     body, was_flipped = unsealed
     if was_flipped:
         tally.add("session-bit-flipped")
-    return body
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except UNDECODABLE as error:
+        tally.add(broken, str(error)[:120])
+        return None
 
 
 def check_session(data: bytes, chat_id: str, tally: Tally) -> SessionFile | None:
     """A session file; None when it tells nothing."""
-    body = _sealed(data, tally, "session-unusable")
-    if body is None:
-        return None
-    try:
-        saved = msgspec.json.decode(body, type=SessionFile)
-    except msgspec.MsgspecError as error:
-        tally.add("session-unusable", str(error)[:120])
-        return None
-    if saved.base.chat_id != chat_id:
+    saved = _sealed_as(SessionFile, data, tally, "session-unusable")
+    if saved is not None and saved.base.chat_id != chat_id:
         tally.add("session-unusable", "it is another chat's")
         return None
     return saved
@@ -155,35 +154,18 @@ def check_session(data: bytes, chat_id: str, tally: Tally) -> SessionFile | None
 
 def check_active(data: bytes, tally: Tally) -> None:
     """The remembered active chats."""
-    body = _sealed(data, tally, "active-unusable")
-    try:
-        if body is not None:
-            msgspec.json.decode(body, type=ActiveFile)
-    except msgspec.MsgspecError as error:
-        tally.add("active-unusable", str(error)[:120])
+    _sealed_as(ActiveFile, data, tally, "active-unusable")
 
 
 def check_name(data: bytes, tally: Tally) -> None:
     """What an owner was called before."""
-    body = _sealed(data, tally, "name-unusable")
-    try:
-        if body is not None:
-            msgspec.json.decode(body, type=Registered)
-    except msgspec.MsgspecError as error:
-        tally.add("name-unusable", str(error)[:120])
+    _sealed_as(Registered, data, tally, "name-unusable")
 
 
 def check_manifest(data: bytes, folder: str, tally: Tally) -> Entry | None:
     """The manifest of a trash entry; None when it tells nothing."""
-    body = _sealed(data, tally, "manifest-broken")
-    if body is None:
-        return None
-    try:
-        entry = msgspec.json.decode(body, type=Entry)
-    except msgspec.MsgspecError as error:
-        tally.add("manifest-broken", str(error)[:120])
-        return None
-    if entry.folder != folder:
+    entry = _sealed_as(Entry, data, tally, "manifest-broken")
+    if entry is not None and entry.folder != folder:
         tally.add("manifest-broken", "it belongs to another folder")
         return None
     return entry
@@ -200,13 +182,3 @@ def check_term(data: bytes, tally: Tally) -> None:
     """The term file."""
     if decode_term(data) is None:
         tally.add("term-bit-flipped" if repaired_term(data) is not None else "term-unusable")
-
-
-def same_bytes(data: bytes, size_bytes: int, crc32: int) -> bool:
-    """Whether these are the bytes that a manifest tells."""
-    return len(data) == size_bytes and zlib.crc32(data) == crc32
-
-
-def mark_of(sync: ChatSync | None) -> SyncMark | None:
-    """Our part of a chat_sync."""
-    return None if sync is None else sync.mark

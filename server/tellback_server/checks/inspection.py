@@ -27,7 +27,7 @@ from tellback_server.checks.manifests import check_backup
 from tellback_server.checks.own_files import OwnCheck
 from tellback_server.checks.owner_files import OwnerCheck
 from tellback_server.checks.pictures import check_card
-from tellback_server.checks.reading import Busy, read_steady
+from tellback_server.checks.reading import read_steady, telling, tells_unsafe
 from tellback_server.checks.scope import USER_FOLDERS, Scope, is_served
 from tellback_server.checks.step import Step
 from tellback_server.fs import Fs, FsError
@@ -170,17 +170,10 @@ class Inspection:
             return tally.take()
         if kind.sort == "other":
             return tally.take()
-        if not stat.is_regular:
-            tally.add("file-unsafe", _what(stat.is_directory))
+        if tells_unsafe(stat, tally):
             return tally.take()
-        try:
+        with telling(tally):
             self._read(user, file, kind, check, tally)
-        except Busy:
-            tally.add("file-busy")
-        except FsError as error:
-            tally.add("file-unreadable", error.reason)
-        except OSError as error:
-            tally.add("file-unreadable", error.strerror or str(error))
         return [*tally.take(), *self._cross.get(file.path, [])]
 
     def _read(self, user: str, file: _File, kind: Kind, check: OwnerCheck, tally: Tally) -> None:
@@ -263,11 +256,6 @@ def _is_folder(parts: tuple[str, ...]) -> bool:
         case ("chats", _) | ("backups", "tellback", _) | ("backups", "tellback", "repairs", *_) | ("trash", *_):
             return True
     return not parts[-1].endswith((".jsonl", ".json", ".png")) and len(parts) == 2
-
-
-def _what(is_directory: bool) -> str:
-    return "a folder" if is_directory else "a link or a device"
-
 
 
 def _may_pass(finding: Finding) -> bool:

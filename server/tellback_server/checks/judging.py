@@ -44,16 +44,14 @@ def judge(
             bit = flipped_bit(size_bytes, crc32 ^ identity.crc32)
             if bit is not None:
                 return "flipped", bit >> 3
-    if stat is not None and any(is_untouched(stat, identity) for identity in known):
+    if stat is not None and is_untouched(stat, known):
         return "rotten", -1
     return "edited", -1
 
 
-def is_untouched(stat: FileStat, identity: FileIdentity) -> bool:
-    """Whether nobody wrote to the file since we knew it: size, mtime and inode are the same."""
-    return identity.inode != 0 and (stat.size_bytes, stat.mtime_ns, stat.inode) == (
-        identity.size_bytes, identity.mtime_ns, identity.inode
-    )
+def is_untouched(stat: FileStat, known: Sequence[FileIdentity]) -> bool:
+    """Whether nobody wrote to the file since we knew it."""
+    return any(identity.is_untouched(stat.size_bytes, stat.mtime_ns, stat.inode) for identity in known)
 
 
 def tell(tally: Tally, what: Literal["chat", "state"], judged: Judged, offset: int, *, untouched: bool) -> None:

@@ -24,6 +24,7 @@ from tellback_server.log.format import Position, Record, decode_record, iterate_
 from tellback_server.log.index import Index, IndexedSegment
 from tellback_server.log.inspect import open_walk
 from tellback_server.log.recovery import Walk, index_batch
+from tellback_server.operations import decode_operation
 from tellback_server.records import (
     ADOPT,
     ANCHOR,
@@ -32,14 +33,15 @@ from tellback_server.records import (
     DELTAS,
     DONE,
     INTENT,
+    OPERATION,
     STORED,
     Anchor,
     BaseRecord,
-    FileIdentity,
     Intent,
     decode_base,
     decode_done,
     decode_intent,
+    owner_key,
 )
 
 __all__ = ["LogImage", "OwnerFacts", "log_folder"]
@@ -68,23 +70,6 @@ class OwnerFacts(msgspec.Struct, gc=True):
     def has_no_file_yet(self) -> bool:
         """A chat that we made, before its first checkpoint."""
         return isinstance(self.base, Anchor) and self.base.created and self.base.file is None
-
-    def known_files(self) -> list[FileIdentity]:
-        """The bytes that the chat's file may hold, as we left them; those to come have no stat."""
-        known = [] if self.base is None or self.base.file is None else [self.base.file]
-        known.extend(
-            FileIdentity(intent.size_bytes, intent.crc32, 0, 0) for intent in self.intents if intent.kind != "none"
-        )
-        return known
-
-    def known_states(self, namespace: str) -> list[tuple[int, int]]:
-        """Size and CRC of the bytes that a sidecar may hold, as we left it."""
-        known: list[tuple[int, int]] = []
-        mark = self.base.states.get(namespace) if self.base is not None else None
-        if mark is not None:
-            known.append((mark.size_bytes, mark.crc32))
-        known.extend(pair for intent in self.intents if (pair := intent.states.get(namespace)) is not None)
-        return known
 
 
 class LogImage:
@@ -172,6 +157,12 @@ def _tell(owners: dict[str, OwnerFacts], record: Record) -> None:
     if kind == DONE:
         if decode_done(record.body).gone:
             owners.setdefault(record.owner, OwnerFacts(intents=[])).is_gone = True
+        return
+    if kind == OPERATION:
+        # What its files will hold is recorded when they are moved; until then they may be ahead of what is recorded.
+        for base in decode_operation(record.body).bases:
+            told = owners.setdefault(owner_key(base.user, base.chat_id), OwnerFacts(intents=[]))
+            told.epoch, told.seq = max(told.epoch, base.head.epoch), max(told.seq, base.head.seq)
         return
     if kind not in (COMMIT, STORED, DELTAS, INTENT, ANCHOR, CHECKPOINT, ADOPT):
         return

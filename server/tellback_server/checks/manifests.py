@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.backup_folder import Manifest as BackupManifest
 from tellback_server.checks.findings import Tally
 from tellback_server.checks.reading import read_steady, steady_pieces
@@ -69,7 +70,7 @@ def decode_manifest(data: bytes) -> Manifest | None:
     unsealed = unseal(data)
     try:
         return None if unsealed is None else _decode(unsealed[0])
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None
 
 
@@ -77,7 +78,7 @@ def check_backup(fs: Fs, path: str, tally: Tally) -> None:
     """The manifest of a backup, and the files that it was the first to name. Raises FsError, OSError, Busy."""
     try:
         manifest = msgspec.json.decode(read_steady(fs, path)[0], type=BackupManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         tally.add("backup-broken", f"the manifest cannot be read: {error}"[:160])
         return
     folder, stem = os.path.split(path.removesuffix(".json"))

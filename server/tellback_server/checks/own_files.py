@@ -16,10 +16,10 @@ from tellback_server.checks.findings import Tally
 from tellback_server.checks.kinds import own_kind_of
 from tellback_server.checks.log_image import LogImage
 from tellback_server.checks.manifests import MANIFEST, REPAIRS, check_repair_file, check_repair_manifest
-from tellback_server.checks.reading import Busy, read_steady
+from tellback_server.checks.reading import read_steady, telling, tells_unsafe
 from tellback_server.checks.scope import Scope
 from tellback_server.checks.step import Step
-from tellback_server.fs import FileMissing, Fs, FsError
+from tellback_server.fs import Fs, FsError
 from tellback_server.log.inspect import Finding as LogFinding
 from tellback_server.log.inspect import Report, verify
 
@@ -62,16 +62,8 @@ class OwnCheck:
         log = self._log(is_served)
         for path, parts, size_bytes in self._files:
             tally = Tally(self._scope.name_of(path))
-            try:
+            with telling(tally):
                 self._file(path, parts, is_served, tally)
-            except FileMissing:
-                continue
-            except Busy:
-                tally.add("file-busy")
-            except FsError as error:
-                tally.add("file-unreadable", error.reason)
-            except OSError as error:
-                tally.add("file-unreadable", error.strerror or str(error))
             for finding in log.pop(path, []):
                 _tell_log(finding, tally)
             yield Step(path, size_bytes, tally.take())
@@ -118,8 +110,7 @@ class OwnCheck:
             return
         if kind.sort == "other" and parts[:1] != (REPAIRS,):
             return
-        if not stat.is_regular:
-            tally.add("file-unsafe", "a folder" if stat.is_directory else "a link or a device")
+        if tells_unsafe(stat, tally):
             return
         match kind.sort:
             case "term":

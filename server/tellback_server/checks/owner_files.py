@@ -35,6 +35,7 @@ from tellback_server.checks.reading import read_steady, steady_pieces
 from tellback_server.checks.scope import Scope
 from tellback_server.fs import FileStat, Fs, FsError
 from tellback_server.records import Adopted, BaseRecord, Checkpointed, FileIdentity, StateMark, owner_key
+from tellback_server.sessions import SessionFile
 from tellback_server.store.marks import SYNC_NAMESPACE, SyncMark, sync_of
 from tellback_server.store.place import file_of, is_nameable
 from tellback_server.trash import Entry
@@ -50,8 +51,8 @@ class Known(msgspec.Struct, frozen=True):
     """What the files held when they were written last."""
     files: list[FileIdentity]
     """The bytes that the chat's file may hold, the base first."""
-    states: dict[str, list[tuple[int, int]]]
-    """Size and CRC of the bytes that each sidecar may hold."""
+    states: dict[str, list[FileIdentity]]
+    """The bytes that each sidecar may hold, the base first."""
     lines: int
     """Messages that chat_sync counted; 0 when it does not tell."""
     grows_to: int
@@ -114,9 +115,9 @@ class OwnerCheck:
         facts = self._facts.get(owner_key(self.user, chat_id)) if chat_id else None
         base = facts.base if facts is not None else None
         saved = self._saved(chat_id) if chat_id else None
-        if saved is not None and (base is None or _rank(saved) > _rank(base)):
-            base = saved
-        if base is None and mark is not None:
+        if saved is not None and (base is None or _rank(saved.base) > _rank(base)):
+            base = saved.base
+        if mark is not None and (base is None or mark.head.seq > base.head.seq):
             identity = None if isinstance(place, StateOwner) else FileIdentity(
                 mark.watermark.bytes, mark.watermark.crc32, 0, 0
             )
@@ -131,14 +132,12 @@ class OwnerCheck:
         files += [
             FileIdentity(intent.size_bytes, intent.crc32, 0, 0) for intent in intents if intent.kind != "none"
         ]
-        states: dict[str, list[tuple[int, int]]] = {}
         marks: dict[str, StateMark] = {} if base is None else base.states
-        for namespace, one in marks.items():
-            states[namespace] = [(one.size_bytes, one.crc32)]
+        states = {namespace: [one.identity] for namespace, one in marks.items()}
         for intent in intents:
             for namespace, pair in intent.states.items():
                 if pair is not None:
-                    states.setdefault(namespace, []).append((pair[0], pair[1]))
+                    states.setdefault(namespace, []).append(FileIdentity(pair[0], pair[1], 0, 0))
         grows_to = max((intent.size_bytes for intent in intents if intent.kind == "append"), default=0)
         return Known(
             chat_id, base, files, states, mark.watermark.lines if mark is not None else 0, grows_to, mark, facts
@@ -153,13 +152,12 @@ class OwnerCheck:
                     return False
         return True
 
-    def _saved(self, chat_id: str) -> Checkpointed | None:
+    def _saved(self, chat_id: str) -> SessionFile | None:
         path = os.path.join(self._scope.own_folder, "sessions", self.user, f"{chat_id}.json")
         try:
-            saved = check_session(read_steady(self._fs, path)[0], chat_id, Tally(path))
+            return check_session(read_steady(self._fs, path)[0], chat_id, Tally(path))
         except OSError:
             return None
-        return None if saved is None else saved.base
 
     def _sidecar(self, place: Place, namespace: str) -> str:
         return os.path.join(self._root, *file_of(place)[0], sidecar_name(place, namespace))
@@ -188,8 +186,7 @@ class OwnerCheck:
         if judged == "edited" and known.lines > scan.messages:
             tally.add("chat-shorter", f"{scan.messages} of {known.lines}")
         else:
-            untouched = any(is_untouched(stat, identity) for identity in known.files)
-            tell(tally, "chat", judged, offset, untouched=untouched)
+            tell(tally, "chat", judged, offset, untouched=is_untouched(stat, known.files))
         if isinstance(place, GroupChat) and place.chat not in self.groups and self._names.get(("groups",)) is not None:
             # Groups are looked at before the chats only when somebody asks for all; so they are read here.
             self._read_groups()
@@ -229,19 +226,20 @@ class OwnerCheck:
             self._sync(data, place, tally)
             return
         known = self.known(place)
-        pairs = known.states.get(namespace, [])
-        identities = [FileIdentity(size_bytes, crc32, 0, 0) for size_bytes, crc32 in pairs]
-        judged, offset = judge(len(data), zlib.crc32(data), {}, identities, None)
-        if judged == "edited" and not self._was_written(stat, known):
-            judged = "rotten"
-        tell(tally, "state", judged, offset, untouched=not self._was_written(stat, known))
+        identities = known.states.get(namespace, [])
+        judged, offset = judge(len(data), zlib.crc32(data), {}, identities, stat)
+        untouched = is_untouched(stat, identities)
+        if not any(identity.inode for identity in identities) and not self._was_written(stat, known):
+            untouched = True
+            judged = "rotten" if judged == "edited" else judged
+        tell(tally, "state", judged, offset, untouched=untouched)
         if kind_of(_parts_of(place, namespace)).sort == "floor-log":
             self._floor(data, place, namespace, tally)
         else:
             check_state(data, tally)
 
     def _was_written(self, stat: FileStat, known: Known) -> bool:
-        """Whether a sidecar was written after we knew the owner's files; a stat of sidecars is not remembered."""
+        """Whether a sidecar was written after we knew the owner's files, where it is not known which file it was."""
         newest = max((identity.mtime_ns for identity in known.files), default=0)
         return newest == 0 or stat.mtime_ns > newest
 
@@ -265,16 +263,38 @@ class OwnerCheck:
         mark = sync.mark if sync is not None else None
         if mark is None or not self._owns(place, mark):
             return
-        other = self._ids.setdefault(mark.chat_id, str(place))
-        if other != str(place):
-            tally.add("chat-id-duplicate", f"the other one is {other}")
         facts = self._facts.get(owner_key(self.user, mark.chat_id))
-        if facts is None or facts.base is None:
+        other = self._other_of(place, mark.chat_id, facts)
+        if other:
+            tally.add("chat-id-duplicate", f"the other one is {other}")
+        if facts is None or facts.base is None or other:
             return
-        if _rank(mark) > (facts.epoch, facts.seq) and self._is_log_whole:
-            tally.add("sync-ahead-of-log", f"seq {mark.head.seq}, the log ends at {facts.seq}")
+        saved = self._saved(mark.chat_id)
+        seq = mark.head.seq if saved is None else max(mark.head.seq, saved.answered_seq)
+        if (seq > facts.seq or mark.head.epoch > facts.epoch) and self._is_log_whole:
+            if not mark.anew:
+                tally.add("sync-ahead-of-log", f"seq {seq}, the log ends at {facts.seq}")
         elif _rank(mark) < _rank(facts.base):
             tally.add("sync-behind", f"seq {mark.head.seq}, the log says {facts.base.head.seq}")
+
+    def _other_of(self, place: Place, chat_id: str, facts: OwnerFacts | None) -> str:
+        """The chat that has this id, when it is not this one: the one that the log names, else the one seen first."""
+        named = "" if facts is None or facts.base is None else facts.base.name
+        if named not in ("", str(place)) and self._says(named, chat_id):
+            return named
+        first = self._ids.setdefault(chat_id, str(place))
+        return "" if str(place) in (first, named) else first
+
+    def _says(self, name: str, chat_id: str) -> bool:
+        """Whether a chat stands there that says that it has this id."""
+        place = parse_place(name)
+        if isinstance(place, str) or file_of(place)[1] not in self._names.get(file_of(place)[0], set()):
+            return False
+        try:
+            sync = sync_of(read_steady(self._fs, self._sidecar(place, SYNC_NAMESPACE))[0])
+        except OSError:
+            return False
+        return sync is not None and sync.mark is not None and (sync.mark.chat_id, sync.mark.name) == (chat_id, name)
 
     # -- backups and trash -------------------------------------------------------------------------------------------
 

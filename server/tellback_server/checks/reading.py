@@ -1,13 +1,15 @@
-"""Reading: a file's bytes as they were at one moment, whole or in pieces, while others may write."""
+"""Reading: the bytes of a file as they were at one moment, while others may write; what keeps from it is told."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from tellback_server.fs import File, FileStat, Fs
+from tellback_server.checks.findings import Tally
+from tellback_server.fs import File, FileMissing, FileStat, Fs, FsError
 
-__all__ = ["PIECE_BYTES", "Busy", "read_steady", "steady_pieces"]
+__all__ = ["PIECE_BYTES", "Busy", "read_steady", "steady_pieces", "telling", "tells_unsafe"]
 
 PIECE_BYTES: Final = 1 << 20
 TRIES_MAX: Final = 4
@@ -40,3 +42,25 @@ def steady_pieces(file: File) -> Iterator[bytes]:
         yield piece
     if file.stat() != before or offset != before.size_bytes:
         raise Busy(file.path)
+
+
+def tells_unsafe(stat: FileStat, tally: Tally) -> bool:
+    """Whether something else than a file stands there, which is then told."""
+    if not stat.is_regular:
+        tally.add("file-unsafe", "a folder" if stat.is_directory else "a link or a device")
+    return not stat.is_regular
+
+
+@contextlib.contextmanager
+def telling(tally: Tally) -> Iterator[None]:
+    """Adds that a file could not be read. One that went meanwhile tells nothing."""
+    try:
+        yield
+    except FileMissing:
+        pass
+    except Busy:
+        tally.add("file-busy")
+    except FsError as error:
+        tally.add("file-unreadable", error.reason)
+    except OSError as error:
+        tally.add("file-unreadable", error.strerror or str(error))

@@ -173,13 +173,19 @@ class Index:
                     del entry.positions[:gone]
                     del entry.seqs[:gone]
 
-    def scan(self, durable: int) -> Iterator[tuple[Position, Record]]:
-        """Every record up to `durable`, oldest first; a window of a segment is in memory. Raises like `read`."""
+    def scan(self, after: int, durable: int) -> Iterator[tuple[Position, Record]]:
+        """Every record behind `after` up to `durable`, oldest first; a window of a segment is in memory. Raises like
+        `read`.
+        """
         for segment in self.segments:
+            first = max(0, after + 1 - segment.first_position)
+            count = min(len(segment.offsets), durable + 1 - segment.first_position)
+            if first >= count:
+                continue
             file = segment.file()
             window = b""
             window_start = 0
-            for at in range(min(len(segment.offsets), durable + 1 - segment.first_position)):
+            for at in range(first, count):
                 start = segment.offsets[at] - window_start
                 header_end = start + RECORD_HEADER_BYTES
                 if header_end > len(window) or start + record_size(window, start) > len(window):

@@ -34,7 +34,7 @@ from tellback_server.log.format import (
     encode_record,
 )
 from tellback_server.log.index import IndexedSegment
-from tellback_server.log.recovery import Logger, Recovered, recover
+from tellback_server.log.recovery import Logger, Recovered, Seen, recover
 from tellback_server.log.term import TermFile, TermLine
 from tellback_server.log.writer import BATCH_BYTES_MAX, LogStats, Writer
 
@@ -136,10 +136,12 @@ class Log:
         retain_s: float = RETAIN_S,
         sync: bool = True,
         logger: Logger | None = None,
+        seen: Seen | None = None,
     ) -> Log:
         """Takes the directory (absolute, usually `<data>/.tellback/log`; the term file stands beside it) and recovers.
 
-        Blocks: it reads every retained segment once. `sync=False` leaves the fdatasync out; for benchmarks only.
+        Blocks: it reads every retained segment once, and tells `seen` of each record. `sync=False` leaves the fdatasync
+        out; for benchmarks only.
         Raises DirectoryLocked, LogCorrupt (nothing was changed but the term), FsError, OSError.
         """
         if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
@@ -149,7 +151,9 @@ class Log:
         lock = fs.lock_directory(directory)
         try:
             term_file = TermFile(fs, os.path.join(os.path.dirname(directory), "term"))
-            recovered = recover(fs, directory, clock, term_file, segment_bytes=segment_bytes, logger=logger)
+            recovered = recover(
+                fs, directory, clock, term_file, segment_bytes=segment_bytes, logger=logger, seen=seen
+            )
         except BaseException:
             lock.release()
             raise
@@ -394,10 +398,10 @@ class Log:
         positions = self._index.positions_of(owner, after_seq, self._durable)
         return ((Position(position), self._index.read(Position(position))) for position in positions)
 
-    def scan(self) -> Iterator[tuple[Position, Record]]:
-        """Every retained durable record, oldest first, read in large pieces. Raises LogCorrupt, OSError."""
-        durable = self._durable
-        return self._index.scan(durable)
+    def scan(self, after: int = 0) -> Iterator[tuple[Position, Record]]:
+        """Every retained durable record behind `after`, oldest first, read in large pieces. Raises LogCorrupt, OSError.
+        """
+        return self._index.scan(after, self._durable)
 
     def owners(self) -> Mapping[str, tuple[int, int]]:
         """Owner -> (first retained seq, last seq), for owners with retained records. Loop thread; O(owners)."""

@@ -16,7 +16,7 @@ Rules this module keeps:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +28,7 @@ from tellback_server.log.errors import LogCorrupt
 from tellback_server.log.format import (
     BATCH_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
+    RecordHeader,
     SegmentHeader,
     encode_batch,
     iterate_records,
@@ -46,7 +47,11 @@ from tellback_server.log.segment import (
 )
 from tellback_server.log.term import TermFile, TermLine
 
-__all__ = ["Ending", "Logger", "Recovered", "Walk", "index_batch", "missing_segment", "recover"]
+__all__ = ["Ending", "Logger", "Recovered", "Seen", "Walk", "index_batch", "missing_segment", "recover"]
+
+
+Seen = Callable[[RecordHeader, bytes], None]
+"""Is told of a record: its header, and the body of its batch."""
 
 
 class Logger(Protocol):
@@ -192,9 +197,11 @@ class Recovered(msgspec.Struct, gc=False):
 
 
 def recover(
-    fs: Fs, directory: str, clock: Clock, term_file: TermFile, *, segment_bytes: int, logger: Logger
+    fs: Fs, directory: str, clock: Clock, term_file: TermFile, *, segment_bytes: int, logger: Logger,
+    seen: Seen | None = None,
 ) -> Recovered:
-    """Steps S2 to S11. The caller holds the lock on `directory` (S1).
+    """Steps S2 to S11. The caller holds the lock on `directory` (S1). `seen` is told of each record, in order, once
+    its batch is believed.
 
     Raises LogCorrupt (nothing was changed but the term), FsError, OSError. May run again after any failure or crash.
     """
@@ -234,7 +241,7 @@ def recover(
         while unchecked and unchecked[0][1].header.number <= walk.durable_batch:
             holder, checked = unchecked.pop(0)
             repairs.setdefault(holder.number, []).extend(checked.repairs)
-            index_batch(index, holder, checked, checked.offset)
+            index_batch(index, holder, checked, checked.offset, seen)
 
     _clean(fs, directory, names, line, logger)
     ending = walk.ending
@@ -268,7 +275,7 @@ def recover(
     index.add_segment(fresh)
     offset = SEGMENT_HEADER_BYTES
     for _holder, batch in unchecked:
-        index_batch(index, fresh, batch, offset)
+        index_batch(index, fresh, batch, offset, seen)
         offset += BATCH_HEADER_BYTES + len(batch.body)
         for repair in batch.repairs:
             _tell_repair(logger, ending.path if ending is not None else path, repair)
@@ -310,7 +317,9 @@ def missing_segment(numbers: list[int], line: TermLine) -> int:
     return next((number for number in range(first, last + 1) if number not in there), 0)
 
 
-def index_batch(index: Index, segment: IndexedSegment, batch: Batch, offset: int) -> None:
+def index_batch(
+    index: Index, segment: IndexedSegment, batch: Batch, offset: int, seen: Seen | None = None
+) -> None:
     """Notes every record of a batch that lies at `offset` of `segment`."""
     position = batch.header.first_position
     start = offset + BATCH_HEADER_BYTES
@@ -319,6 +328,8 @@ def index_batch(index: Index, segment: IndexedSegment, batch: Batch, offset: int
             segment.offsets.append(start + record.offset)
             index.owner(record.owner.decode(), record.owner).add(position, record.seq)
             position += 1
+            if seen is not None:
+                seen(record, batch.body)
     except ValueError as error:
         raise LogCorrupt(segment.path, batch.offset, str(error), batch.header.number) from error
 

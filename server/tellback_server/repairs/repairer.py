@@ -246,7 +246,8 @@ class Repairer:
         assert place is not None, "by its kind"
         data = self._read(absolute)
         known = self._check(user).known(place)
-        pairs = known.states.get(namespace, [])
+        identities = known.states.get(namespace, [])
+        pairs = [(one.size_bytes, one.crc32) for one in identities]
         for size_bytes, crc32 in pairs:
             turned = unflipped(data, crc32) if size_bytes == len(data) else None
             if turned is not None:

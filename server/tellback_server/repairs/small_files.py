@@ -32,14 +32,13 @@ def mended_sync(
 ) -> Made | None:
     """chat_sync as the log or the session file tells it. Without either it is put aside: it is derived data.
 
-    `begins_anew`: the log is older than the files. A watermark that fits nothing makes the next opening take the files
-    for another program's, with a new epoch.
+    `begins_anew`: the log is older than the files. The next opening takes them as they are, in a new epoch.
     """
     sync = sync_of(data)
     fields = dict(sync.fields) if sync is not None else {}
     mark = sync.mark if sync is not None else None
     if begins_anew and mark is not None:
-        mark = msgspec.structs.replace(mark, watermark=Watermark(0, 0, 0))
+        mark = msgspec.structs.replace(mark, anew=True)
         return Made(data, _sync_file(fields, place, mark, now_ms), ["a new epoch begins at what the files hold"])
     base = known.base
     if base is not None:

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from tellback_protocol.ids import SIDECAR_MARK, CharacterChat, GroupChat, existing_name_problem
-from tellback_protocol.values import loads, servable
+from tellback_protocol.values import UNDECODABLE, loads, servable
 from tellback_server.clock import Clock
 from tellback_server.fs import FileMark, FileMissing, FsError
 from tellback_server.store.card import Card, read_card
@@ -367,7 +367,7 @@ class ChatIndex:
                 return
         except FileMissing:
             pass
-        except (FsError, msgspec.MsgspecError) as error:
+        except (FsError, *UNDECODABLE) as error:
             reason = f"damaged: {error}"[:200]
         log.info("index-rebuilt", user=self.user, reason=reason)
 
@@ -391,7 +391,7 @@ def index_problem(data: bytes, user: str) -> str | None:
     head, _end, body = data.partition(b"\n")
     try:
         found = msgspec.json.decode(head, type=_Head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         return f"damaged: {error}"[:200]
     if found.format != FORMAT or found.user != user:
         return "foreign"

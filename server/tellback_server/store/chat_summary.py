@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.store.jsonl import is_header, line_object, metadata_key_of
 
 __all__ = [
@@ -112,7 +113,7 @@ def _is_object(line: bytes) -> bool:
         if not line.isascii():
             # msgspec does not look into strings that it leaves out.
             line.decode()
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNDECODABLE:
         return line_object(line)[0] is not None
     return True
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from tellback_protocol.ids import CHARACTER_SIDECAR_MARK, SIDECAR_MARK, ChatName, Version, parse_place, stem_of
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.store.base import StoreDamaged, StoreError
 from tellback_server.store.place import CHARACTERS, CHAT_ENDING, STATE_ENDING, file_of
 
@@ -116,7 +117,7 @@ class Record(msgspec.Struct, kw_only=True):
             if zlib.crc32(body) != outer.tellback.crc32:
                 raise StoreDamaged(f"{path} does not match its checksum")
             return msgspec.json.decode(body, type=cls)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise StoreDamaged(f"{path}: {error}") from error
 
 

@@ -251,8 +251,9 @@ def has_appeared(files: FileStore, user: str, held: FileState, namespaces: Itera
     )
 
 
-def state_mark(version: Version, data: bytes) -> StateMark:
+def state_mark(version: Version, data: bytes, stat: FileStat | None = None) -> StateMark:
     """How chat_sync and the log remember a sidecar."""
-    return StateMark(version, len(data), zlib.crc32(data))
+    mtime_ns, inode = (0, 0) if stat is None else (stat.mtime_ns, stat.inode)
+    return StateMark(version, len(data), zlib.crc32(data), mtime_ns, inode)
 
 

@@ -59,6 +59,8 @@ class SyncMark(msgspec.Struct, frozen=True, gc=False):
     head: Version
     watermark: Watermark
     states: dict[str, StateMark] = {}
+    anew: bool = False
+    """A repair was told that the log may be older than the files: they are taken as they are, in a new epoch (X13)."""
 
 
 class ChatSync(msgspec.Struct, gc=False):
@@ -76,7 +78,9 @@ class ChatSync(msgspec.Struct, gc=False):
 def mark_fields(mark: SyncMark) -> dict[str, Any]:
     """Our part of chat_sync, as it is written."""
     fields: dict[str, Any] = msgspec.to_builtins(mark)
-    return {**fields, "crc32": zlib.crc32(msgspec.json.encode(mark))}
+    if not mark.anew:
+        del fields["anew"]
+    return {**fields, "crc32": _crc32_of(fields)}
 
 
 def sync_of(data: bytes) -> ChatSync | None:
@@ -96,4 +100,9 @@ def _mark_of(value: Any) -> SyncMark | None:
     except msgspec.ValidationError:
         return None
     crc32 = value.get("crc32")
-    return mark if crc32 is None or crc32 == zlib.crc32(msgspec.json.encode(mark)) else None
+    return mark if crc32 is None or crc32 == _crc32_of(value) else None
+
+
+def _crc32_of(fields: dict[str, Any]) -> int:
+    """Of what is there but the checksum itself, as compact JSON in its order."""
+    return zlib.crc32(msgspec.json.encode({name: value for name, value in fields.items() if name != "crc32"}))

@@ -16,6 +16,7 @@ import msgspec
 
 from tellback_protocol.ids import Version
 from tellback_protocol.stream import StateDocument
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.store.base import StoreDamaged, StoredChat
 from tellback_server.store.difference import Difference, places_between, position_at
 
@@ -206,7 +207,7 @@ def read(data: bytes, kind: type[_T], whose: str) -> _T:
         raise StoreDamaged(f"{whose}: a value does not match its checksum")
     try:
         return msgspec.msgpack.decode(data[4:], type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StoreDamaged(f"{whose}: {error}") from error
 
 

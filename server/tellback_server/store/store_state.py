@@ -19,7 +19,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.effects import AppendEffect, Effect
 from tellback_protocol.ids import CharacterChat, Place, Version
 from tellback_protocol.stream import StateDocument, Stream
-from tellback_protocol.values import loads
+from tellback_protocol.values import UNDECODABLE, loads
 from tellback_server.records import Anchor, FileIdentity, encode
 from tellback_server.store.base import StoredChat
 from tellback_server.store.chat_summary import main_chat_of, preview
@@ -130,7 +130,7 @@ def decode_listing(summary: bytes) -> Listing:
     """What a store was given; an empty one for what is none."""
     try:
         return _decode_listing(summary)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return Listing()
 
 
