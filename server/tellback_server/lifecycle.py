@@ -322,7 +322,8 @@ class Lifecycle:
             if is_replaced:
                 actor.restored(operation.bases[0].head)
                 hub.counters.reset("restored")
-            # The next request reads the files.
+            # The next request reads files and log: they have to tell the same.
+            await hub.log.flush()
             hub.end(actor)
             await actor.hand_on()
         self.links.follow(actor.user, actor.chat_id)
