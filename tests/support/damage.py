@@ -16,7 +16,9 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from tellback_protocol.ids import CharacterChat
+from tellback_protocol.decide import Committed
+from tellback_protocol.ids import CharacterChat, CharacterOwner
+from tellback_protocol.requests import FloorUpdate
 from tellback_server.checks.findings import Finding
 from tellback_server.checks.inspection import Inspection
 from tellback_server.checks.scope import find_scope
@@ -112,6 +114,13 @@ async def folder_of_every_kind(data: Path) -> Kinds:
     await desk.patch(first, mes="The tide is in.")
     await desk.append("And the boat?")
     await desk.state("memory", {"seen": ["lighthouse", "boat"], "count": 4})
+    await floor(desk, {"op": "add", "path": "/tide", "value": "high"})
+    await desk.checkpoint()
+    # Another program writes the view; what it wrote becomes the orphans with our next commit.
+    desk.path.with_name("talk.luker-state.score.json").write_bytes(b'{"theirs":true}')
+    await desk.settle()
+    await desk.adopt()
+    await floor(desk, {"op": "add", "path": "/moon", "value": "full"})
     await desk.checkpoint()
     files, chat_id = desk.files, desk.stream.chat_id
     write_sessions(files, SessionFile.take(desk.stream, desk.held, desk.clock.now_ms()))
@@ -137,10 +146,16 @@ async def folder_of_every_kind(data: Path) -> Kinds:
         b'{"user":"default-user","seq":1,"chats":{"character:Pip":{"chat_id":"%b","name":"character:Pip/talk","seq":1,'
         b'"at_ms":5}}}' % chat_id.encode()
     ))
+    desk.stop()
+    owner = Desk(data, CharacterOwner("Pip"))
+    await owner.open()
+    await owner.state("mood", {"calm": True, "since": "the tide went out"})
+    await owner.checkpoint()
+    write_sessions(files, SessionFile.take(owner.stream, owner.held, owner.clock.now_ms()))
+    owner.stop()
     index = ChatIndex(files, DEFAULT_USER, Clock())
     index.look()
     index.save()
-    desk.stop()
     below = "" if user == data else f"{DEFAULT_USER}/"
     segment = sorted((data / ".tellback" / "log").glob("*.log"))[-1]
     own = ".tellback"
@@ -148,6 +163,12 @@ async def folder_of_every_kind(data: Path) -> Kinds:
         "chat": f"{below}chats/Pip/talk.jsonl",
         "sync": f"{below}chats/Pip/talk.luker-state.chat_sync.json",
         "state": f"{below}chats/Pip/talk.luker-state.memory.json",
+        "floor-state": f"{below}chats/Pip/talk.luker-state.score.json",
+        "floor-log": f"{below}chats/Pip/talk.luker-state.score__floor_log.json",
+        "orphans": f"{below}chats/Pip/talk.luker-state.score__orphans.json",
+        "owner-state": f"{below}characters/Pip.state.mood.json",
+        "owner-sync": f"{below}characters/Pip.state.chat_sync.json",
+        "group-chat": f"{below}group chats/crew.jsonl",
         "card": f"{below}characters/Pip.png",
         "group": f"{below}groups/77.json",
         "preset": f"{below}OpenAI Settings/Default.json",
@@ -159,6 +180,15 @@ async def folder_of_every_kind(data: Path) -> Kinds:
         "term": f"{own}/term",
         "log": f"{own}/log/{segment.name}",
     })
+
+
+async def floor(desk: Desk, *operations: dict[str, object]) -> None:
+    """A commit of the floor state `score`."""
+    document = desk.stream.states.get("score")
+    base = document.version.integrity if document and document.data is not None and document.version else None
+    patch = msgspec.Raw(orjson.dumps(operations))
+    decision = await desk.write(FloorUpdate("c", "score", patch, id=1, op=desk.op + 1, base=base))
+    assert isinstance(decision, Committed)
 
 
 def checked(path: Path) -> list[Finding]:

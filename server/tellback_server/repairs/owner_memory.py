@@ -35,9 +35,12 @@ def remembered_messages(past: OwnerPast, theirs: Chat) -> Remembered:
     return Remembered({one: line for one, line in known.messages.items() if one in whole and one not in gone})
 
 
-def remembered_states(past: OwnerPast, wanted: dict[str, list[tuple[int, int]]]) -> dict[str, bytes]:
-    """State documents worked out from the log, as far as one has the size and CRC that it was written with."""
-    scratch = Stream("", "", "", Chat(Version(1, 0, "")))
+def remembered_states(past: OwnerPast, wanted: dict[str, list[tuple[int, int]]], chat: Chat) -> dict[str, bytes]:
+    """State documents worked out from the log, as far as one has the size and CRC that it was written with.
+
+    The log of a floor state counts the messages of `chat`.
+    """
+    scratch = Stream("", "", "", chat)
     found: dict[str, bytes] = {}
 
     def look(namespaces: Iterable[str]) -> None:

@@ -253,11 +253,21 @@ class Repairer:
             if turned is not None:
                 return Made(data, turned, ["one bit turned back; proved by the checksum"])
         past = self._past(user, known)
-        found = {} if past is None else remembered_states(past, {namespace: pairs})
+        found = {} if past is None else remembered_states(past, {namespace: pairs}, self._chat_beside(user, place))
         if namespace in found:
             return Made(data, found[namespace], ["made anew from the log; proved by the checksum"])
         kept = self._state_kept(user, known.chat_id, namespace, pairs)
         return None if kept is None else Made(data, kept, ["taken from a backup; proved by the checksum"])
+
+    def _chat_beside(self, user: str, place: Place) -> Chat:
+        """The messages as the file has them."""
+        data = None
+        if isinstance(place, CharacterChat | GroupChat):
+            data = self._file_of(self.files.owner_path(user, place))
+        if data is None or isinstance(place, StateOwner):
+            return Chat(Version(1, 0, ""))
+        parsed = parse_file(place, data)
+        return _chat_of(parsed.messages, parsed.metadata)
 
     def _state_kept(self, user: str, chat_id: str, namespace: str, pairs: list[tuple[int, int]]) -> bytes | None:
         folder = os.path.join(self._scope.users[user], "backups", "tellback", chat_id or "-")
