@@ -2,38 +2,62 @@
 
 Rules this module keeps:
 
-- A command lives in `commands/`; here they only get their names.
+- A command lives in `commands/`; here they only get their names, and are imported one by one.
 - An error is one sentence on stderr and an exit code (`commands/exits.py`), never a traceback; what nobody foresaw is a
   fault of ours and keeps its traceback, without local variables, because a local may be a token.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from tellback_server.commands import (
-    backup,
-    chats,
-    check,
-    demo,
-    doctor,
-    exporting,
-    generations,
-    importing,
-    log,
-    repair,
-    serve,
-    status,
-    tail,
-    token,
-    trash,
-)
-from tellback_server.metrics import version
+COMMANDS: Final = {
+    "serve": "serve:serve",
+    "demo": "demo:demo",
+    "tail": "tail:tail",
+    "status": "status:status",
+    "doctor": "doctor:doctor",
+    "check": "check:check",
+    "repair": "repair:repair",
+    "import": "importing:import_chats",
+    "export": "exporting:export_chats",
+    "chats": "chats:app",
+    "backup": "backup:app",
+    "trash": "trash:app",
+    "generations": "generations:app",
+    "log": "log:app",
+    "token": "token:app",
+}
+"""Where in `commands/` each of them is."""
+
+
+class Commands(TyperGroup):
+    """A command is imported when it is asked for: nobody waits for what the others need."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            module, _colon, name = COMMANDS[cmd_name].partition(":")
+            found = getattr(importlib.import_module(f"tellback_server.commands.{module}"), name)
+            alone = typer.Typer(rich_markup_mode=None)
+            if isinstance(found, typer.Typer):
+                alone.add_typer(found, name=cmd_name)
+            else:
+                alone.command(cmd_name)(found)
+            self.commands.update(get_group(alone).commands)
+        return self.commands.get(cmd_name)
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
@@ -44,6 +68,8 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from tellback_server.metrics import version
+
         sys.stdout.write(f"tellback {version()}\n")
         raise typer.Exit
 
@@ -55,23 +81,6 @@ def tellback(
     ] = False,
 ) -> None:
     """A WebSocket sync server for chats: durable before it answers, told to every tab."""
-
-
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
-app.command("tail")(tail.tail)
-app.command("status")(status.status)
-app.command("doctor")(doctor.doctor)
-app.command("check")(check.check)
-app.command("repair")(repair.repair)
-app.command("import")(importing.import_chats)
-app.command("export")(exporting.export_chats)
-app.add_typer(chats.app, name="chats")
-app.add_typer(backup.app, name="backup")
-app.add_typer(trash.app, name="trash")
-app.add_typer(generations.app, name="generations")
-app.add_typer(log.app, name="log")
-app.add_typer(token.app, name="token")
 
 
 def main() -> None:
