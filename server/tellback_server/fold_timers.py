@@ -2,12 +2,13 @@
 
 Rules of this module (BEHAVIOUR K2, K8):
 - When is decided by `save_strategy`; this room only keeps the time, one timer a chat.
-- A write costs nothing here while a timer runs: it is looked at again when that one strikes.
+- A write costs nothing here while a timer runs, unless it cannot wait; what came is looked at when that one strikes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,10 @@ class FoldTimers:
         pending = None if actor.file is None else actor.file.pending
         if pending is None:
             return
-        if watch.timer is not None and not pending.events:
+        if watch.timer is not None and not pending.is_urgent:
             return
+        batch = self.strategy.batch_commits
+        pending.full_at = batch if pending.commits < batch else sys.maxsize
         if pending.commits != watch.commits or watch.timer is None:
             watch.commits, watch.last_s = pending.commits, now_s
         self._arm(actor, watch, now_s)

@@ -112,7 +112,8 @@ class Writes:
             return len(requests)
         count = len(commits)
         actor.last_position = position
-        file.pending.add_plain(commits)
+        pending = file.pending
+        pending.add_plain(commits)
         hub.counters.commits += count
         actor.audience.unreleased += count
         size_bytes = sum(sizes if count == len(sizes) else sizes[:count])
@@ -126,7 +127,7 @@ class Writes:
             run.commits += commits
         else:
             releases.append(Run(position, actor, tab, size_bytes, acks, commits))
-        if actor.dirty_since_s is None:
+        if actor.dirty_since_s is None or pending.commits >= pending.full_at:
             hub.shelf.became_dirty(actor)
         return count
 
@@ -244,7 +245,7 @@ class Writes:
     def _dirty(self) -> None:
         """A commit waits for the files, perhaps one that shall not wait long."""
         actor = self._actor
-        if actor.dirty_since_s is None or (actor.file is not None and actor.file.pending.events):
+        if actor.dirty_since_s is None or (actor.file is not None and actor.file.pending.is_urgent):
             self._hub.shelf.became_dirty(actor)
 
     def journal(self, deltas: bytes) -> int:

@@ -9,6 +9,7 @@ Rules of this module:
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Iterable
 
@@ -59,7 +60,7 @@ class OutsideEdit(Exception):
 class Pending:
     """What the files do not hold yet. `appended` are new messages at the end, in order, by id."""
 
-    __slots__ = ("appended", "commits", "events", "reordered", "rewrite", "states")
+    __slots__ = ("appended", "commits", "events", "full_at", "reordered", "rewrite", "states")
 
     def __init__(self) -> None:
         self.appended: dict[str, None] = {}
@@ -71,6 +72,13 @@ class Pending:
         self.commits = 0
         self.events: set[str] = set()
         """What happened, as far as it may be a reason to fold soon."""
+        self.full_at = sys.maxsize
+        """With so many commits it may be a reason, too; set by who folds."""
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether there may be a reason to fold before the time that is set."""
+        return bool(self.events) or self.commits >= self.full_at
 
     def __bool__(self) -> bool:
         return self.commits > 0 or self.rewrite or bool(self.appended) or bool(self.states)
