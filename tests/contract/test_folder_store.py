@@ -157,3 +157,22 @@ def test_st2_a_disk_that_refuses_leaves_the_owner_as_it_was_or_as_it_is_to_be(ca
     same(found, before if found.head == before.head else value)
     again.save("default-user", None, None, value)
     same(again.load("default-user", saved.chat_id), value)
+    saved.append()
+    again.save("default-user", None, None, saved.value())
+    assert not [path for path in fs.files() if path.endswith(".tellback-tmp")], "nobody would ever look at them"
+
+
+@pytest.mark.parametrize("torn", [b"\xff\xfe", b'{"tellback":{"crc32":1,"owner":"\xe4"}}', b"[" * 5000])
+def test_st9_bytes_that_are_no_text_are_damage_and_no_fault_of_ours(store: Store, path: Path, torn: bytes) -> None:
+    saved = Saved("character:Alice/One")
+    saved.append(2)
+    saved.save(store)
+    record = path / "default-user/chats/Alice/One.luker-state.chat_sync.json"
+    record.write_bytes(torn)
+    with pytest.raises(StoreDamaged):
+        store.load("default-user", saved.chat_id)
+    with pytest.raises(StoreDamaged), contextlib.closing(open_store(f"files://{path}")) as again:
+        again.check()
+    (path / ".tellback-store.json").write_bytes(torn)
+    with pytest.raises(StoreDamaged):
+        FolderStore(str(path)).check()

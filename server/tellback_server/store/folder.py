@@ -80,6 +80,8 @@ class FolderStore:
         """Where the record of an owner is, by user and id."""
         self._leaving: dict[tuple[str, str], str] = {}
         """Where its record was, while its moves may not be done: nobody else's yet."""
+        self._awaited: set[str] | None = None
+        """Unfinished files that a record will move; None once what no record moves was removed."""
         self._is_open = False
         self._lock = threading.Lock()
         """Held to look up and change `_records`, and for the store's own file."""
@@ -192,14 +194,34 @@ class FolderStore:
         """Where every owner is. Cost: one small file an owner."""
         self._records.clear()
         self._leaving.clear()
+        self._awaited = set()
+        for user, folder, name in self._names():
+            if name.endswith(RECORD_ENDING):
+                self._find_record(user, f"{folder}/{name}")
+
+    def _names(self) -> Iterator[tuple[str, str, str]]:
+        """User, folder and name of everything where owners are."""
         for user in self._folders(self.path):
             root = f"{self.path}/{user}"
             folders = [f"chats/{one}" for one in self._folders(f"{root}/chats")]
             for folder in (*folders, "group chats", "characters", *sorted(PRESET_FOLDERS)):
                 with contextlib.suppress(FileMissing):
                     for name in self._fs.listdir(f"{root}/{folder}"):
-                        if name.endswith(RECORD_ENDING):
-                            self._find_record(user, f"{folder}/{name}")
+                        yield user, folder, name
+
+    def _clean(self) -> None:
+        """Removes what a save that was cut off left and no record speaks of: with the first save, since who writes is
+        the only one that does.
+        """
+        with self._lock:
+            if self._awaited is None:
+                return
+            for user, folder, name in self._names():
+                path = f"{user}/{folder}/{name}"
+                if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and path not in self._awaited:
+                    with contextlib.suppress(FileMissing):
+                        self._fs.unlink(f"{self.path}/{path}")
+            self._awaited = None
 
     def _folders(self, path: str) -> Sequence[str]:
         with contextlib.suppress(FileMissing):
@@ -209,6 +231,8 @@ class FolderStore:
 
     def _find_record(self, user: str, path: str) -> None:
         record = Record.read(self._fs.read(f"{self.path}/{user}/{path}"), path)
+        if self._awaited is not None:
+            self._awaited.update(f"{user}/{move.source}" for move in record.moves)
         owner = user, record.chat_id
         other = self._records.get(owner)
         if other is not None and record.replaces != other and self._leaving.get(owner) != path:
@@ -386,6 +410,7 @@ class FolderStore:
 
     def _made(self, root: str, path: str, data: bytes, head: Version, moves: _Moves) -> Piece:
         """A file beside its place, to be moved there when the record says so."""
+        self._clean()
         folder, name = os.path.split(path)
         # The whole integrity: those of one process begin alike, and what an older record moves must not be found here.
         temporary = f"{folder}/.{zlib.crc32(name.encode()):08x}-{head.integrity}{TEMPORARY_SUFFIX}"
