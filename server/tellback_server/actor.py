@@ -54,7 +54,7 @@ class Actor:
     __slots__ = (
         "_hub", "_mailbox", "answers", "audience", "chat_id", "dirty_since_s", "file", "folding", "generations",
         "idle_since_s", "is_chat", "kept_seq", "key", "last_position", "looked_around", "name", "reads", "settling",
-        "state", "stream", "user", "writes",
+        "state", "stream", "turn", "user", "writes",
     )
 
     def __init__(self, hub: Hub, user: str, name: str) -> None:
@@ -80,7 +80,10 @@ class Actor:
         self.looked_around = False
         """The folder was just listed for who waits."""
         self.settling: Envelope | None = None
-        """The life write that waits for a checkpoint."""
+        """The life write that it stands still for, until its files are brought up."""
+        self.turn = 0
+        """Rises whenever the actor goes on. Who made it stand still, and awaited something, may let it go only in the
+        same turn: else somebody else has made it stand still since."""
         self.idle_since_s: float | None = None
         self.kept_seq = -1
         """The stream's seq when a backup was taken, or tried, before a write that loses something."""
@@ -236,9 +239,10 @@ class Actor:
         self.file = loaded.file
         self.resume()
 
-    def resume(self) -> None:
+    def resume(self, state: Literal["ready", "gone"] = "ready") -> None:
         """It stood still, and goes on."""
-        self.state = "ready"
+        self.state = state
+        self.turn += 1
         self.drain()
 
     def created(self, loaded: LoadedStream, tab: Tab, request: Open, size_bytes: int) -> None:

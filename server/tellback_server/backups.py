@@ -125,7 +125,7 @@ class Backups:
             return False
         actor.state = "busy"
         actor.put_back(letter)
-        self._hub.spawn(self._keep_first(actor, reason))
+        self._hub.spawn(self._keep_first(actor, reason, actor.turn))
         return True
 
     def is_begun(self, actor: Actor) -> bool:
@@ -239,17 +239,17 @@ class Backups:
         with contextlib.suppress(OSError, OutsideEdit, Refused, LogError):
             await self.keep(actor, reason)
 
-    async def _keep_first(self, actor: Actor, reason: Reason) -> None:
+    async def _keep_first(self, actor: Actor, reason: Reason, turn: int) -> None:
         """Before a write that loses something. What the disk refuses is in the record of that write all the same."""
         try:
-            if not await self._settle(actor, None):
+            if actor.turn != turn or not await self._settle(actor, None):
                 # An outside edit was adopted, and the write was decided again.
                 return
             await self.take(actor, reason)
         except (OSError, OutsideEdit, Refused, LogError) as error:
             log.error("backup-missed", chat=actor.name, reason=reason, error=str(error))
         finally:
-            if actor.state == "busy" and actor.stream is not None:
+            if actor.state == "busy" and actor.turn == turn and actor.stream is not None:
                 actor.kept_seq = actor.stream.head.seq
                 actor.resume()
 

@@ -92,8 +92,7 @@ class Followers:
 
     def _go_on(self, actor: Actor) -> None:
         if actor not in self._waiting:
-            actor.state = "ready"
-            actor.drain()
+            actor.resume()
 
     def stay(self) -> None:
         """Nothing becomes of it."""

@@ -305,29 +305,29 @@ class Keeper:
         """Fold everything that is pending while the actor stands still for `letter`. False: an outside edit was adopted
         first, and the letter comes again. Raises Refused when the disk does not take it.
         """
-        while True:
-            while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon; nobody else waits for it.
-                await asyncio.sleep(0.005)
-            held = actor.file
-            assert held is not None, "a live chat has files"
-            if not self._room.must_settle:
-                await self._hub.log.flush()
-                return True
-            if await self._run(lambda: self._room.is_changed(actor.user, held)):  # noqa: B023
-                if letter is not None:
-                    actor.put_back(letter)
-                actor.folding = True
-                await self._lookout.closer(actor)
-                return False
-            if not held.pending:
-                return True
-            actor.settling = letter
-            folded = await self._fold(actor, "operation", "busy")
-            if actor.settling is not letter or actor.state != "busy":
-                return False
-            actor.settling = None
-            if not folded:
-                raise Refused("storage-full", "The files could not be written; nothing was changed.")
+        turn, actor.settling = actor.turn, letter
+        try:
+            while True:
+                while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon; nobody else waits for it.
+                    await asyncio.sleep(0.005)
+                if actor.turn != turn or actor.state != "busy":
+                    return False
+                held = actor.file
+                assert held is not None, "a live chat has files"
+                if not self._room.must_settle:
+                    await self._hub.log.flush()
+                    return True
+                if await self._run(lambda: self._room.is_changed(actor.user, held)):  # noqa: B023
+                    actor.folding = True
+                    await self._lookout.closer(actor)
+                    return False
+                if not held.pending:
+                    return True
+                if not await self._fold(actor, "operation", "busy") and actor.turn == turn and actor.state == "busy":
+                    raise Refused("storage-full", "The files could not be written; nothing was changed.")
+        finally:
+            if actor.turn == turn and actor.settling is letter:
+                actor.settling = None
 
     async def _fold(self, actor: Actor, reason: Reason, state: str = "ready") -> bool:
         """One checkpoint. True when everything that was committed before is in the files."""
@@ -378,7 +378,7 @@ class Keeper:
         assert held is not None, "a live chat"
         actor.state = "busy"
         if actor.settling is not None:
-            # A life write waits for the files; it comes again when they are ours.
+            # Who waits for the files comes again when they are ours.
             actor.put_back(actor.settling)
             actor.settling = None
         try:

@@ -180,7 +180,7 @@ class Lifecycle:
 
     def begin(self, actor: Actor, letter: Envelope) -> None:
         """See Lives."""
-        actor.state = "busy"
+        actor.state, actor.settling = "busy", letter
         self._begun[actor] = letter
         self._hub.spawn(self._live(actor, letter))
 
@@ -203,12 +203,16 @@ class Lifecycle:
     # -- one life write ----------------------------------------------------------------------------------------------
 
     async def _live(self, actor: Actor, letter: Envelope) -> None:
+        turn = actor.turn
         try:
             async with self.turn(actor):
                 await self._catch_up(actor)
                 if actor.state == "ended":
                     # It went with its character while it waited.
                     await self._hub.submit_again(actor, letter)
+                    return
+                if actor.turn != turn:
+                    # An outside edit was adopted meanwhile, and the letter came again.
                     return
                 await self._carry(actor, letter)
         except Refused as refusal:
@@ -225,9 +229,10 @@ class Lifecycle:
             is_last = self._begun.get(actor) is letter
             if is_last:
                 del self._begun[actor]
-        if is_last and actor.state == "busy":
-            actor.state = "gone" if actor.stream is not None and actor.stream.deleted else "ready"
-            actor.drain()
+            if actor.settling is letter:
+                actor.settling = None
+        if is_last and actor.state == "busy" and actor.turn == turn:
+            actor.resume("gone" if actor.stream is not None and actor.stream.deleted else "ready")
 
     async def _catch_up(self, actor: Actor) -> None:
         """Links that earlier renames left are told before anything is planned; the actor stands still for that."""
@@ -382,8 +387,10 @@ class Lifecycle:
         return True
 
     async def _settle_follower(self, actor: Actor) -> None:
-        while not await self._settle(actor, None):
+        while not await self._settle(actor, actor.settling):
             # An outside edit was adopted; it goes on as soon as it stands still again.
+            while actor.state == "busy" and actor not in self.waiting:  # noqa: ASYNC110  - It ends by itself, soon.
+                await asyncio.sleep(POLL_S)
             if actor.state not in ("ready", "busy"):
                 return
             actor.state = "busy"

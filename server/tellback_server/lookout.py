@@ -61,14 +61,14 @@ class Lookout:
             return False
         if work is not None:
             actor.state = "busy"
-            self._hub.spawn(self._looking(actor, work))
+            self._hub.spawn(self._looking(actor, work, actor.turn))
         return work is not None
 
-    async def _looking(self, actor: Actor, work: Callable[[Actor], Awaitable[None]]) -> None:
+    async def _looking(self, actor: Actor, work: Callable[[Actor], Awaitable[None]], turn: int) -> None:
         while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon; nobody else waits for it.
             await asyncio.sleep(POLL_S)
         # Else the checkpoint found the same and adopted it.
-        if actor.state == "busy":
+        if actor.state == "busy" and actor.turn == turn:
             actor.folding = True
             await work(actor)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.oracle import links_told
+from tests.support.oracle import links_told, whole_history
 from tests.support.server import TabClient, running, sillytavern_copy, texts
 from tests.support.waiting import until
 
@@ -228,3 +228,42 @@ async def test_a_life_write_that_meets_an_outside_edit_is_answered(tmp_path: Pat
         other = await TabClient.join(app.urls[0])
         made = await other.ask("chat-create", chat="character:Alice/More", op=1)
         assert made["type"] == "ack", made
+
+
+async def test_an_outside_edit_among_forced_writes_and_life_writes_leaves_one_history(tmp_path: Path) -> None:
+    """[L1] [V1] [J3]: whoever made the chat stand still before the edit lets nobody go who does so behind it."""
+    async with running(tmp_path, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open("character:Alice/Talk", create=True)
+        chat, path = "id:" + opened["chat_id"], tmp_path / "default-user/chats/Alice/Talk.jsonl"
+        said = await tab.append(chat, "one")
+        await app._keeper._fold(next(iter(app._hub.actors)), "operation")
+        op, asked = 1, 0
+        for turn in range(4):
+            # Something waits for the files, and another program changes them.
+            await tab.ask("append", chat=chat, op=op + 1, base="*", messages=[{"mes": f"waits {turn}"}])
+            with path.open("a") as file:
+                file.write(f'\n{{"name":"Other","is_user":false,"mes":"from outside {turn}"}}')
+            stale = {"base": opened["head"]["integrity"] if not turn else said["version"]["integrity"], "force": True}
+            burst: list[tuple[str, dict[str, Any]]] = [
+                ("metadata-update", {**stale, "set": {"turn": turn, "by": "one"}}),
+                ("metadata-update", {**stale, "set": {"turn": turn, "by": "two"}}),
+                ("chat-branch", {"base": "*", "message": said["messages"][0]}),
+                *[("append", {"base": "*", "messages": [{"mes": f"behind it {turn} {n}"}]}) for n in range(12)],
+                ("metadata-update", {**stale, "set": {"turn": turn, "by": "three"}}),
+                ("chat-branch", {"base": "*", "message": said["messages"][0]}),
+                *[("append", {"base": "*", "messages": [{"mes": f"at last {turn} {n}"}]}) for n in range(12)],
+            ]
+            op += 1
+            for number, (kind, fields) in enumerate(burst, 1):
+                asked += 1
+                await tab.raw.send({"type": kind, "id": 1000 + asked, "chat": chat, "op": op + number, **fields})
+            first = asked - len(burst) + 1
+            answers = [await tab.raw.receive_until(id=1000 + number) for number in range(first, asked + 1)]
+            assert [answer["type"] for answer in answers] == ["ack"] * len(burst), answers
+            op += len(burst)
+        made, *history = await whole_history(tab, chat)
+        assert [commit["version"]["seq"] for commit in history] == list(range(2, op + 2)), "one after the other"
+        assert [commit["by"]["op"] for commit in history] == list(range(1, op + 1)), made
+        found = texts((await tab.open(chat))["messages"])
+        assert len(found) == len(set(found)) == 1 + 4 * (1 + 1 + 24)
