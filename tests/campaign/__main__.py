@@ -92,7 +92,7 @@ def chosen(taken: Taken, profile: str, total: int, wanted: int) -> Iterator[tupl
             at += 1
 
 
-async def work(folder: Path, seeds: int, states: int, second: int, job: int, jobs: int, tell: Any) -> None:
+def work(folder: Path, seeds: int, states: int, second: int, job: int, jobs: int, tell: Any) -> None:
     """One job's share of all states."""
     path = folder / f"job-{job}-of-{jobs}.json"
     state: dict[str, Any] = {"through": {}, "states": 0, "second": 0, "violations": 0, "seconds": 0.0}
@@ -111,10 +111,12 @@ async def work(folder: Path, seeds: int, states: int, second: int, job: int, job
                 if at % jobs != job or at <= state["through"].get(key, -1):
                     continue
                 cuts = 0
+                is_cut = every and at // jobs % every == 0
                 try:
-                    await judge.first(done, disk, thorough=at // jobs % THOROUGH_EVERY == 0)
-                    if every and at // jobs % every == 0:
-                        cuts = await judge.second(done, disk, CUTS, number, PROFILES[profile])
+                    # A loop of its own: the timers of servers that were abandoned go with it.
+                    asyncio.run(judge.first(done, disk, thorough=at // jobs % THOROUGH_EVERY == 0))
+                    if is_cut:
+                        cuts = asyncio.run(judge.second(done, disk, CUTS, number, PROFILES[profile]))
                 except Violation as violation:
                     if state["violations"] < VIOLATIONS_MAX:
                         keep(folder, taken, profile, number, done, disk, str(violation))
@@ -168,7 +170,7 @@ def replay(path: Path) -> str:
 def job_main(folder: Path, seeds: int, states: int, second: int, job: int, jobs: int, tell: Any) -> None:
     """A job's process."""
     quiet()
-    asyncio.run(work(folder, seeds, states, second, job, jobs, tell))
+    work(folder, seeds, states, second, job, jobs, tell)
 
 
 def main(
