@@ -1,9 +1,10 @@
 /* The chat that is shown: its messages, live replies, and the line to write. */
 
 import { useRef, useState } from "preact/hooks";
+import { DamageBanner } from "./damage.js";
 import { html } from "./html.js";
 import { LiveReply, Message } from "./message.js";
-import { chatOwner, chatTitle, client, connection, generate, listing, running, say, sent, stop, swipeBy, turn } from "./store.js";
+import { chatOwner, chatTitle, client, connection, generate, running, say, sent, stop, swipeBy, turn } from "./store.js";
 import { Virtual } from "./virtual.js";
 
 const LINES_MAX = 8;
@@ -15,7 +16,6 @@ export function Conversation({ chat }) {
   const swiped = new Map(live.filter((one) => one.target.kind !== "message").map((one) => [one.target.message, one]));
   const items = [...chat.messages, ...live.filter((one) => one.target.kind === "message")];
   const isReadOnly = chat.status === "read-only";
-  const isDamaged = listing.value.chats.find((one) => one.chat_id === chat.chatId)?.damaged;
   const last = chat.messages.at(-1);
   const keys = (event) => {
     if (event.altKey && last && (event.key === "ArrowLeft" || event.key === "ArrowRight") && !isReadOnly) {
@@ -29,7 +29,7 @@ export function Conversation({ chat }) {
     <div class="head"><a class="back" href="#" aria-label="Back to the list" onClick=${(event) => (event.preventDefault(), history.replaceState(null, "", location.pathname), document.querySelector(".brand").click())}>‹</a>
       <h1>${chatTitle(chat.name)}<small>${chatOwner(chat.name) ?? "group"}</small></h1>
       <span class="saved" role="status" data-test="saved">${savedWord(chat)}</span></div>
-    ${isReadOnly && html`<p class="banner" role="alert">This chat can be read, not written${isDamaged ? ": lines of its file are damaged. Nothing is thrown away; “tellback check” says which, “tellback repair” mends them" : " now"}.</p>`}
+    ${isReadOnly && html`<${DamageBanner} chat=${chat}/>`}
     <${Virtual} items=${items} keyOf=${(item) => item.id} row=${row} label="Messages" follow=${sent.value}/>
     <${Composer} chat=${chat} isReadOnly=${isReadOnly} live=${live} editLast=${() => {
       const own = chat.messages.findLast((message) => message.is_user);

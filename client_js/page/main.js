@@ -2,13 +2,14 @@
 
 import "@preact/signals"; // Draws a component again when a signal that it read changes.
 import { render } from "preact";
-import { useEffect } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { ConflictDialogue } from "./conflict.js";
 import { Console } from "./console.js";
 import { Conversation } from "./conversation.js";
 import { html } from "./html.js";
 import { Sidebar } from "./sidebar.js";
-import { announced, chat, conflict, connection, dismiss, isConsoleOpen, notices, opening, pending, start, trouble, turn } from "./store.js";
+import { announced, chat, client, conflict, connection, dismiss, isConsoleOpen, notices, opening, pending, signOut, start, trouble, turn } from "./store.js";
+import { ThemeSwitch } from "./theme.js";
 
 const WORDS = { connecting: "Connecting", offline: "Offline", closed: "Stopped", connected: "Live" };
 
@@ -25,13 +26,16 @@ function Notices() {
   </div>`;
 }
 
-function SignIn() {
-  const submit = (event) => {
+function SignIn({ error }) {
+  const [asked, setAsked] = useState(false);
+  const submit = async (event) => {
     event.preventDefault();
-    void start(new FormData(event.target).get("token"));
+    setAsked(true);
+    await start(new FormData(event.target).get("token"));
   };
   return html`<main class="sign-in"><h1>tellback</h1><p>This server asks who you are.</p>
-    <form onSubmit=${submit}><label>Token<input name="token" type="password" required autocomplete="off"/></label><button class="main">Sign in</button></form>
+    <form onSubmit=${submit}><label>Token<input name="token" type="password" required autocomplete="off" aria-describedby="sign-in-error"/></label><button class="main">Sign in</button></form>
+    <p id="sign-in-error" class="wrong" role="alert">${asked && error && (error.code === "forbidden" ? "This token is known, and may not come in here." : "The server does not know this token, or it has expired.")}</p>
   </main>`;
 }
 
@@ -47,9 +51,10 @@ function App() {
   useEffect(() => {
     document.title = shown ? `${shown.name.replace(/^.*?[:/]/, "")} · tellback` : "tellback";
   }, [shown]);
-  if (error) return /^(unauthenticated|forbidden)$/.test(error.code) ? html`<${SignIn}/>` : html`<${Stopped} error=${error}/>`;
+  if (error) return /^(unauthenticated|forbidden)$/.test(error.code) ? html`<${SignIn} error=${error}/>` : html`<${Stopped} error=${error}/>`;
   return html`<div class="app ${shown ? "showing" : ""} ${isConsoleOpen.value ? "with-console" : ""}">
-    <header class="top"><a class="brand" href="#" onClick=${(event) => (event.preventDefault(), (chat.value = null), history.replaceState(null, "", location.pathname))}>tellback</a><${Badge}/></header>
+    <header class="top"><a class="brand" href="#" onClick=${(event) => (event.preventDefault(), (chat.value = null), history.replaceState(null, "", location.pathname))}>tellback</a><${Badge}/>
+      <span class="tools">${sessionStorage.getItem("tellback token") && html`<button class="plain" onClick=${signOut} title=${`Signed in as ${client?.user}`}>Sign out</button>`}<${ThemeSwitch}/></span></header>
     <${Sidebar}/>
     ${shown ? html`<${Conversation} key=${shown.chatId} chat=${shown}/>` : html`<main class="empty"><h1>${opening.value ? "Opening …" : "No chat is open"}</h1><p>Choose one from the list, or make one with +.</p></main>`}
     ${isConsoleOpen.value ? html`<${Console} close=${() => (isConsoleOpen.value = false)}/>` : html`<button class="open-console" aria-label="Open the console" title="Console" onClick=${() => (isConsoleOpen.value = true)}>☰</button>`}

@@ -25,6 +25,7 @@ export function Sidebar() {
     ${isLoaded && !owners.length && html`<p class="hint">There are no chats here yet.</p>`}
     ${isLoaded && owners.length > 0 && !shown.length && html`<p class="hint">No chat matches.</p>`}
     ${shown.map((one) => html`<${Owner} key=${one.key} ...${one}/>`)}
+    <p class="hint"><a href="/savings">What a save sends</a>: bytes of an edit beside those of a full save.</p>
   </nav>`;
 }
 

@@ -4,12 +4,13 @@
    - Chats stay open behind the shown one, up to OPEN_MAX, so that going back to one shows it at once. */
 
 import { batch, signal } from "@preact/signals";
-import { connect } from "../src/index.js";
+import { serverAddress } from "./address.js";
+import { connect } from "./sdk.js";
+import { TappedSocket } from "./tap.js";
 
 const OPEN_MAX = 6;
 const NOTICE_MS = 8000;
 const LATENCIES_MAX = 500;
-const FRAMES_MAX = 200;
 const RELIST_MS = 15_000;
 const SAMPLE = "*She looks at the clock above the door, then at you.* \"It stopped in 1911. We run by it all the same.\" The lamps go out one carriage at a time, and somewhere behind you a very small bell begins to ring.".split(/(?<= )/);
 
@@ -26,54 +27,38 @@ export const announced = signal("");
 export const pending = signal(0);
 /** How long this tab's last writes took, in ms. */
 export const latencies = signal([]);
-/** What goes over the wire while somebody looks. */
-export const frames = signal([]);
-export const isTapping = signal(false);
 export const isConsoleOpen = signal(false);
 /** Counts own messages: each scrolls the list to its end. */
 export const sent = signal(0);
 
-class TappedSocket extends WebSocket {
-  constructor(url, protocols) {
-    super(url, protocols);
-    this.addEventListener("message", ({ data }) => tap("received", data));
-  }
-
-  send(text) {
-    tap("sent", text);
-    super.send(text);
-  }
-}
-
-function tap(direction, text) {
-  // The token of a hello stays unseen.
-  if (isTapping.peek() && !/^\{"type":"(hello|auth)"/.test(text)) frames.value = [...frames.peek().slice(1 - FRAMES_MAX), { id: ++tapped, direction, text, at: Date.now() }];
-}
-
 export let client = null;
 const held = new Map();
 let relisting;
+let ticking;
 let noticed = 0;
-let tapped = 0;
 
 export async function start(token = sessionStorage.getItem("tellback token")) {
-  trouble.value = null;
-  const address = new URL("/ws", location.href);
-  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   try {
-    client = await connect(address.href, { connectTimeoutMs: 0, WebSocket: TappedSocket, ...(token ? { token } : {}) });
+    client = await connect(serverAddress(), { connectTimeoutMs: 0, WebSocket: TappedSocket, ...(token ? { token } : {}) });
     client.on("connection", () => step());
     step();
     await client.connected();
+    trouble.value = null;
   } catch (error) {
     trouble.value = error;
     return;
   }
   if (token) sessionStorage.setItem("tellback token", token);
   await relist();
-  setInterval(() => document.visibilityState === "visible" && connection.value === "connected" && relist(), RELIST_MS);
+  clearInterval(ticking);
+  ticking = setInterval(() => document.visibilityState === "visible" && connection.value === "connected" && relist(), RELIST_MS);
   addEventListener("hashchange", route);
   route();
+}
+
+export function signOut() {
+  sessionStorage.removeItem("tellback token");
+  location.reload();
 }
 
 /** Something happened to the client or to a chat. */
@@ -87,7 +72,7 @@ function step() {
   });
 }
 
-async function all(items) {
+export async function all(items) {
   const found = [];
   for await (const one of items) found.push(one);
   return found;
@@ -163,6 +148,8 @@ function listen(one) {
     relistSoon();
     step();
   });
+  one.on("behind", () => tell(`${title()}: this tab was too slow for what came; it is catching up.`));
+  one.on("generation-ended", ({ result }) => result.state === "failed" && tell(`${title()}: the reply ended early. ${result.error?.message ?? ""}`, "bad"));
   one.on("renamed", ({ to }) => {
     tell(`The chat is called ${chatTitle(to)} now.`);
     relistSoon();
@@ -208,6 +195,10 @@ export async function write(promise) {
 }
 
 // -- the verbs
+
+export async function restoreFrom(one, backup) {
+  if (await write(one.restoreBackup(backup))) await relist();
+}
 
 /** As the last own message was signed. */
 export function userName(one) {
@@ -256,7 +247,7 @@ export async function generate(one) {
   const [upstream] = client.upstreams;
   if (upstream) {
     const said = one.messages.filter((message) => !message.is_system).map((message) => ({ role: message.is_user ? "user" : "assistant", content: message.mes }));
-    await write(one.generateFrom(upstream.name, { ...(upstream.models?.length ? { model: upstream.models[0] } : {}), messages: said }, [], { reply }));
+    await write(one.generateFrom(upstream.name, { messages: said }, [], { reply }));
     return;
   }
   const producing = await write(one.generate([], { reply }));

@@ -33,7 +33,7 @@ class ConnectionStatus(msgspec.Struct, omit_defaults=True):
     producing: int = 0
     """Chats with a generation whose text comes from it."""
     in_flight: int = 0
-    """Writes of it that wait for their answer."""
+    """Requests of it that wait for their answer, the question for this among them."""
     waiting_bytes: int = 0
     """Frames that wait until it reads on."""
     slow: bool = False

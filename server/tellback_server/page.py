@@ -4,7 +4,8 @@ Rules this module keeps:
 
 - All files are read once, at start; a request names a key of a table and never a path.
 - Nothing comes from another host and nothing runs that is not a file of the page (Content-Security-Policy).
-- Names of assets hold a hash of their bytes, so they are kept for ever; the page itself is asked for each time.
+- Names of assets hold a hash of their bytes, so they are kept for ever; the pages themselves (`/`, `/savings`) are
+  asked for each time.
 - It holds nothing of any user: what it shows comes over the WebSocket, which asks who one is.
 """
 
@@ -64,11 +65,11 @@ def page_routes(fs: Fs, folder: str = _FOLDER) -> dict[str, Route]:
         extension = os.path.splitext(name)[1]
         if extension not in _TYPES:
             continue
-        is_page = name == "index.html"
+        is_page = extension == ".html"
         caching = "no-cache" if is_page else "public, max-age=31536000, immutable"
         with contextlib.suppress(FileMissing):  # A build at this moment took away what it replaced.
             answer = _answer(fs.read(os.path.join(folder, name)), extension, caching)
-            routes["/" if is_page else f"/{name}"] = _always(answer)
+            routes["/" if name == "index.html" else f"/{name.removesuffix('.html')}"] = _always(answer)
     return routes
 
 

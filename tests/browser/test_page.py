@@ -5,26 +5,33 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, expect
 
-from tellback_client import connect
+from tellback_client import Client, connect
 from tellback_client.catching_up import caught_up
-from tellback_server.demo import LIVE_CHAT, write_demo
+from tellback_server.demo import write_demo
 from tellback_server.fs import Fs
-from tests.support.browser_page import Profile, page_built, violations
+from tests.support.browser_page import (
+    Profile,
+    chat_in,
+    console,
+    edit,
+    message,
+    page_built,
+    picture,
+    say,
+    standing_still,
+    violations,
+)
 from tests.support.browser_sdk import chromium
 from tests.support.server import Process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-TITLE = "Lost property"
-expect.set_options(timeout=15_000)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -34,41 +41,25 @@ async def browser() -> AsyncIterator[Browser]:
         yield started
 
 
-def folder(tmp_path: Path) -> Path:
-    write_demo(Fs(), str(tmp_path / "data"))
-    return tmp_path / "data"
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Process]:
+    """One for all tests here, on the demo; each test has a chat of its own."""
+    data = tmp_path_factory.mktemp("page") / "data"
+    write_demo(Fs(), str(data))
+    async with Process(data, "--outbox-bytes-max", "65536") as started:
+        yield started
 
 
-async def picture(page: Page, name: str) -> None:
-    kept = os.environ.get("TELLBACK_SCREENSHOTS")
-    if kept:
-        await page.screenshot(path=Path(kept) / f"{name}.png")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(server: Process) -> AsyncIterator[Client]:
+    async with connect(server.url) as connected:
+        yield connected
 
 
-def message(page: Page, text: str) -> Locator:
-    return page.get_by_role("article").filter(has_text=text)
-
-
-async def say(page: Page, text: str) -> None:
-    await page.get_by_label("Write a message").fill(text)
-    await page.keyboard.press("Enter")
-
-
-async def edit(page: Page, old: str, new: str) -> None:
-    await message(page, old).get_by_role("button", name="Edit").click()
-    await page.get_by_label(re.compile("Edit the message")).fill(new)
-    await page.get_by_role("button", name="Save").click()
-
-
-async def back(page: Page) -> None:
-    """The network is there again: no need to wait for the backoff."""
-    await page.evaluate("dispatchEvent(new Event('online'))")
-
-
-async def test_two_tabs_and_a_python_client_are_one_chat(tmp_path: Path, browser: Browser) -> None:
-    async with Process(folder(tmp_path)) as server, connect(server.url) as client, Profile(browser) as profile:
-        one, other = await profile.tab(server.url, TITLE), await profile.tab(server.url, TITLE)
-        chat = await client.open(LIVE_CHAT)
+async def test_two_tabs_and_a_python_client_are_one_chat(server: Process, client: Client, browser: Browser) -> None:
+    chat = await chat_in(client, "Two tabs")
+    async with Profile(browser) as profile:
+        one, other = await profile.tab(server.url, "Two tabs"), await profile.tab(server.url, "Two tabs")
         await say(one, "From **one**, <img src=x onerror=alert(1)>")
         await expect(message(other, "From one, <img src=x onerror=alert(1)>").locator(".mark")).to_have_text("saved")
         await chat.append({"name": "Python", "mes": "From Python"})
@@ -91,11 +82,14 @@ async def test_two_tabs_and_a_python_client_are_one_chat(tmp_path: Path, browser
         await picture(one, "chat-dark")
 
 
-async def test_a_branch_and_a_new_chat_are_opened_and_listed(tmp_path: Path, browser: Browser) -> None:
-    async with Process(folder(tmp_path)) as server, Profile(browser) as profile:
-        page = await profile.tab(server.url, TITLE)
+async def test_a_branch_and_a_new_chat_are_opened_and_listed(
+    server: Process, client: Client, browser: Browser,
+) -> None:
+    await chat_in(client, "Branched")
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url, "Branched")
         await message(page, "The letter, I think.").get_by_role("button", name="Branch").click()
-        await expect(page.get_by_role("heading", level=1)).not_to_contain_text(re.compile(f"^{TITLE}Odile$"))
+        await expect(page.get_by_role("heading", level=1)).not_to_contain_text(re.compile("^BranchedOdile$"))
         await expect(page.get_by_role("article")).to_have_count(2)
         await page.get_by_role("button", name="New chat with Quill").click()
         await page.get_by_label("Name of the new chat").fill("Bells")
@@ -107,57 +101,20 @@ async def test_a_branch_and_a_new_chat_are_opened_and_listed(tmp_path: Path, bro
         await expect(message(page, "Ding.")).to_be_visible()
 
 
-async def test_written_offline_edited_on_both_sides_and_decided_when_the_server_is_back(
-    tmp_path: Path, browser: Browser,
+async def test_the_caret_of_an_opened_editor_stays_where_somebody_puts_it(
+    server: Process, client: Client, browser: Browser,
 ) -> None:
-    texts = ["One glove, left.", "The letter, I think.", "People always think"]
-    async with Process(folder(tmp_path)) as server, Profile(browser) as profile, Profile(browser) as away:
-        one, other = await profile.tab(server.url, TITLE), await away.tab(server.url, TITLE)
-        await away.context.set_offline(True)
-        await server.kill()
-        for page, who in ((one, "one"), (other, "other")):
-            await expect(page.locator("[data-test=connection]")).to_contain_text(re.compile("Offline|Connecting"))
-            for number, text in enumerate(texts):
-                await edit(page, text, f"{number} by {who}")
-            await say(page, f"Said offline by {who}")
-            await expect(message(page, f"by {who}").locator(".mark")).to_have_text(["kept here"] * 4)
-        await picture(one, "offline")
-        await server.start()
-        await back(one)
-        await expect(message(one, "by one").locator(".mark")).to_have_text(["saved"] * 4)
-        await away.context.set_offline(False)
-        dialogue = other.get_by_role("dialog")
-        await expect(dialogue).to_contain_text("0 by one")
-        await expect(dialogue).to_contain_text("0 by other")
-        assert await violations(other) == []
-        await picture(other, "conflict")
-        await other.keyboard.press("Escape")
-        await dialogue.get_by_role("button", name="Take theirs").click()
-        await expect(dialogue).to_contain_text("1 by other")
-        await dialogue.get_by_role("button", name="Put mine over it").click()
-        await expect(message(one, "1 by other").locator(".mark")).to_have_text("saved")
-        await expect(dialogue).to_contain_text("2 by other")
-        await dialogue.get_by_role("button", name="Keep as new chat").click()
-        await expect(other.get_by_role("heading", name=f"{TITLE} - mine")).to_be_visible()
-        await expect(message(other, "2 by other").locator(".mark")).to_have_text("saved")
-        await expect(other.locator("[data-test=connection]")).to_have_text("Live")  # Nothing left to save.
-        async with connect(server.url) as client:
-            said = [one["mes"] for one in (await client.open(LIVE_CHAT)).messages]
-        assert said == ["0 by one", "1 by other", "2 by one", "Said offline by one", "Said offline by other"]
-
-
-async def test_the_caret_of_an_opened_editor_stays_where_somebody_puts_it(tmp_path: Path, browser: Browser) -> None:
     """Somebody who selects all at once writes over the old text, however late the browser paints."""
-    async with Process(folder(tmp_path)) as server, Profile(browser) as profile:
-        page = await profile.tab(server.url, TITLE)
+    await chat_in(client, "Caret")
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url, "Caret")
         button = message(page, "The letter, I think.").get_by_role("button", name="Edit")
         selected = await button.evaluate("""async (button) => {
             button.click();
             await Promise.resolve();
             const area = document.querySelector(".editor textarea");
             area.select();
-            for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
-            await new Promise((done) => setTimeout(done, 200));
+            for (let frame = 0; frame < 12; frame++) await new Promise(requestAnimationFrame);
             return [document.activeElement === area, area.selectionStart, area.selectionEnd === area.value.length];
         }""")
         assert selected == [True, 0, True]
@@ -166,21 +123,27 @@ async def test_the_caret_of_an_opened_editor_stays_where_somebody_puts_it(tmp_pa
 
 
 async def test_what_somebody_changes_while_one_edits_is_shown_before_it_is_saved(
-    tmp_path: Path, browser: Browser,
+    server: Process, client: Client, browser: Browser,
 ) -> None:
-    async with Process(folder(tmp_path)) as server, Profile(browser) as profile:
-        one, other = await profile.tab(server.url, TITLE), await profile.tab(server.url, TITLE)
-        await message(one, "The letter, I think.").get_by_role("button", name="Edit").click()
-        await one.get_by_label(re.compile("Edit the message")).fill("Mine")
-        await edit(other, "The letter, I think.", "Theirs")
-        await expect(one.get_by_role("alert")).to_contain_text("Theirs")
-        await one.get_by_role("button", name="Put mine over it").click()
-        await expect(message(other, "Mine")).to_be_visible()
+    chat = await chat_in(client, "While editing")
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url, "While editing")
+        await message(page, "The letter, I think.").get_by_role("button", name="Edit").click()
+        await page.get_by_label(re.compile("Edit the message")).fill("Mine")
+        await chat.patch(chat.messages[1]["id"], [{"op": "replace", "path": "/mes", "value": "Theirs"}])
+        await expect(page.get_by_role("alert")).to_contain_text("Theirs")
+        await page.get_by_role("button", name="Put mine over it").click()
+        await expect(message(page, "Mine").locator(".mark")).to_have_text("saved")
+        await caught_up(chat)
+        assert chat.messages[1]["mes"] == "Mine"
 
 
-async def test_a_reply_grows_in_both_tabs_and_is_stopped_from_the_other(tmp_path: Path, browser: Browser) -> None:
-    async with Process(folder(tmp_path)) as server, Profile(browser) as profile:
-        one, other = await profile.tab(server.url, TITLE), await profile.tab(server.url, TITLE)
+async def test_a_reply_grows_in_both_tabs_and_is_stopped_from_the_other(
+    server: Process, client: Client, browser: Browser,
+) -> None:
+    await chat_in(client, "Growing")
+    async with Profile(browser) as profile:
+        one, other = await profile.tab(server.url, "Growing"), await profile.tab(server.url, "Growing")
         await one.get_by_role("button", name="Sample reply").click()
         await expect(message(other, "She looks at")).to_be_visible()
         await picture(other, "reply")
@@ -190,12 +153,10 @@ async def test_a_reply_grows_in_both_tabs_and_is_stopped_from_the_other(tmp_path
             await expect(page.get_by_role("button", name="Sample reply")).to_be_visible()
 
 
-async def test_three_thousand_messages_are_a_few_rows(tmp_path: Path, browser: Browser) -> None:
-    async with Process(folder(tmp_path)) as server, connect(server.url) as client, Profile(browser) as profile:
-        chat = await client.open("character:Quill/Long", create=True)
-        for start in range(0, 3000, 500):
-            lines = [f"number {at}\n" * (1 + at % 5) for at in range(start, start + 500)]
-            await chat.append([{"name": "Quill", "mes": text} for text in lines])
+async def test_three_thousand_messages_are_a_few_rows(server: Process, client: Client, browser: Browser) -> None:
+    chat = await chat_in(client, "Long", [])
+    await chat.append([{"name": "Quill", "mes": f"number {at}\n" * (1 + at % 5)} for at in range(3000)])
+    async with Profile(browser) as profile:
         page = await profile.tab(server.url, "Long")
         await expect(message(page, "number 2999")).to_be_in_viewport()
         feed = page.get_by_role("feed")
@@ -214,72 +175,184 @@ async def test_three_thousand_messages_are_a_few_rows(tmp_path: Path, browser: B
         await expect(message(page, "While you stand at the end")).to_be_in_viewport()
 
 
-async def test_the_console_shows_the_server_the_past_the_wire_and_brings_back(tmp_path: Path, browser: Browser) -> None:
-    async with Process(folder(tmp_path)) as server, connect(server.url) as client, Profile(browser) as profile:
-        chat = await client.open(LIVE_CHAT)
-        await chat.state("weather").set({"rain": True})
-        page = await profile.tab(server.url, TITLE)
+async def test_the_console_shows_the_past_the_wire_and_brings_back(
+    server: Process, client: Client, browser: Browser,
+) -> None:
+    await chat_in(client, "Kept")
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url, "Kept")
         await say(page, "Gone soon.")
+        await edit(page, "The letter, I think.", "The violin, I think.")
         await message(page, "Gone soon.").get_by_role("button", name="Delete").click()
-        await page.get_by_role("button", name="Open the console").click()
-        console = page.get_by_role("complementary", name="Console")
-        await expect(console).to_contain_text("Takes writesyes")
-        await expect(console).to_contain_text("Writes3")
-        assert await violations(page) == []
+        shown = await console(page)
+        await expect(shown).to_contain_text("Takes writesyes")
+        await expect(shown.get_by_role("table").first).to_contain_text("≤ 1 ms")
         await picture(page, "console")
-        await console.get_by_role("tab", name="Server").press("ArrowRight")
-        await expect(console.get_by_role("tab", name="History")).to_be_focused()
-        await console.get_by_role("button", name="Gone soon.").click()
-        await expect(console.locator("del")).to_have_text("Gone soon.")
-        assert await violations(page) == []
+        await shown.get_by_role("tab", name="Server").press("ArrowRight")
+        await expect(shown.get_by_role("tab", name="Live")).to_be_focused()
+        await shown.get_by_role("tab", name="Live").press("ArrowRight")
+        await shown.get_by_role("button", name="Gone soon.").click()
+        await expect(shown.locator("del")).to_have_text(["The letter, I think.", "Gone soon."])
+        await expect(shown.locator("del mark")).to_have_text("letter,")
         await picture(page, "history")
-        await console.get_by_role("tab", name="States").click()
-        await console.get_by_text("weather").click()
-        await expect(console).to_contain_text('"rain": true')
-        await console.get_by_role("tab", name="Frames").click()
+        await shown.get_by_role("button", name="This commit").click()
+        await expect(shown.locator(".then ins")).to_have_text("Gone soon.")
+        shown = await console(page, "Frames")
         await say(page, "On the wire.")
-        await console.get_by_label("Filter frames").fill("sent append")
-        await expect(console.locator("summary")).to_contain_text(["sentappend"])
-        await console.get_by_role("tab", name="Backups").click()
-        await console.get_by_role("button", name="Back up now").click()
-        await expect(console).to_contain_text("demand · 4 messages")
+        await shown.get_by_label("Filter frames").fill("sent append")
+        await expect(shown.locator("summary")).to_contain_text(["sentappend"])
+        shown = await console(page, "Backups")
+        await shown.get_by_role("button", name="Back up now").click()
+        await expect(shown).to_contain_text("demand · 4 messages")
         await say(page, "After the backup.")
         await expect(message(page, "After the backup.").locator(".mark")).to_have_text("saved")
-        await console.get_by_role("button", name="Restore").click()
-        await console.get_by_role("button", name="Replace the chat").click()
+        await shown.get_by_role("button", name="Restore").click()
+        await shown.get_by_role("button", name="Replace the chat").click()
         await expect(message(page, "After the backup.")).to_have_count(0)
         await expect(page.get_by_role("status", name="Notices")).to_contain_text("restored from a backup")
-        await console.get_by_role("tab", name="Trash").click()
-        await console.get_by_role("button", name="into the trash").click()
+        shown = await console(page, "Trash")
+        await shown.get_by_role("button", name="into the trash").click()
         await expect(page.get_by_role("heading", name="No chat is open")).to_be_visible()
-        await console.get_by_role("button", name="Restore").click()
+        thrown = shown.get_by_role("listitem").filter(has_text="Kept")
+        await thrown.get_by_role("button", name="Restore").click()
         await expect(message(page, "On the wire.")).to_be_visible()
-        assert await violations(page) == []
+        await shown.get_by_role("button", name="into the trash").click()
+        await thrown.get_by_role("button", name="Remove").click()
+        await thrown.get_by_role("button", name="For good").click()
+        await expect(thrown).to_have_count(0)
+        assert "character:Odile/Kept" not in [entry.name for entry in await client.trash()]
 
 
-async def test_a_damaged_chat_is_read_and_says_so(tmp_path: Path, browser: Browser) -> None:
-    data = folder(tmp_path)
-    with (data / "default-user" / "chats" / "Odile" / f"{TITLE}.jsonl").open("ab") as file:
-        file.write(b'\n{"name":"You","mes":"half a li')
-        file.write(b'\n{"name":"You","is_user":true,"mes":"Whole."}')
-    async with Process(data) as server, Profile(browser) as profile:
-        page = await profile.tab(server.url, TITLE)
-        await expect(page.get_by_role("alert")).to_contain_text("read, not written")
+async def test_the_console_shows_what_a_state_is_at_each_floor_and_swipe(
+    server: Process, client: Client, browser: Browser,
+) -> None:
+    chat = await chat_in(client, "Floors")
+    await chat.state("weather").set({"rain": True})
+    hp = chat.floor_state("hp")
+    await hp.update(lambda state: {**state, "hp": 9})
+    await chat.append({"name": "You", "is_user": True, "mes": "I fall."})
+    await hp.update(lambda state: {**state, "hp": 4})
+    await chat.append({"name": "Odile", "mes": "Ouch.", "swipe_id": 0, "swipes": ["Ouch."]})
+    await hp.update(lambda state: {**state, "hp": 3})
+    await chat.swipe_add(chat.messages[-1]["id"], "You float.")
+    await hp.update(lambda state: {**state, "hp": 5})
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url, "Floors")
+        shown = await console(page, "States")
+        await shown.get_by_text("weather").click()
+        await expect(shown).to_contain_text('"rain": true')
+        await shown.locator("summary", has_text="hp floor state").click()
+        value = shown.locator("[data-test=floor-value]")
+        await expect(value).to_contain_text('"hp": 5')
+        await picture(page, "floors")
+        await shown.get_by_label("Swipe").select_option("0")
+        await expect(value).to_contain_text('"hp": 3')
+        for floor, there in ((3, '"hp": 4'), (2, '"hp": 9'), (1, "{}")):
+            await shown.get_by_label("Floor", exact=True).fill(str(floor))
+            await expect(value).to_contain_text(there)
+
+
+async def test_a_tab_that_is_too_slow_is_named_told_so_and_catches_up(
+    server: Process, client: Client, browser: Browser,
+) -> None:
+    chat = await chat_in(client, "Slow")
+    async with Profile(browser) as profile:
+        slow = await profile.tab(server.url, "Slow")
+        async with standing_still(slow):
+            for _ in range(100):
+                await chat.append({"name": "Python", "mes": "x" * 1_000_000})
+                status = await client.server_status()
+                if status.connections[0].behind:
+                    break
+        assert status.connections[0].client.startswith("tellback-js")
+        await expect(slow.get_by_role("status", name="Notices")).to_contain_text("too slow")
+        await chat.delete([one["id"] for one in chat.messages[3:]])
+        await chat.append({"name": "Python", "mes": "Here again"})
+        await expect(message(slow, "Here again")).to_be_visible()
+        shown = await console(slow, "Live")
+        await expect(shown.get_by_role("listitem").first).to_contain_text("fell behind once")
+        await expect(shown.get_by_role("row").filter(has_text="Slow")).to_contain_text("2 open")
+        await picture(slow, "live")
+
+
+async def test_a_damaged_chat_says_which_lines_and_is_restored(
+    server: Process, client: Client, browser: Browser,
+) -> None:
+    chat = await chat_in(client, "Torn")
+    await client.back_up(f"id:{chat.chat_id}")
+    await chat.close()
+    path = server.data / "default-user" / "chats" / "Odile" / "Torn.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"name":"You","mes":"half a li\n{"name":"You","is_user":true,"mes":"Whole."}\n')
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url, "Torn")
+        banner = page.get_by_role("alert")
+        await expect(banner).to_contain_text("read, not written")
+        await expect(banner).to_contain_text("Line 5: ")
         await expect(message(page, "Whole.")).to_be_visible()
         await expect(page.get_by_label("Write a message")).to_be_disabled()
         await expect(page.get_by_role("button", name="Edit")).to_have_count(0)
         assert await violations(page) == []
+        await picture(page, "damaged")
+        await banner.get_by_role("button", name=re.compile("Restore the backup")).click()
+        await banner.get_by_role("button", name="Restore it now").click()
+        await expect(banner).to_have_count(0)
+        await expect(message(page, "Whole.")).to_have_count(0)
+        await say(page, "It takes messages again.")
+        await expect(message(page, "It takes messages again.").locator(".mark")).to_have_text("saved")
+
+
+async def test_the_colours_are_switched_by_hand_and_kept(server: Process, browser: Browser) -> None:
+    dark = "getComputedStyle(document.documentElement).colorScheme"
+    async with Profile(browser, color_scheme="light") as profile:
+        page = await profile.tab(server.url)
+        for scheme, following in (("light dark", "light"), ("light", "dark")):
+            assert await page.evaluate(dark) == scheme
+            await page.get_by_role("button", name=f"Change to {following}").click()
+        assert await page.evaluate(dark) == "dark"
+        await page.reload()
+        await expect(page.get_by_role("button", name="Colours: dark")).to_be_visible()
+        assert await page.evaluate(dark) == "dark"
+
+
+async def test_the_example_sends_a_thousandth_of_a_full_save(server: Process, client: Client, browser: Browser) -> None:
+    async with Profile(browser) as profile:
+        page = await profile.tab(server.url)
+        await page.get_by_role("link", name="What a save sends").click()
+        await page.get_by_role("button", name="Make a chat of 3,000 messages").click()
+        state = page.locator("[data-test=state]")
+        await expect(state).to_have_text("The chat has 3,000 messages.")
+        verbs = ("Edit one message", "Write one message", "Delete one message", "Change the metadata")
+        for number, verb in enumerate((*verbs, "Save without a change"), 1):
+            await page.get_by_role("button", name=verb).click()
+            await expect(page.locator("tbody tr")).to_have_count(number)
+        told = await page.locator("tbody tr").evaluate_all(
+            "(rows) => rows.map((row) => row.lastElementChild.textContent.replaceAll(',', ''))")
+        assert min(map(int, told[:-1])) >= 1000
+        assert told[-1] == "all"
+        assert await violations(page) == []
+        await picture(page, "savings")
+        address = next(one.chat for one in await client.list_chats() if "What a save sends" in one.chat)
+        chat = await client.open(address)
+        assert chat.messages[1500]["mes"].endswith(" (edited)")
+        assert len(chat.messages) == 3000
+        await page.get_by_role("button", name="into the trash").click()
+        await expect(page.get_by_role("button", name="Make a chat")).to_be_visible()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 390)])
-async def test_nothing_stands_in_the_way_of_anybody(tmp_path: Path, browser: Browser, scheme: str, width: int) -> None:
-    async with Process(folder(tmp_path)) as server, Profile(
-        browser, color_scheme=scheme, viewport={"width": width, "height": 760},
-    ) as profile:
+async def test_nothing_stands_in_the_way_of_anybody(
+    server: Process, client: Client, browser: Browser, scheme: str, width: int,
+) -> None:
+    chat = await chat_in(client, f"For all in {scheme}")
+    await chat.floor_state("mood").update(lambda state: {**state, "calm": 1})
+    await client.back_up(f"id:{chat.chat_id}")
+    async with Profile(browser, color_scheme=scheme, viewport={"width": width, "height": 760}) as profile:
         page = await profile.tab(server.url)
-        await page.get_by_role("navigation").get_by_role("link", name=TITLE).wait_for()
+        link = page.get_by_role("navigation").get_by_role("link", name=f"For all in {scheme}")
+        await link.wait_for()
         assert await violations(page) == []
-        await page.get_by_role("link", name=TITLE).press("Enter")
+        await link.press("Enter")
         await say(page, "Hello.")
         await expect(message(page, "Hello.").locator(".mark")).to_have_text("saved")
         assert await violations(page) == []
@@ -289,3 +362,20 @@ async def test_nothing_stands_in_the_way_of_anybody(tmp_path: Path, browser: Bro
         await page.keyboard.press("Escape")
         await expect(page.get_by_label(re.compile("Edit the message"))).to_have_count(0)
         await picture(page, f"{scheme}-{width}")
+        for view, there in (
+            ("Server", "Takes writes"), ("Live", "Connections"), ("History", "You: Hello."), ("Frames", "Filter"),
+            ("Backups", "demand"), ("States", "mood"), ("Trash", "into the trash"),
+        ):
+            shown = await console(page, view)
+            if view == "Frames":
+                await shown.get_by_label("Filter frames").wait_for()
+            else:
+                await expect(shown.get_by_role("tabpanel")).to_contain_text(there)
+            if view == "History":
+                await shown.get_by_role("button", name="You: Hello.").click()
+                await shown.get_by_role("button", name="Since then").wait_for()
+            if view == "States":
+                await shown.locator("summary", has_text="mood floor state").click()
+            assert await violations(page, ".console") == []
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            await picture(page, f"{scheme}-{width}-{view.lower()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -17,19 +16,12 @@ from websockets.exceptions import InvalidStatus
 from tellback_server.auth import token_digest
 from tests.support.raw_client import RawClient
 from tests.support.server import Process, TabClient, new_session, running, sillytavern_copy, texts
+from tests.support.tokens import token_file
 from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 ALICE, BOB = "tb_alice-token-0123456789", "tb_bob-token-0123456789"
 CANARY = "canary 7f3a: only Alice may read this"
-
-
-def token_file(path: Path, **tokens: str) -> Path:
-    """A token file with these users."""
-    entries = [{"user": user, "sha256": token_digest(token)} for user, token in tokens.items()]
-    path.write_text(json.dumps({"tokens": entries}))
-    path.chmod(0o600)
-    return path
 
 
 @pytest.mark.parametrize("origin", [
@@ -248,8 +240,7 @@ async def test_R25_missing_unsafe_and_unreadable_are_different_answers_and_none_
     os.mknod(folder / "device.jsonl", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     async with running(data) as app:
         for name in ("folder", "fifo", "device"):
-            async with asyncio.timeout(3):
-                await refused_everywhere(app, f"character:Alice/{name}", "unsafe-file")
+            await refused_everywhere(app, f"character:Alice/{name}", "unsafe-file")
         tab = await TabClient.join(app.urls[0])
         gone = await tab.open("character:Alice/nobody")
         assert (gone["type"], gone["code"], gone["retry"]) == ("error", "not-found", "never")

@@ -16,7 +16,7 @@ from tests.support.server import running
 
 
 def built(tmp_path: Path) -> Path:
-    for name in ("index.html", "main-0a.js", "page-0b.css", "icon-0c.svg", "notes.txt", ".mark"):
+    for name in ("index.html", "savings.html", "main-0a.js", "page-0b.css", "icon-0c.svg", "notes.txt", ".mark"):
         (tmp_path / name).write_text(name)
     return tmp_path
 
@@ -31,6 +31,7 @@ def test_each_file_has_its_type_and_the_page_is_asked_for_again(tmp_path: Path) 
     door = FrontDoor(routes=page_routes(Fs(), str(built(tmp_path))))
     page, script = asked(door, "/"), asked(door, "/main-0a.js")
     assert (page.body, page.content_type) == (b"index.html", "text/html; charset=utf-8")
+    assert asked(door, "/savings").body == b"savings.html"
     assert script.content_type == "text/javascript; charset=utf-8"
     assert dict(page.headers)["Cache-Control"] == "no-cache"
     assert "immutable" in dict(script.headers)["Cache-Control"]
@@ -41,7 +42,8 @@ def test_each_file_has_its_type_and_the_page_is_asked_for_again(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", [
-    "/index.html", "/notes.txt", "/.mark", "//", "/main-0a.js/", "/../page.py", "/%2e%2e/page.py", "/web/main-0a.js",
+    "/index.html", "/savings.html", "/notes.txt", "/.mark", "//", "/main-0a.js/", "/../page.py", "/%2e%2e/page.py",
+    "/web/main-0a.js",
 ])
 def test_nothing_but_the_files_of_the_page_is_there(tmp_path: Path, path: str) -> None:
     assert asked(FrontDoor(routes=page_routes(Fs(), str(built(tmp_path)))), path).status == 404
