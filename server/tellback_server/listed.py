@@ -54,10 +54,10 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 def live_chats(actors: Iterable[Actor], user: str) -> dict[str, Actor]:
-    """A user's chats whose truth is in memory, by address."""
+    """A user's chats whose truth is in memory, by address. One that comes out of the trash has its truth in files."""
     return {
         actor.name: actor for actor in actors
-        if actor.user == user and actor.state in ("ready", "busy") and actor.stream is not None
+        if actor.user == user and actor.state in ("ready", "busy") and None not in (actor.stream, actor.file)
         and isinstance(parse_chat(actor.name), CharacterChat | GroupChat)
     }
 
