@@ -22,8 +22,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
 _FIRST_LINE = re.compile(r"(wss?)://(.+):(\d+)/ws")
@@ -60,12 +61,9 @@ class ServerProcess:
         """Start, and return when the server takes connections. Raises: RuntimeError with what it said."""
         if self._process is not None:
             raise RuntimeError("the server runs already")
+        arguments = ["serve", "--data", str(self.data), "--port", str(self.port), *self.arguments]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module.
-                [sys.executable, "-m", "tellback_server", "serve", "--data", str(self.data), "--port", str(self.port),
-                 *self.arguments],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-            )
+            self._process = self._spawn(arguments, log)
         line = self._first_line()
         match = _FIRST_LINE.fullmatch(line.strip())
         if match is None:
@@ -73,6 +71,12 @@ class ServerProcess:
             raise RuntimeError(f"the server did not start: {line!r}\n{self.said()[-2000:]}")
         self.port = int(match.group(3))
         return self
+
+    def _spawn(self, arguments: Sequence[str], log: IO[bytes]) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and our own module.
+            [sys.executable, "-m", "tellback_server", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+        )
 
     def _first_line(self) -> str:
         assert self._process is not None, "called by start"

@@ -32,6 +32,7 @@ from tellback_client import (
 from tellback_client.events import EventQueue
 from tests.support.sse_server import DONE, Exchange, SseServer, piece
 from tests.support.waiting import GUARD_S, until
+from tests.support.warm_server import WarmServer
 
 CHAT = "character:Alice/First meeting"
 TURN = {"name": "User", "is_user": True, "mes": "And then?"}
@@ -41,7 +42,7 @@ REPLY = {"name": "Alice", "is_user": False}
 @pytest.fixture
 def hasty_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that waits one second for a producer that is gone."""
-    with ServerProcess(tmp_path / "data", arguments=["--create", "--generation-lease", "1"]) as server:
+    with WarmServer(tmp_path / "data", arguments=["--create", "--generation-lease", "1"]) as server:
         yield server
 
 
@@ -300,7 +301,7 @@ async def test_r12_t15_u3_a_result_that_nobody_heard_is_offered_until_it_is_ackn
 
     session = "session-of-the-test"
     async with SseServer(script) as model:
-        server = ServerProcess(tmp_path / "data", arguments=["--create", "--upstream", f"local={model.url}"])
+        server = WarmServer(tmp_path / "data", arguments=["--create", "--upstream", f"local={model.url}"])
         await asyncio.to_thread(server.start)
         try:
             async with connect(server.url, session=session) as client:

@@ -22,6 +22,7 @@ from tellback_client import (
     connect,
 )
 from tests.support.waiting import GUARD_S, until
+from tests.support.warm_server import WarmServer
 
 COUNTED = int(os.environ.get("TELLBACK_COUNTED", "300"))
 """Updates of each tab; 1,000 was run once."""
@@ -187,7 +188,7 @@ async def test_a_kill_between_loses_no_acknowledged_state(tellback_server: Serve
 
 async def test_another_programs_edit_replaces_what_was_known(tmp_path: Path) -> None:
     """[K3] Found before the next checkpoint; the tab is told to read again."""
-    with ServerProcess(tmp_path / "data", arguments=["--checkpoint-interval", "0.1"]) as server:
+    with WarmServer(tmp_path / "data", arguments=["--checkpoint-interval", "0.1"]) as server:
         user = folder(server)
         side = user / "characters/Alice.state.memory.json"
         async with connect(server.url) as client:

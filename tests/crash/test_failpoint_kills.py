@@ -35,11 +35,12 @@ from tests.campaign.states import Judge, Taken
 from tests.campaign.workload import BASE, LIVES, NAMES, SESSION, Day, World, is_same, record, world_of
 from tests.server.test_backup_folder import CHAT_ID, LINES, NOW_MS, put, source, standing, store
 from tests.support.crash_states import NumberedDisk, StrictDisk, changed
-from tests.support.forked_server import ForkedServer, _set_failpoints
+from tests.support.forked_server import ForkedServer
 from tests.support.log_workload import Workload, open_log
 from tests.support.oracle import LOST
 from tests.support.server import TabClient, sillytavern_copy, tree
 from tests.support.shared import CHECKOUT
+from tests.support.warm import set_failpoints
 
 ALL = os.environ.get("TELLBACK_FAILPOINT_KILLS") == "all"
 ALWAYS = ("fs.fsync", "fs.fsync_directory")
@@ -311,7 +312,7 @@ def killed(point: str, work: Callable[[], object]) -> bool:
         code = 1
         try:
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  The child's, until it ends.
-            _set_failpoints(f"{point}=kill")
+            set_failpoints(f"{point}=kill")
             work()
             code = 0
         finally:

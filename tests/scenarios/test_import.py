@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from tellback_server.__main__ import main
+from tests.support import warm
 from tests.support.importing import USER, contents, write_files
 from tests.support.real_data import COUNTS, copy_real_data, real_user, tree
 from tests.support.server import Process, TabClient
 from tests.support.waiting import until
 
 
-def forked(arguments: tuple[str, ...]) -> tuple[int, str, str]:
-    """The real command in a child of this process, which has imported it already."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(out.fileno(), 1)
-            os.dup2(errors.fileno(), 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
-            os.environ["COLUMNS"] = "200"
-            code = 1
-            try:
-                sys.argv = ["tellback", *arguments]
-                main()
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 0
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        for file in (out, errors):
-            file.seek(0)
-        return os.waitstatus_to_exitcode(status), out.read().decode(), errors.read().decode()
-
-
 async def run(*arguments: str | Path) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    async with asyncio.timeout(60):
-        return await asyncio.to_thread(forked, tuple(map(str, arguments)))
+    return await asyncio.to_thread(lambda: warm.run(*arguments, COLUMNS="200"))
 
 
 async def test_a_real_folder_from_import_to_served_chats_and_back(tmp_path: Path) -> None:
@@ -158,8 +130,9 @@ async def test_what_only_the_log_knows_is_neither_covered_nor_left_behind(tmp_pa
     assert found["chats/Ann/new (imported).jsonl"].endswith(b'{"mes":"theirs"}')
 
 
-async def test_a_folder_that_belongs_to_a_store_is_refused(tmp_path: Path) -> None:
-    """[IE5] Files that are put there would never be shown."""
+async def test_a_folder_that_belongs_to_a_store_says_which_one(tmp_path: Path) -> None:
+    """[IE10] Files that are put there would never be shown: what comes in goes into the store, what goes out is there.
+    """
     server = await Process(tmp_path / "data", "--store", f"sqlite:///{tmp_path}/chats.db").start()
     tab = await TabClient.join(server.url)
     await tab.ask("open", chat="character:Ann/new", create=True, since=None)
@@ -169,11 +142,19 @@ async def test_a_folder_that_belongs_to_a_store_is_refused(tmp_path: Path) -> No
     assert await server.stop() == 0
     source = write_files(tmp_path / "s", {"chats/Ann/a.jsonl": b"{}"})
     before = tree(tmp_path)
-    for arguments in (("import", "luker", source), ("import", "luker", source, "--dry-run"), ("export", "text", "o")):
-        code, out, errors = await run(*arguments, "--data", tmp_path / "data")
-        assert (code, out) == (78, "")
-        assert "sqlite:///" in errors
-    assert tree(tmp_path) == before
+    code, out, errors = await run("import", "luker", source, "--data", tmp_path / "data", "--dry-run", "--json")
+    assert (code, json.loads(out)["actions"]) == (0, {"imported": 1}), errors
+    found = tree(tmp_path)
+    assert {name: one for name, one in found.items() if "chats.db" not in name and name in before} == {
+        name: one for name, one in before.items() if "chats.db" not in name
+    }
+    code, out, errors = await run("import", "luker", source, "--data", tmp_path / "data", "--json")
+    assert (code, json.loads(out)["actions"]) == (0, {"imported": 1}), errors
+    code, out, errors = await run("export", "openai", tmp_path / "out", "--data", tmp_path / "data", "--json")
+    assert (code, json.loads(out)["actions"]) == (0, {"written": 2}), errors
+    for arguments in (("import", "luker", source), ("export", "text", "o")):
+        code, out, errors = await run(*arguments, "--data", tmp_path / "data", "--store", "sqlite:///another.db")
+        assert (code, out, "are in sqlite:///" in errors) == (78, "", True)
 
 
 async def test_a_report_names_what_a_person_should_look_at(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tellback_protocol.codec import decode_server
 from tellback_protocol.effects import AppendEffect, DeleteEffect, Effect, MetadataEffect, PatchEffect, StateEffect
 from tellback_protocol.frames import Ack, Opened, ServerFrame, Welcome
 from tellback_protocol.ids import Version
-from tellback_server.__main__ import app
+from tellback_server.__main__ import COMMANDS, app
 from tellback_server.auth import RELOAD_INTERVAL_S, TokenFile, token_digest
 from tellback_server.clock import Clock
 from tellback_server.config import Settings, variable_of
@@ -35,6 +35,7 @@ from tellback_server.doctor import SYNC_SUSPICIOUS_S, check_all, mount_of
 from tellback_server.fs import File, Fs
 from tellback_server.log import Log
 from tellback_server.tail import News, news_of, tail_chat
+from tests.support.warm_server import WarmPopen
 
 COMMAND = [sys.executable, "-m", "tellback_server"]
 START_TIMEOUT_S = 45
@@ -58,14 +59,8 @@ def run(*arguments: object) -> Result:
 class Server:
     """`tellback serve` or `demo` as a process."""
 
-    def __init__(self, *arguments: object, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
+    def __init__(self, process: subprocess.Popen[str] | WarmPopen) -> None:
+        self.process = process
         self.url = ""
 
     def started(self) -> Server:
@@ -82,19 +77,29 @@ class Server:
         return self.process.returncode, out, errors
 
 
+def people_start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """The interpreter, and everything imported."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )
+
+
 @pytest.fixture
-def server() -> Iterator[Callable[..., Server]]:
+def server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
+    """Parametrized with `people_start` it is the whole process, otherwise a fork of one that imported everything."""
     made: list[Server] = []
 
     def make(*arguments: object, **environment: str) -> Server:
-        made.append(Server(*arguments, **environment))
+        made.append(Server(getattr(request, "param", WarmPopen)(*arguments, **environment)))
         return made[-1]
 
     yield make
     for one in made:
         if one.process.poll() is None:
             one.process.kill()
-        one.process.communicate()
+        if one.process.stdout is not None and not one.process.stdout.closed:
+            one.process.communicate()
 
 
 class Tab:
@@ -131,6 +136,10 @@ async def append(one: Tab, chat: str, text: str) -> None:
 # -- serve -----------------------------------------------------------------------------------------------------------
 
 
+AS_PEOPLE_START_IT = pytest.mark.parametrize("server", [people_start], indirect=True, ids=["cold"])
+
+
+@AS_PEOPLE_START_IT
 def test_the_first_line_is_the_url_and_sigterm_ends_with_0(tmp_path: Path, server: Callable[..., Server]) -> None:
     one = server("serve", "--data", tmp_path / "data", "--port", 0).started()
     assert re.fullmatch(r"ws://127\.0\.0\.1:[0-9]+/ws", one.url)
@@ -139,6 +148,7 @@ def test_the_first_line_is_the_url_and_sigterm_ends_with_0(tmp_path: Path, serve
     assert all(json.loads(line)["event"] for line in errors.splitlines())
 
 
+@AS_PEOPLE_START_IT
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_sigint_ends_with_0_too(tmp_path: Path, server: Callable[..., Server], loop: str) -> None:
     one = server("serve", "--data", tmp_path, "--port", 0, "--loop", loop).started()
@@ -156,6 +166,7 @@ async def test_what_was_acknowledged_is_in_the_file_at_the_end(tmp_path: Path, s
     assert chat.stat().st_mode & 0o077 == 0
 
 
+@AS_PEOPLE_START_IT
 async def test_a_killed_server_tells_the_same_after_its_restart(tmp_path: Path, server: Callable[..., Server]) -> None:
     one = server("serve", "--data", tmp_path, "--port", 0, "--checkpoint-interval", 3600).started()
     async with tab(one.url) as client:
@@ -798,8 +809,20 @@ def test_the_version_is_that_of_the_package() -> None:
     assert re.fullmatch(r"tellback [0-9.]+\S*\n", run("--version").stdout)
 
 
-@pytest.mark.parametrize("command", ["", "serve", "demo", "tail", "doctor", "log", "log verify", "token", "token new"])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "log verify", "token new"])
 def test_every_command_explains_itself(command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
+
+
+def test_a_command_does_not_wait_for_what_the_others_need() -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from tellback_server.__main__ import app;"
+        "assert CliRunner().invoke(app, ['token', '--help']).exit_code == 0;"
+        "print(*(name for name in sys.modules if name.startswith('tellback_server.commands.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"tellback_server.commands.token"} <= set(done.stdout.split()) <= {
+        "tellback_server.commands.token", "tellback_server.commands.exits",
+    }

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
 
 from tellback_server.__main__ import app
+from tests.support import warm
 from tests.support.server import Process, TabClient, texts
-from tests.support.waiting import GUARD_S
 
 CHAT = "character:アリス/First meeting"
 
 
 async def process(*arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of a command as people start it."""
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tellback_server", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "COLUMNS": "40"},
-    )
-    async with asyncio.timeout(GUARD_S):
-        out, errors = await started.communicate()
-    assert started.returncode is not None
-    return started.returncode, out.decode(), errors.decode()
+    return await asyncio.to_thread(lambda: warm.run(*arguments, COLUMNS="40"))
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:

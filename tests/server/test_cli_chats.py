@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.server.test_catalog import write_chat
+from tests.support import warm
 from tests.support.real_data import COUNTS
 from tests.support.server import Process, TabClient, sillytavern_copy
 from tests.support.waiting import GUARD_S
@@ -19,15 +19,7 @@ Chats = Callable[..., Awaitable[tuple[int, str, str]]]
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tellback_server", "chats", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
-    async with asyncio.timeout(GUARD_S):
-        out, errors = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), errors.decode()
+    return await asyncio.to_thread(lambda: warm.run("chats", *arguments, **{"COLUMNS": "200", **environment}))
 
 
 def objects(out: str) -> list[dict[str, object]]:
@@ -175,11 +167,10 @@ async def test_a_wrong_data_folder_is_refused_and_nothing_is_made_in_it(tmp_path
 async def on_terminal(columns: int, *arguments: str) -> list[str]:
     """What the command prints on a terminal of that many columns."""
     master, slave = os.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tellback_server", "chats", *arguments, stdin=slave, stdout=slave, stderr=slave,
-        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"},
-    )
-    os.close(slave)
+    with os.fdopen(slave, "wb", buffering=0) as terminal:
+        environment = {"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"}
+        process = warm.command("chats", *arguments, stdin=terminal, stdout=terminal, stderr=terminal,
+                               environment=environment)
     out = b""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(GUARD_S):

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.support import warm
 from tests.support.server import Process, TabClient
-from tests.support.waiting import GUARD_S, until
+from tests.support.waiting import until
 
 CHAT = "character:Alice/First meeting"
 
 
 def status(*arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tellback_server", "status", *arguments], capture_output=True, text=True, check=False,
-        timeout=GUARD_S,
-    )
-    return done.returncode, done.stdout, done.stderr
+    return warm.run("status", *arguments)
 
 
 async def test_status_tells_how_far_each_store_is_behind(tmp_path: Path) -> None:

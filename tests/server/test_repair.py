@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from tellback_server.fs import Fs
 from tellback_server.loading import LoadedStream, load_chat
 from tellback_server.repairs.header import date_in_name, unnested
 from tellback_server.store.files import DEFAULT_USER, FileStore
+from tests.support import warm
 from tests.support.chat_desk import Desk, SilentLogger
 from tests.support.damage import PLACE, checked, codes, folder_of_every_kind, repaired
 from tests.support.server import TabClient, running, tree
@@ -46,12 +44,9 @@ def texts(path: Path) -> list[str]:
     return [line["mes"] for line in lines if "mes" in line]
 
 
-async def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """The command line, while this loop goes on."""
-    command = [sys.executable, "-m", "tellback_server", *arguments]
-    return await asyncio.to_thread(
-        subprocess.run, command, env={**os.environ, **environment}, capture_output=True, check=False, timeout=60
-    )
+async def told(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line, while this loop goes on."""
+    return await asyncio.to_thread(lambda: warm.run(*arguments, **environment))
 
 
 def load(data: Path) -> LoadedStream:
@@ -263,10 +258,10 @@ async def test_a_kill_in_a_repair_leaves_what_the_next_one_finishes(point: str, 
     if ".log." in point:
         content[700:760] = bytes(60)
         log.write_bytes(bytes(content))
-    killed = await told("repair", "--yes", str(data), TELLBACK_FAILPOINTS=f"{point}=kill")
-    assert killed.returncode == -9, killed.stderr[-800:]
-    again = await told("repair", "--yes", str(data))
-    assert again.returncode == 0, again.stdout[-800:] + again.stderr[-800:]
+    code, _, errors = await told("repair", "--yes", str(data), TELLBACK_FAILPOINTS=f"{point}=kill")
+    assert code == -9, errors[-800:]
+    code, out, errors = await told("repair", "--yes", str(data))
+    assert code == 0, out[-800:] + errors[-800:]
     assert codes(data) == set()
     assert damaged in kept_bytes(data)
     if ".log." in point:
@@ -283,12 +278,11 @@ async def test_a_check_beside_a_server_writes_nothing_and_tells_no_damage(tmp_pa
         assert opened["type"] == "opened"
         for turn in range(4):
             await tab.append("character:Pip/talk", f"turn {turn}")
-            done = await told("check", "--json", str(data))
-            report = json.loads(done.stdout)
+            _, out, _ = await told("check", "--json", str(data))
+            report = json.loads(out)
             assert report["served"] is True
             assert (report["damage"], report["warnings"]) == (0, 0), report["findings"]
-        refused = await told("repair", "--yes", str(data))
-        assert refused.returncode == 73
+        assert (await told("repair", "--yes", str(data)))[0] == 73
 
 
 def test_a_check_leaves_no_trace(tmp_path: Path) -> None:
@@ -296,13 +290,12 @@ def test_a_check_leaves_no_trace(tmp_path: Path) -> None:
     data = tmp_path / "data"
     chat_in(data, WHOLE[:-9])
     before = tree(data)
-    command = [sys.executable, "-m", "tellback_server"]
-    done = subprocess.run([*command, "check", str(data)], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1
-    assert "tail-torn" in done.stdout
-    shown = subprocess.run([*command, "repair", str(data)], capture_output=True, text=True, check=False, timeout=60)
-    assert shown.returncode == 1
-    assert "nothing was changed" in shown.stdout
+    code, out, _ = warm.run("check", str(data))
+    assert code == 1
+    assert "tail-torn" in out
+    code, out, _ = warm.run("repair", str(data))
+    assert code == 1
+    assert "nothing was changed" in out
     assert tree(data) == before
     assert not (data / ".tellback").exists()
 
@@ -314,15 +307,14 @@ def test_a_path_may_be_a_file_or_a_folder_in_it(given: str, tmp_path: Path) -> N
     path = chat_in(data, WHOLE[:-9])
     chat_in(data, WHOLE[:-9], "chats/Mara/other.jsonl")
     asked = {"file": path, "folder": path.parent, "nothing": data / "none", "elsewhere": tmp_path}[given]
-    command = [sys.executable, "-m", "tellback_server", "check", "--json", str(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    code, out, errors = warm.run("check", "--json", str(asked))
     if given in ("file", "folder"):
-        found = [one for one in json.loads(done.stdout)["findings"] if one["severity"] == "damage"]
+        found = [one for one in json.loads(out)["findings"] if one["severity"] == "damage"]
         assert [one["path"] for one in found] == ["chats/Pip/talk.jsonl"], "the user's folder alone is one"
         assert (found[0]["line"], found[0]["code"]) == (4, "tail-torn")
     else:
-        assert done.returncode == 78
-        assert "Traceback" not in done.stderr
+        assert code == 78
+        assert "Traceback" not in errors
 
 
 def test_files_that_belong_together_are_held_against_each_other(tmp_path: Path) -> None:

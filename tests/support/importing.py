@@ -19,7 +19,7 @@ from tellback_server.transfer.importer import Importer, Taken
 from tellback_server.transfer.item import Item
 from tellback_server.transfer.journal import Journal
 from tellback_server.transfer.source import Source
-from tests.support.forked_server import _set_failpoints
+from tests.support.warm import set_failpoints
 
 USER = "default-user"
 
@@ -70,7 +70,7 @@ def killed_import(failpoints: str, *arguments: Any, **options: Any) -> bool:
     if pid == 0:
         code = 1
         try:
-            _set_failpoints(failpoints)
+            set_failpoints(failpoints)
             import_into(*arguments, **options)
             code = 0
         finally:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from tellback_server.app import App
 from tellback_server.config import Settings
 from tellback_server.fs import Fs
+from tests.support import warm
 from tests.support.patience import patient, patient_flags
 from tests.support.raw_client import RawClient
 from tests.support.shared import shared_folder
@@ -67,19 +68,25 @@ class Process:
         self.port = 0
         self.url = ""
         self.errors = data.parent / f"server-{uuid.uuid4().hex[:8]}.log"
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: warm.WarmProcess | asyncio.subprocess.Process | None = None
 
     async def start(self, *, under: tuple[str, ...] = ()) -> Process:
         """Start it and wait for the address; `under` is a command to run it under, such as strace."""
+        arguments = ("serve", "--data", str(self.data), "--port", str(self.port), *self.flags)
         with self.errors.open("ab") as errors:
-            self._process = await asyncio.create_subprocess_exec(
-                *under, sys.executable, "-m", "tellback_server", "serve", "--data", str(self.data),
-                "--port", str(self.port), *self.flags,
-                stdout=asyncio.subprocess.PIPE, stderr=errors, env={**os.environ, **self.environment},
-            )
-        assert self._process.stdout is not None
+            if under:
+                self._process = await asyncio.create_subprocess_exec(
+                    *under, sys.executable, "-m", "tellback_server", *arguments,
+                    stdout=asyncio.subprocess.PIPE, stderr=errors, env={**os.environ, **self.environment},
+                )
+            else:
+                self._process = warm.command(*arguments, stderr=errors, environment=self.environment)
         async with asyncio.timeout(GUARD_S):
-            line = (await self._process.stdout.readline()).decode().strip()
+            if isinstance(self._process, warm.WarmProcess):
+                line = (await self._process.line()).strip()
+            else:
+                assert self._process.stdout is not None
+                line = (await self._process.stdout.readline()).decode().strip()
         assert line.startswith("ws://"), f"no address but {line!r}: {self.errors.read_text()[-2000:]}"
         self.url = line
         self.port = int(line.removeprefix("ws://").split("/")[0].rsplit(":", 1)[1])

@@ -15,6 +15,7 @@ from tellback_client.context import Context, EventTypes, ReadOnlyViewError, crea
 from tests.support.contexts import settled
 from tests.support.server import sillytavern_copy
 from tests.support.waiting import until
+from tests.support.warm_server import WarmServer
 
 ALICE = "Mirelle Ashgrove"
 FIRST = "Mirelle Ashgrove - 2024-09-28@09h30m00s"
@@ -24,10 +25,8 @@ GROUP = "1795229131318"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(sillytavern_copy(tmp_path))
-    process.start()
-    yield process
-    process.close()
+    with WarmServer(sillytavern_copy(tmp_path)) as process:
+        yield process
 
 
 def heard_by(context: Context) -> list[tuple[Any, ...]]:

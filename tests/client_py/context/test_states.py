@@ -13,6 +13,7 @@ from tellback_client.context import Context, EventTypes, create_context
 from tests.support.contexts import CHAT, settled, two_contexts
 from tests.support.server import sillytavern_copy
 from tests.support.waiting import until
+from tests.support.warm_server import WarmServer
 
 
 def cut(client: Client) -> None:
@@ -226,7 +227,7 @@ async def test_two_tabs_count_a_thousand_times_each_under_reconnects(tellback_se
 
 
 async def test_state_of_characters_and_presets(tmp_path: Path) -> None:
-    server = ServerProcess(sillytavern_copy(tmp_path))
+    server = WarmServer(sillytavern_copy(tmp_path))
     server.start()
     try:
         async with (
