@@ -29,7 +29,7 @@ from tellback_server.records import ACTIVE
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import FileStore
 
-__all__ = ["ActiveChats", "ActiveFile", "Remembered"]
+__all__ = ["OWNER_ENDING", "ActiveChats", "ActiveFile", "Remembered"]
 
 log = structlog.get_logger()
 

@@ -32,8 +32,11 @@ from tellback_protocol.generation_requests import GenerationCancel
 from tellback_protocol.requests import LifeWrite, Open
 from tellback_server.clock import Clock
 from tellback_server.config import load_settings
+from tellback_server.config_problems import variable_of
+from tellback_server.fs import Fs
 from tellback_server.logging_setup import configure_logging, escaped
 from tellback_server.store.files import SERVER_FOLDER
+from tellback_server.store_binding import read_binding
 
 __all__ = ["NoDataFolder", "Remote", "RemoteRefused", "RemoteUnreachable", "served"]
 
@@ -119,14 +122,16 @@ class Remote:
 
 
 @contextlib.asynccontextmanager
-async def served(url: str, token: str | None, data: str | None) -> AsyncIterator[Remote]:
-    """A connection to the server at `url`, or to a private one on the folder `data`.
+async def served(
+    url: str, token: str | None, data: str | None, *, store: str | None = None
+) -> AsyncIterator[Remote]:
+    """A connection to the server at `url`, or to a private one on the folder `data` and its store.
 
     Raises: RemoteRefused, RemoteUnreachable; with `data` NoDataFolder and what a start of the server raises.
     """
     async with contextlib.AsyncExitStack() as stack:
         if data is not None:
-            url = await stack.enter_async_context(_private_server(data))
+            url = await stack.enter_async_context(_private_server(data, store))
         try:
             socket = await stack.enter_async_context(
                 connect(url, subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=None, compression=None, proxy=None)
@@ -144,12 +149,19 @@ async def served(url: str, token: str | None, data: str | None) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def _private_server(data: str) -> AsyncIterator[str]:
+async def _private_server(data: str, store: str | None) -> AsyncIterator[str]:
     _check_data_folder(data)
+    flags = {"data": data, "host": "127.0.0.1", "port": "0"}
+    if store is None and variable_of("store") not in os.environ:
+        # A folder whose chats are in a store says how it is called.
+        binding = read_binding(Fs(), data)
+        store = None if binding is None else binding.store
+    if store is not None:
+        flags["store"] = store
     from tellback_server.app import App  # Here, so that a question to a running server starts without a whole one.
 
     configure_logging("error", "console")
-    app = App(load_settings({"data": data, "host": "127.0.0.1", "port": "0"}))
+    app = App(load_settings(flags))
     await app.start()
     running = asyncio.create_task(app.run_until_stopped())
     try:

@@ -70,7 +70,8 @@ def owners_size_bytes(store: Store) -> int:
 
 
 def fill_store(
-    fs: Fs, source: str, data: str, manifest: Manifest, url: str, store: Store, report: Report, new_id: Callable[[], str]
+    fs: Fs, source: str, data: str, manifest: Manifest, url: str, store: Store, report: Report,
+    new_id: Callable[[], str],
 ) -> None:
     """Bind a restored data folder to a store that holds nothing, or that a restore which was cut off began to fill,
     and save every owner there. Raises BackupUnusable, ConfigurationError, StoreError, OSError: the same call goes on.

@@ -21,7 +21,10 @@ from tellback_server.fs import FileMissing, Fs
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.address import StoreAddress
 
-__all__ = ["Binding", "as_file", "bind", "check_files", "mirror_binding", "moved", "read_binding"]
+__all__ = [
+    "Binding", "as_file", "bind", "check_files", "mirror_binding", "moved", "read_binding", "refuse_files",
+    "write_binding",
+]
 
 NAME = "store"
 MIRROR_NAME = "mirror"
@@ -57,7 +60,7 @@ def check_files(fs: Fs, data: str) -> None:
     """Raises ConfigurationError when the folder belongs to a store."""
     binding = read_binding(fs, data)
     if binding is not None:
-        remedy = f"Give {flag_of('store')} {binding.store}, or another {flag_of('data')}; export and import move chats."
+        remedy = f"Give {flag_of('store')} {binding.store}; `tellback export` makes files of them elsewhere."
         raise ConfigurationError(Problem(flag_of("data"), f"the chats of {data} are in {binding.store}.", remedy))
 
 
@@ -70,11 +73,16 @@ def bind(fs: Fs, data: str, url: str, new_id: Callable[[], str], *, has_chats: b
     binding = read_binding(fs, data)
     if binding is not None:
         return binding
+    refuse_files(data, has_chats=has_chats)
+    return write_binding(fs, data, Binding(new_id(), str(StoreAddress(url))))
+
+
+def refuse_files(data: str, *, has_chats: bool) -> None:
+    """Raises ConfigurationError when a folder that belongs to no store holds chats."""
     if has_chats:
         what = f"{data} holds chats as files; a server with a store would not show them."
-        remedy = f"Give {flag_of('store')} an empty {flag_of('data')} folder; export and import move chats."
+        remedy = f"Give {flag_of('store')} another {flag_of('data')} folder; `tellback import` brings the chats there."
         raise ConfigurationError(Problem(flag_of("store"), what, remedy))
-    return write_binding(fs, data, Binding(new_id(), str(StoreAddress(url))))
 
 
 def write_binding(fs: Fs, data: str, binding: Binding, name: str = NAME) -> Binding:

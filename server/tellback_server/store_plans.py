@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Raw
 
 from tellback_protocol.backups import BackupRestore
 from tellback_protocol.chat import Chat
@@ -215,7 +216,7 @@ class StorePlans:
     ) -> StorePlan:
         chosen = choose_backup(
             self._files, self._registrar, stream, request, now_ms,
-            inherited=lambda manifest, _chat: bytes(manifest.inherited) if manifest.inherited else None,
+            inherited=lambda one, _chat: bytes(one.inherited) if isinstance(one.inherited, Raw) else None,
         )
         if isinstance(chosen, Facts):
             return StorePlan(facts=chosen)

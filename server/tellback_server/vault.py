@@ -419,7 +419,7 @@ class Vault:
         value = value_now(stream)
         return ValueSource(
             user=stream.user, place=held.place, chat_id=stream.chat_id, version=value.version, head=value.head,
-            count=len(value.messages), value=value, image=held.image, now_ms=now_ms,
+            count=len(value.messages), inherited=held.image.inherited, value=value, image=held.image, now_ms=now_ms,
         )
 
     def is_changed(self, user: str, held: FileState) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -24,18 +25,20 @@ from tellback_server.checks.scope import is_served
 from tellback_server.commands.conversation import Json, asked, out
 from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRONG, explained, fail
 from tellback_server.commands.showing import size_text
+from tellback_server.commands.store_option import StoreUrl, bound_store, opened
 from tellback_server.commands.transfer_report import anomaly_table, print_json, watching
 from tellback_server.fs import FileMissing, Fs
 from tellback_server.logging_setup import configure_logging
 from tellback_server.remote import Remote, RemoteRefused, served
 from tellback_server.store.files import DEFAULT_USER, FileStore
-from tellback_server.store_binding import check_files
+from tellback_server.transfer.active import chosen
 from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.exporter import Exporter, Form, Given, wants
 from tellback_server.transfer.folder_source import FolderSource
 from tellback_server.transfer.item import Item
 from tellback_server.transfer.served_chat import item_of
-from tellback_server.transfer.source import overlap
+from tellback_server.transfer.source import Source, overlap
+from tellback_server.transfer.store_source import StoreSource
 
 __all__ = ["export_chats"]
 
@@ -74,6 +77,7 @@ def export_chats(
     url: Annotated[
         str | None, typer.Option(envvar="TELLBACK_URL", help="A running server instead: its chats and their states.")
     ] = None,
+    store: StoreUrl = None,
     user: Annotated[str, typer.Option(help="Whose, of a folder; a server knows by the token.")] = DEFAULT_USER,
     chat: Annotated[
         list[str] | None, typer.Option(help='Only this chat, "character:<character>/<chat>" or "group:<chat>".')
@@ -100,7 +104,7 @@ def export_chats(
     run = _Run(exporter, report, form, only, to_stdout=not folder)
     with explained():
         if data is not None:
-            _of_folder(fs, os.path.abspath(os.path.expanduser(data)), folder, user, run)
+            _of_folder(fs, os.path.abspath(os.path.expanduser(data)), folder, user, run, store)
         elif url is not None:
             _of_server(url, run)
         run.finish()
@@ -142,6 +146,10 @@ class _Run:
                 out(data)
         self._report.add(self._exporter.take(item))
 
+    def show(self, chats: Iterable[str]) -> None:
+        """The chats that are active."""
+        self._exporter.show(chats)
+
     def pass_over(self, anomaly: Anomaly) -> None:
         """Something of the folder that cannot be exported."""
         if anomaly.severity != "info" and not self.only:
@@ -162,18 +170,22 @@ class _Run:
         self._report.done = True
 
 
-def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run) -> None:
+def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run, url: str | None) -> None:
     if fs.stat(os.path.realpath(data)) is None:
         raise FileMissing(data, "does not exist")
     if folder and overlap(fs, data, folder):
         fail(f"{folder} and {data} lie in each other. Export to another place.", CONFIGURATION)
     if is_served(fs, os.path.realpath(data)):
         fail(f"{data} is in use by a server. Ask it with --url, or stop it first.", DATA_LOCKED)
-    check_files(fs, data)
+    bound = bound_store(fs, data, url)
     files = FileStore(fs, data, (user,))
-    _fold(fs, files, user)
-    source = FolderSource(fs, files.user_root(user))
-    with watching("exporting", source.plan()) as progress:
+    _fold(fs, files, user, None if bound is None else bound[1])
+    run.show(chosen(files, LogImage(fs, log_folder(data)), user))
+    with contextlib.ExitStack() as stack:
+        source: Source = FolderSource(fs, files.user_root(user))
+        if bound is not None:
+            source = StoreSource(fs, files.user_root(user), stack.enter_context(opened(bound[1])), user)
+        progress = stack.enter_context(watching("exporting", source.plan()))
         for item in source.items():
             if isinstance(item, Anomaly):
                 run.pass_over(item)
@@ -182,14 +194,14 @@ def _of_folder(fs: Fs, data: str, folder: str, user: str, run: _Run) -> None:
             progress.advance(progress.task_ids[0], item.size_bytes)
 
 
-def _fold(fs: Fs, files: FileStore, user: str) -> None:
-    """After a kill the log may know more than the files: a server that runs for a moment writes it into them."""
+def _fold(fs: Fs, files: FileStore, user: str, url: str | None) -> None:
+    """After a kill the log may know more than files or store: a server that runs for a moment brings it there."""
     behind = _behind(fs, files, user)
     if not behind:
         return
 
     async def load_all() -> None:
-        async with served("", None, files.data_root) as remote:
+        async with served("", None, files.data_root, store=url) as remote:
             for name in behind:
                 # Whoever is asked for a state is loaded, and folded when the server stops.
                 with contextlib.suppress(RemoteRefused):

@@ -19,20 +19,24 @@ from tellback_server.checks.scope import is_served
 from tellback_server.clock import Clock
 from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRONG, explained, fail
 from tellback_server.commands.showing import size_text
+from tellback_server.commands.store_option import StoreUrl, Taken, taken
 from tellback_server.commands.transfer_report import anomaly_table, print_json, watching
 from tellback_server.fs import DirectoryLocked, Fs
 from tellback_server.lock import DataLock
 from tellback_server.logging_setup import configure_logging, escaped
 from tellback_server.store.files import DEFAULT_USER, SERVER_FOLDER, FileStore
-from tellback_server.store_binding import check_files
+from tellback_server.transfer.active import take_over
 from tellback_server.transfer.anomalies import Anomaly
 from tellback_server.transfer.cardshark_source import CardSharkSource
+from tellback_server.transfer.destination import Destination, FileDestination
 from tellback_server.transfer.file_source import Choices, FileSource
 from tellback_server.transfer.folder_source import FolderSource, LooseChat, user_roots
-from tellback_server.transfer.importer import Conflict, Importer, Taken
+from tellback_server.transfer.importer import Conflict, Importer
+from tellback_server.transfer.importer import Taken as Imported
 from tellback_server.transfer.item import Item
 from tellback_server.transfer.journal import Journal
 from tellback_server.transfer.source import Source, SourceUnusable, existing, overlap
+from tellback_server.transfer.store_destination import StoreDestination
 
 __all__ = ["import_chats"]
 
@@ -54,12 +58,14 @@ class Report(msgspec.Struct, omit_defaults=True):
     messages: int = 0
     size_bytes: int = 0
     actions: dict[str, int] = {}
-    items: list[Taken] = []
+    active: list[str] = []
+    """Characters whose active chat is the one that the source shows, from now on."""
+    items: list[Imported] = []
     """Everything but what was known already."""
     serve: str = ""
     """The folder that a server would be given, for an import in place."""
 
-    def add(self, taken: Taken) -> None:
+    def add(self, taken: Imported) -> None:
         """One more."""
         if taken.target or taken.action != "left-out":
             self.actions[taken.action] = self.actions.get(taken.action, 0) + 1
@@ -82,6 +88,7 @@ def import_chats(
         str | None,
         typer.Option("--data", help="The data folder to import into; it may be new. Without it the source is checked."),
     ] = None,
+    store: StoreUrl = None,
     user: Annotated[str, typer.Option(help="Whose chats they will be.")] = DEFAULT_USER,
     from_user: Annotated[str | None, typer.Option(help="Which user of the source, when it has several.")] = None,
     character: Annotated[
@@ -117,8 +124,8 @@ def import_chats(
             report.data = os.path.abspath(os.path.expanduser(data))
             _check_apart(fs, report.source, report.data)
             size_bytes = found.plan()
-            with _store(fs, report) as files:
-                _run(found, size_bytes, files, report, on_conflict, again)
+            with _files(fs, report, store) as (files, there):
+                _run(found, size_bytes, files, there, report, on_conflict, again)
         report.done = True
     if as_json:
         print_json(report)
@@ -130,8 +137,8 @@ def import_chats(
 
 def _is_open(report: Report) -> bool:
     """Whether something of the source is not here that could be."""
-    codes = {one.code for taken in report.items if taken.action == "left-out" for one in taken.notes}
-    return bool(codes - {"source-other", "source-server-file"})
+    codes = {one.code for item in report.items if item.action == "left-out" for one in item.notes}
+    return bool(codes - {"source-other", "source-server-file", "source-active-chats"})
 
 
 def _source(fs: Fs, form: Form, path: str, from_user: str | None, choices: Choices) -> Source:
@@ -181,52 +188,66 @@ def _said(report: Report, as_json: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _store(fs: Fs, report: Report) -> Iterator[FileStore]:
-    """The data folder, for this run alone; for a dry one as it is."""
+def _files(fs: Fs, report: Report, url: str | None) -> Iterator[tuple[FileStore, Taken | None]]:
+    """The data folder and its store, for this run alone; for a dry one as they are."""
     above = os.path.dirname(report.data)
     stat = fs.stat(os.path.realpath(report.data))
     if stat is None and fs.stat(os.path.realpath(above)) is None:
         fail(f"--data: {above} does not exist. Only the last folder of the path is made.", CONFIGURATION)
     if stat is not None and not stat.is_directory:
         fail(f"--data: {report.data} is no folder.", CONFIGURATION)
+
+    def has_chats() -> bool:
+        files, image = FileStore(fs, report.data, (report.user,)), LogImage(fs, log_folder(report.data))
+        return stat is not None and (bool(files.known_users()) or bool(image.facts()))
+
     if report.dry_run:
-        check_files(fs, report.data)
         if stat is not None and is_served(fs, report.data):
             typer.echo("tellback: a server has this folder; what it does meanwhile is not seen.", err=True)
-        yield FileStore(fs, report.data, (report.user,))
+        with taken(fs, report.data, url, has_chats=has_chats, is_dry=True) as there:
+            yield FileStore(fs, report.data, (report.user,)), there
         return
     if stat is None:
         fs.make_directories(report.data)
     # Before the lock, so that a folder that is not understood gets no file.
-    check_files(fs, report.data)
     FileStore(fs, report.data, (report.user,))
     lock = DataLock.take(fs, report.data)
     try:
-        files = FileStore(fs, report.data, (report.user,))
-        files.clean_temporaries(report.user)
-        yield files
+        with taken(fs, report.data, url, has_chats=has_chats, is_dry=False) as there:
+            files = FileStore(fs, report.data, (report.user,))
+            files.clean_temporaries(report.user)
+            yield files, there
     finally:
         lock.release()
 
 
 def _run(
-    source: Source, size_bytes: int, files: FileStore, report: Report, conflict: Conflict, again: bool
+    source: Source, size_bytes: int, files: FileStore, there: Taken | None, report: Report, conflict: Conflict,
+    again: bool,
 ) -> None:
     own = os.path.join(files.data_root, SERVER_FOLDER)
-    image = LogImage(files.fs, log_folder(files.data_root))
-    journal = Journal(files.fs, own, report.user, writes=not report.dry_run)
+    image, clock, is_dry = LogImage(files.fs, log_folder(files.data_root)), Clock(), report.dry_run
+    journal = Journal(files.fs, own, report.user, writes=not is_dry)
+    destination: Destination = FileDestination(files, report.user, clock, is_dry=is_dry)
+    if there is not None:
+        destination = StoreDestination(
+            FileDestination(files, report.user, clock, is_dry=is_dry), there.store, clock, keeps_log=there.keeps_log,
+            is_dry=is_dry,
+        )
     importer = Importer(
-        files, report.user, image, journal, Clock(), source, is_dry=report.dry_run, conflict=conflict, again=again
+        files, report.user, image, journal, clock, source, conflict=conflict, again=again, there=destination
     )
     try:
         with watching("importing", size_bytes) as progress:
             for found in source.items():
-                taken = importer.take(found)
-                report.add(taken)
+                report.add(importer.take(found))
                 if isinstance(found, Item):
                     progress.advance(progress.task_ids[0], found.size_bytes)
     finally:
         journal.close()
+    if not is_dry and (there is not None or report.format == "cardshark"):
+        # A card of SillyTavern says itself which chat is shown, as long as it stands here as a file.
+        report.active = take_over(files, image, report.user, importer.shown, clock.now_ms())
 
 
 def _look(source: Source, report: Report) -> None:
@@ -234,13 +255,13 @@ def _look(source: Source, report: Report) -> None:
     with watching("looking", source.plan()) as progress:
         for found in source.items():
             if isinstance(found, Anomaly):
-                report.add(Taken("left-out", found.path, notes=[found]))
+                report.add(Imported("left-out", found.path, notes=[found]))
                 continue
             progress.advance(progress.task_ids[0], found.size_bytes)
             report.messages += found.messages
             report.size_bytes += found.size_bytes
-            taken = Taken("known", found.source, str(found.target), found.messages, notes=found.notes)
-            report.add(taken)
+            known = Imported("known", found.source, str(found.target), found.messages, notes=found.notes)
+            report.add(known)
     above = os.path.dirname(source.root)
     is_data = os.path.basename(source.root) == DEFAULT_USER and not _has_chats(above)
     report.serve = above if is_data else source.root
@@ -253,9 +274,9 @@ def _has_chats(folder: str) -> bool:
 def _tell(report: Report, show_all: bool) -> None:
     console = Console(highlight=False)
     anomaly_table(console, report.anomalies, show_all=show_all)
-    for taken in report.items:
-        if taken.action == "beside":
-            text = f"{taken.source} -> {taken.target}"
+    for one in report.items:
+        if one.action == "beside":
+            text = f"{one.source} -> {one.target}"
             console.print(Text(escaped(text, _PATH_CHARACTERS_MAX), style="yellow"), soft_wrap=True)
     counts = Counter(report.actions)
     words = {

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
+import msgspec
 import typer
 
+from tellback_server.clock import Clock
 from tellback_server.commands.exits import CONFIGURATION, fail
 from tellback_server.config_problems import variable_of
 from tellback_server.fs import Fs
 from tellback_server.store.address import StoreAddress
 from tellback_server.store.base import Store, StoreUnsafe
 from tellback_server.store.schemes import open_store
-from tellback_server.store_binding import Binding, read_binding
+from tellback_server.store_binding import Binding, bind, read_binding, refuse_files
 
-__all__ = ["StoreUrl", "bound_store", "named_store", "opened"]
+__all__ = ["StoreUrl", "Taken", "bound_store", "named_store", "opened", "taken"]
 
 StoreUrl = Annotated[
     str | None,
@@ -57,6 +59,43 @@ def bound_store(fs: Fs, data: str, url: str | None) -> tuple[Binding, str] | Non
     if address != binding.store:
         fail(f"--store: the chats of {data} are in {binding.store}, not in {address}.", CONFIGURATION)
     return binding, given
+
+
+@contextlib.contextmanager
+def taken(fs: Fs, data: str, url: str | None, *, has_chats: Callable[[], bool], is_dry: bool) -> Iterator[Taken | None]:
+    """The store to put chats into, which the folder belongs to from now on; None for users' folders. A dry run binds
+    and makes nothing. Raises ConfigurationError, StoreError, OSError.
+    """
+    given = named_store(url)
+    binding = read_binding(fs, data)
+    if given is None and binding is None:
+        yield None
+        return
+    if binding is None:
+        refuse_files(data, has_chats=has_chats())
+        if is_dry:
+            yield Taken(None, StoreAddress(given or "").take_durability() == "log")
+            return
+        assert given is not None, "just looked"
+        with opened(given) as store:
+            made = bind(fs, data, given, Clock().uuid4, has_chats=False)
+            store.claim(made.data_id)
+            yield Taken(store, store.check().durability == "log")
+        return
+    bound = bound_store(fs, data, url)
+    assert bound is not None, "it has a binding"
+    with opened(bound[1]) as store:
+        store.claim(bound[0].data_id)
+        yield Taken(store, store.check().durability == "log")
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A store to put chats into."""
+
+    store: Store | None
+    """None in a dry run, when nothing is there yet."""
+    keeps_log: bool
+    """It may lose what it confirmed."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import msgspec
 from tellback_protocol.values import loads
 from tellback_server.store.chat_summary import whole
 
-__all__ = ["Card", "read_card", "read_card_value"]
+__all__ = ["Card", "card_of", "card_value_of", "read_card"]
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _TEXT_BYTES_MAX: Final = 16 << 20
@@ -78,6 +78,26 @@ def read_card_value(file: Readable, size_bytes: int) -> dict[str, Any] | None:
         if value is not None:
             return value
     return None
+
+
+class _Bytes:
+    """A file that was read already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def pread(self, size_bytes: int, offset: int) -> bytes:
+        return self._data[offset : offset + size_bytes]
+
+
+def card_of(data: bytes) -> Card:
+    """The card in a PNG's bytes."""
+    return read_card(_Bytes(data), len(data))
+
+
+def card_value_of(data: bytes) -> dict[str, Any] | None:
+    """All that the card in a PNG's bytes tells."""
+    return read_card_value(_Bytes(data), len(data))
 
 
 def _value(text: bytes) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
     own_files(value, image, now_ms)     every file by how its name goes on: `.jsonl`, `.luker-state.memory.json`
     as_files(value, now_ms)             the same and chat_sync, by path below the user's root
+    chat_as_found(value, now_ms)        the chat's own file, byte for byte what it was made from as long as nobody wrote
     from_files(contents, ...)           the value that such files make
 
 Rules of this module (STORAGE "A store in the place of files"):
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -25,6 +27,7 @@ from tellback_protocol.ids import (
     Place,
     StateOwner,
     Version,
+    derived_message_id,
     namespace_problem,
     parse_place,
     sidecar_name,
@@ -40,7 +43,9 @@ from tellback_server.store.marks import SYNC_NAMESPACE, SyncMark, Watermark, mar
 from tellback_server.store.place import CHAT_ENDING, file_of
 from tellback_server.store.store_state import decode_listing, image_of, listing_of
 
-__all__ = ["as_files", "from_files", "own_files", "parse_chat_of"]
+__all__ = ["as_files", "chat_as_found", "from_files", "line_as_found", "own_files", "parse_chat_of"]
+
+_DIGEST_CHARACTERS: Final = 16
 
 
 def own_files(value: StoredChat, image: Image, now_ms: int) -> dict[str, bytes]:
@@ -62,11 +67,11 @@ def as_files(value: StoredChat, now_ms: int) -> dict[str, bytes]:
     """An owner as SillyTavern and Luker keep it, by path below the user's root."""
     place = _place(value)
     folder, stem = "/".join(file_of(place)[0]), stem_of(place)
-    own = own_files(value, image_of(place, decode_listing(value.summary)), now_ms)
+    own = own_files(value, image_of(place, decode_listing(value.summary), value.metadata), now_ms)
     watermark = Watermark(0, 0, 0)
     if CHAT_ENDING in own:
-        data = own[CHAT_ENDING]
-        watermark = Watermark(len(data), len(value.messages), zlib.crc32(data))
+        chat = own[CHAT_ENDING]
+        watermark = Watermark(len(chat), len(value.messages), zlib.crc32(chat))
     marks = {
         namespace: state_mark(document.version, data) for namespace, document in value.states.items()
         if document.version is not None and (data := document.data) is not None
@@ -86,8 +91,32 @@ def _nameable(files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _chat_file(value: StoredChat, image: Image, now_ms: int) -> bytes:
-    data = render(image, value.messages, set(), value.metadata, value.chat_id, now_ms).data
-    return data if data.endswith(b"\n") or not data else data + b"\n"
+    return render(image, value.messages, set(), value.metadata, value.chat_id, now_ms).data
+
+
+def chat_as_found(value: StoredChat, now_ms: int) -> bytes:
+    """The chat's own file as another program had it: without the ids that only tell the bytes of a line."""
+    place = _place(value)
+    messages: dict[str, bytes] = {}
+    bare: set[str] = set()
+    for message_id, line in value.messages.items():
+        found = messages[message_id] = line_as_found(line, message_id)
+        if found is not line:
+            bare.add(message_id)
+    image = image_of(place, decode_listing(value.summary), value.metadata)
+    return render(image, messages, bare, value.metadata, value.chat_id, now_ms).data
+
+
+def line_as_found(line: bytes, message_id: str) -> bytes:
+    """The line of a message, without an id that was derived from it."""
+    digits, dash, occurrence = message_id.rpartition("-")
+    if not (dash and len(digits) == _DIGEST_CHARACTERS and occurrence.isdigit()):
+        return line
+    start = b'{"id":' + msgspec.json.encode(message_id)
+    if not line.startswith(start):
+        return line
+    found = b"{" + line[len(start) :].removeprefix(b",")
+    return found if derived_message_id(found, int(occurrence)) == message_id else line
 
 
 def parse_chat_of(place: ChatName, data: bytes, inherited: bytes | None = None) -> ParsedChat:

@@ -21,7 +21,9 @@ from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.store.touch import replace_state
 
-__all__ = ["GroupEdit", "edit_group", "edited", "group_path", "groups_with", "shown_instead", "with_id"]
+__all__ = [
+    "GroupEdit", "edit_group", "edited", "group_path", "groups_with", "metadata_told", "shown_instead", "with_id",
+]
 
 FOLDER: Final = "groups"
 TRIES_MAX: Final = 8
@@ -99,16 +101,21 @@ def inherited_metadata(files: FileStore, user: str, name: str) -> bytes | None:
         if group is None:
             is_known = False
             continue
-        is_shown = group.get("chat_id") == name
-        if not is_shown and name not in _listed(group, "chats"):
-            continue
-        past = group.get("past_metadata")
-        told = [group.get("chat_metadata")] if is_shown else []
-        told += [past.get(name)] if isinstance(past, dict) else []
-        for metadata in told:
-            if isinstance(metadata, dict) and metadata:
-                return dumps(metadata)
+        told = metadata_told(group, name)
+        if told is not None:
+            return told
     return EMPTY_METADATA if is_known else None
+
+
+def metadata_told(group: dict[str, Any], name: str) -> bytes | None:
+    """The metadata that one group's file holds for a chat of this name; None when it holds none."""
+    is_shown = group.get("chat_id") == name
+    if not is_shown and name not in _listed(group, "chats"):
+        return None
+    past = group.get("past_metadata")
+    told = [group.get("chat_metadata")] if is_shown else []
+    told += [past.get(name)] if isinstance(past, dict) else []
+    return next((dumps(metadata) for metadata in told if isinstance(metadata, dict) and metadata), None)
 
 
 def _read(files: FileStore, user: str, path: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from tellback_protocol.appending import PlainAppend
-from tellback_protocol.chat import Chat
+from tellback_protocol.chat import EMPTY_METADATA, Chat
 from tellback_protocol.effects import AppendEffect, Effect
 from tellback_protocol.ids import CharacterChat, Place, Version
 from tellback_protocol.stream import StateDocument, Stream
@@ -29,6 +30,8 @@ from tellback_server.store.jsonl import Image, image_of_header, line_object, wit
 __all__ = ["Listing", "StorePending", "StoreState", "decode_listing", "image_of", "listing_of", "state_of", "value_now"]
 
 EFFECTS_MAX: Final = 20_000
+LAST: Final = "\0"
+"""Stands for the id of a last message; no message has it."""
 HEADER_BYTES_MAX: Final = 8 << 10
 """A longer header is kept without the metadata, which stand in the value; lists read the headers of all chats."""
 _MS_NS: Final = 1_000_000
@@ -121,6 +124,11 @@ class Listing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     header: str | None = None
     mark: tuple[int, int, int] | None = None
     """Size, mtime and inode of the file that this is a copy of; None in the place of files."""
+    line_end: str = "\n"
+    is_open: bool = False
+    """The file that it came from had no line end behind its last line."""
+    inherited: int | None = None
+    """CRC-32 of metadata that stand in the file of the chat's group, as long as they are the chat's."""
 
 
 _decode_listing = msgspec.json.Decoder(Listing).decode
@@ -152,13 +160,21 @@ def listing_of(image: Image, value: StoredChat, now_ms: int, identity: FileIdent
         sum(map(len, messages.values())) + len(messages) + len(value.metadata), now_ms,
         None if header is None else header.decode("utf-8", "surrogatepass"),
         None if identity is None else (identity.size_bytes, identity.mtime_ns, identity.inode),
+        image.line_end.decode(), image.last is not None and not image.ends_with_newline,
+        zlib.crc32(value.metadata) if header is None and image.metadata == value.metadata != EMPTY_METADATA else None,
     )
 
 
-def image_of(place: Place, listing: Listing) -> Image:
-    """What a list tells of the chat's file."""
+def image_of(place: Place, listing: Listing, metadata: bytes) -> Image:
+    """What a list tells of the chat's file; `metadata` are the chat's."""
     header = None if listing.header is None else listing.header.encode("utf-8", "surrogatepass")
-    return image_of_header(header, headed=isinstance(place, CharacterChat))
+    image = image_of_header(header, headed=isinstance(place, CharacterChat))
+    if header is None and listing.inherited == zlib.crc32(metadata):
+        image = msgspec.structs.replace(image, metadata=metadata)
+    line_end = listing.line_end.encode()
+    # What comes last is not known here, and need not be: what stands behind it is.
+    last = LAST if listing.is_open else None
+    return msgspec.structs.replace(image, line_end=line_end, last=last, tail=b"" if listing.is_open else line_end)
 
 
 def value_now(stream: Stream) -> StoredChat:
@@ -177,7 +193,7 @@ def value_now(stream: Stream) -> StoredChat:
 def state_of(place: Place, value: StoredChat | None, version: Version, head: Version) -> StoreState:
     """What a store holds of an owner; None when it never held it."""
     listing = decode_listing(value.summary) if value is not None else Listing()
-    image = image_of(place, listing)
+    image = image_of(place, listing, EMPTY_METADATA if value is None else value.metadata)
     identity = None
     if value is not None:
         identity = FileIdentity(listing.size_bytes, 0, listing.changed_ms * _MS_NS, 0)

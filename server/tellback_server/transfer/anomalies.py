@@ -40,6 +40,7 @@ CODES: Final[dict[str, tuple[Severity, str]]] = {
     "sync-of-a-server": ("info", "chat_sync tells the ids and versions that another tellback gave"),
     "line-not-json": ("damage", "a line cannot be read"),
     "line-not-object": ("damage", "a line holds something else than an object"),
+    "lines-left-out": ("damage", "lines that are no messages have no place in a store"),
     "line-not-message": ("warning", "an object with neither a role nor a text"),
     "conversation-empty": ("info", "a conversation without messages"),
     "text-not-utf8": ("warning", "the text is no UTF-8"),

@@ -80,7 +80,7 @@ class CardSharkSource:
         else:
             self._maps[entry.parts[-1]] = found
             if entry.parts[-1] == "active_chats.json" and found:
-                notes.add("source-active-chats", "not taken over; the chat that was changed last is shown first")
+                notes.add("source-active-chats", "taken over where no chat was chosen here")
         self._left_out += notes.take()
 
     def has(self, source: str) -> bool:
@@ -179,10 +179,12 @@ class CardSharkSource:
         if name not in (stem, chat.name):
             notes.add("name-made-legal", f"called {name}")
         character = character or legal_name(chat.character, "CardShark")
+        active = self._maps.get("active_chats.json", {}).get(chat.character_id)
         yield Item(
             source=entry.name, target=CharacterChat(character, name), data=chat.data, content=data,
             mtime_ns=stat.mtime_ns,
             size_bytes=len(data), messages=chat.messages, notes=notes.take(),
+            is_shown=active is not None and active in (chat.chat_id, stem),
         )
 
 

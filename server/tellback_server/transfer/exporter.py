@@ -14,15 +14,15 @@ Rules of this module:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
 import msgspec
 
-from tellback_protocol.ids import CharacterChat, CharacterOwner, GroupChat, PresetOwner, sidecar_name
+from tellback_protocol.ids import CharacterChat, CharacterOwner, GroupChat, PresetOwner, parse_place, sidecar_name
 from tellback_protocol.values import dumps, loads
 from tellback_server.fs import Fs
-from tellback_server.store.card import Card, read_card, read_card_value
+from tellback_server.store.card import card_of, card_value_of
 from tellback_server.store.jsonl import parse_chat
 from tellback_server.store.marks import SYNC_NAMESPACE
 from tellback_server.store.place import CARD_ENDING, twin_key
@@ -49,16 +49,6 @@ class Given(msgspec.Struct, omit_defaults=True):
     messages: int = 0
     size_bytes: int = 0
     notes: list[Anomaly] = []
-
-
-class _Bytes:
-    """A file that was read already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def pread(self, size_bytes: int, offset: int) -> bytes:
-        return self._data[offset : offset + size_bytes]
 
 
 def text_form(item: Item, form: Literal["openai", "text"], notes: Notes) -> bytes:
@@ -100,6 +90,7 @@ class Exporter:
         self._is_dry = is_dry
         self._cards: dict[str, dict[str, Any]] = {}
         self._shown: dict[str, str] = {}
+        self._chosen: dict[str, str] = {}
         self._folders: dict[str, str] = {}
         """CardShark's folder of each character."""
         self._ids: dict[str, str] = {}
@@ -134,7 +125,8 @@ class Exporter:
         active = {}
         for character, character_id in self._ids.items():
             chats = self._chats.get(character, {})
-            active[character_id] = chats.get(self._shown.get(character, ""), self._newest.get(character, (0, ""))[1])
+            shown = {**self._shown, **self._chosen}.get(character, "")
+            active[character_id] = chats.get(shown, self._newest.get(character, (0, ""))[1])
         maps = {
             "chats/folders.json": {self._ids[character]: folder for character, folder in self._folders.items()},
             "chats/active_chats.json": active,
@@ -160,7 +152,8 @@ class Exporter:
                             yield "/".join((*folders, sidecar_name(target, namespace))), data
                     elif states:
                         notes.add("export-without", "left out", detail=f"states: {', '.join(sorted(states))}")
-                yield "/".join((*folders, name)), item.data
+                if not item.is_bare:
+                    yield "/".join((*folders, name)), item.data
             case "cardshark":
                 yield from self._cardshark(item, notes)
             case "openai" | "text" as form:
@@ -172,7 +165,8 @@ class Exporter:
         target = item.target
         match target:
             case CharacterOwner():
-                yield f"characters/{target.character}{CARD_ENDING}", item.data
+                if not item.is_bare:
+                    yield f"characters/{target.character}{CARD_ENDING}", item.data
             case CharacterChat():
                 character = target.character
                 character_id = self._ids.get(character) or character_id_of(character, self._cards.get(character))
@@ -214,6 +208,13 @@ class Exporter:
         self._taken.add((folder, twin_key(name)))
         return name
 
+    def show(self, chats: Iterable[str]) -> None:
+        """Chats that were chosen to be active here: they count more than what cards say."""
+        for name in chats:
+            place = parse_place(name)
+            if isinstance(place, CharacterChat):
+                self._chosen[place.character] = place.chat
+
     def know(self, item: Item) -> None:
         """A card that is not exported itself."""
         assert isinstance(item.target, CharacterOwner), "a card"
@@ -224,11 +225,10 @@ class Exporter:
         return [data for _path, data in self._files_of(item, Notes(item.source))][-1:]
 
     def _know(self, character: str, data: bytes) -> None:
-        file = _Bytes(data)
-        value = read_card_value(file, len(data))
+        value = card_value_of(data)
         if value is not None:
             self._cards[character] = value
-        card: Card = read_card(file, len(data))
+        card = card_of(data)
         if card.chat is not None:
             self._shown[character] = card.chat
 

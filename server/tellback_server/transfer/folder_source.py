@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from tellback_protocol.ids import PRESET_FOLDERS, CharacterChat, GroupChat, Place, existing_name_problem
+from tellback_protocol.ids import (
+    PRESET_FOLDERS,
+    CharacterChat,
+    CharacterOwner,
+    GroupChat,
+    Place,
+    existing_name_problem,
+)
 from tellback_protocol.values import dumps, loads
 from tellback_server.checks.chat_lines import ChatScan
 from tellback_server.checks.kinds import kind_of
 from tellback_server.fs import Fs
+from tellback_server.store.card import card_of
 from tellback_server.store.files import SERVER_FOLDER
+from tellback_server.store.groups import metadata_told
 from tellback_server.store.jsonl import is_header, line_object
 from tellback_server.store.marks import SYNC_NAMESPACE, sync_of
 from tellback_server.store.place import CHAT_ENDING
@@ -70,14 +79,20 @@ class _Family(msgspec.Struct):
 class FolderSource:
     """One user's folder. See Source."""
 
-    def __init__(self, fs: Fs, root: str) -> None:
+    def __init__(self, fs: Fs, root: str, *, has_chats: bool = True) -> None:
+        """Without `has_chats` the chats are in a store, and the rest stands here."""
         self.root = root
+        self._has_chats = has_chats
         self._reading = Reading(fs, root)
         self._left_out: list[Anomaly] = []
         self._folders: list[tuple[str, ...]] = []
+        self._shown: dict[str, str] = {}
+        """The chat that each character's card shows; cards come before chats."""
+        self._told: list[dict[str, Any]] | None = None
+        """Files of groups that hold metadata of chats, once one was asked for."""
 
     def plan(self) -> int:
-        if not _is_user(self._reading.fs, self.root):
+        if self._has_chats and not _is_user(self._reading.fs, self.root):
             raise SourceUnusable(f"{self.root} holds neither chats/ nor group chats/: it is no folder of a user")
         self._folders = [("characters",)]
         for name in self._reading.folders(("chats",)):
@@ -96,7 +111,7 @@ class FolderSource:
 
     def items(self) -> Iterator[Found]:
         yield from self._left_out
-        for name in self._reading.fs.listdir(self.root):
+        for name in self._reading.fs.listdir(self.root) if _is_folder(self._reading.fs, self.root) else ():
             if name not in _TAKEN:
                 notes = Notes(name.encode("utf-8", "replace").decode())
                 notes.add("source-server-file" if name == SERVER_FOLDER else "source-other", "left out")
@@ -176,10 +191,30 @@ class FolderSource:
         messages = 0
         if isinstance(place, CharacterChat | GroupChat):
             messages = _scan(data, place, family.main.name, notes)
+        if isinstance(place, CharacterOwner):
+            chat = card_of(data).chat
+            if chat is not None:
+                self._shown[place.character] = chat
         yield Item(
             source=family.main.name, target=place, data=data, states=states, mtime_ns=stat.mtime_ns,
             size_bytes=size_bytes, messages=messages, notes=notes.take(),
+            inherited=self._inherited(place.chat) if isinstance(place, GroupChat) else b"",
+            is_shown=isinstance(place, CharacterChat) and self._shown.get(place.character) == place.chat,
         )
+
+    def _inherited(self, chat: str) -> bytes:
+        """What files of groups tell of a chat without a header. Cost: each of them, once."""
+        if self._told is None:
+            self._told = []
+            for entry in self._reading.listed(("groups",)):
+                read = None if isinstance(entry, Anomaly) else self._reading.read(entry, Notes(entry.name))
+                try:
+                    group = None if read is None else loads(read[0])
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(group, dict):
+                    self._told.append(group)
+        return next((told for group in self._told if (told := metadata_told(group, chat)) is not None), b"")
 
 
 class LooseChat:

@@ -60,6 +60,12 @@ class Item(msgspec.Struct, kw_only=True):
     notes: list[Anomaly] = []
     quarantine: bytes = b""
     """Bytes of the source that the file does not hold."""
+    inherited: bytes = b""
+    """Metadata of a group's chat without a header, where the group's file tells them."""
+    is_bare: bool = False
+    """An owner that has states and no file of its own."""
+    is_shown: bool = False
+    """It is the chat of its character that the source shows."""
 
     @property
     def fingerprint(self) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 
 from tellback_protocol.frames import Opened
-from tellback_protocol.ids import ChatById, derived_message_id, parse_chat
+from tellback_protocol.ids import ChatById, parse_chat
 from tellback_protocol.values import dumps, loads
+from tellback_server.store.filed import line_as_found
 from tellback_server.transfer.anomalies import Notes
 from tellback_server.transfer.item import Item
 
@@ -47,12 +47,4 @@ def line_as_filed(served: bytes) -> bytes:
         message_id = loads(served)["id"]
     except (ValueError, KeyError, TypeError):
         return served
-    digits, dash, occurrence = message_id.rpartition("-") if isinstance(message_id, str) else ("", "", "")
-    if not (dash and len(digits) == 16 and occurrence.isdigit()):
-        return served
-    start = b'{"id":' + msgspec.json.encode(message_id)
-    if not served.startswith(start):
-        return served
-    rest = served[len(start) :]
-    line = b"{" + rest.removeprefix(b",")
-    return line if derived_message_id(line, int(occurrence)) == message_id else served
+    return line_as_found(served, message_id) if isinstance(message_id, str) else served
