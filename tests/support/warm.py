@@ -49,8 +49,8 @@ class WarmProcess:
         self._ended = ended
         self._said = b""
 
-    def poll(self, timeout_s: float = 0) -> int | None:
-        """The exit code when it ended in that time, negative for a signal."""
+    def poll(self, timeout_s: float | None = 0) -> int | None:
+        """The exit code when it ended in that time (None: whenever), negative for a signal."""
         if self.returncode is None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._ended, selectors.EVENT_READ)
@@ -94,10 +94,10 @@ class WarmProcess:
 
 async def _readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    is_so = loop.create_future()
-    loop.add_reader(descriptor, lambda: is_so.done() or is_so.set_result(None))
+    is_so = asyncio.Event()
+    loop.add_reader(descriptor, is_so.set)
     try:
-        await is_so
+        await is_so.wait()
     finally:
         loop.remove_reader(descriptor)
 
@@ -215,8 +215,8 @@ def _import_all() -> None:
 def _be(request: dict[str, Any]) -> int:
     settings = request.get("settings")
     if settings is not None:
-        from tellback_server.commands.serve import run_server
         from tellback_server.config import Settings
+        from tellback_server.process import run_server
 
         set_failpoints(settings.pop("failpoints", ""))
         for module, arguments in settings.pop("prepare", {}).items():
