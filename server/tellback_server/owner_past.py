@@ -48,10 +48,16 @@ from tellback_server.sessions import SessionFile, fold_sessions
 __all__ = ["LogReader", "OwnerPast", "long_answer"]
 
 
+REMEMBERED_BYTES_MAX = 16 << 20
+"""Of commits that the base holds, those that are read again: 2,048 as large as they may be would be gigabytes."""
+
+
 class LogReader(Protocol):
     """What loading needs of the log."""
 
     def records(self, owner: str, after_seq: int = 0) -> Iterator[tuple[Position, Record]]: ...
+
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int: ...
 
 
 class OwnerPast:
@@ -88,10 +94,12 @@ class OwnerPast:
         outcomes: bool = True, is_fixed: bool = False,
     ) -> OwnerPast:
         """Cost: what came since the session file was written (unless outcomes are not wanted), and what a stream
-        remembers.
+        remembers, up to 16 MiB of it.
         """
         past = cls(base, saved, is_fixed=is_fixed)
-        remembered_seq = past._known_seq - HISTORY_COMMITS_MAX - 1
+        remembered_seq = log.seq_within(
+            owner, past._known_seq - HISTORY_COMMITS_MAX - 1, past._known_seq, REMEMBERED_BYTES_MAX
+        )
         # An ANCHOR may stand at seq 0, and `records` gives what is above; a refusal stands at the seq of a commit.
         answered_seq = remembered_seq
         if outcomes:

@@ -69,6 +69,9 @@ class NoLog:
     def records(self, owner: str, after_seq: int = 0) -> Iterator[tuple[Position, Record]]:
         return iter(())
 
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int:
+        return after_seq
+
 
 def store(fs: Fs) -> FileStore:
     return FileStore(fs, "/data", (USER,), logger=SilentLogger())

@@ -13,6 +13,7 @@ import pytest
 from tellback_protocol.decide import Duplicate, Stored
 from tellback_protocol.ids import CharacterChat, ChatName, GroupChat, Version, file_integrity, provisional_chat_id
 from tellback_protocol.requests import Append
+from tellback_server import owner_past
 from tellback_server.checkpoint import OutsideEdit
 from tellback_server.fs import Fs
 from tellback_server.loading import ChatMissing, LoadedStream, adopt, load_chat, needs_adoption
@@ -33,6 +34,9 @@ class EmptyLog:
 
     def records(self, owner: str, after_seq: int = 0):  # type: ignore[no-untyped-def]
         return iter(())
+
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int:
+        return after_seq
 
 
 # -- only reading
@@ -196,6 +200,8 @@ async def test_a_log_that_is_gone_leaves_chat_sync_to_tell(tmp_path: Path) -> No
 
 # -- outcomes and history
 
+KEY = DEFAULT_USER + "/{0.stream.chat_id}"
+
 
 def resend(op: int, text: str) -> Append:
     message = msgspec.Raw(orjson.dumps({"name": "U", "is_user": True, "mes": text}))
@@ -237,6 +243,37 @@ async def test_outcomes_and_history_survive_a_restart(tmp_path: Path, saved: boo
     assert desk.stream.next_op(desk.session) == 4
     desk.stop()
 
+
+async def test_of_large_commits_that_the_files_hold_no_more_is_read_again_than_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[O9] What the session file knows is known all the same: outcomes, replays, what waits for the files."""
+    monkeypatch.setattr(owner_past, "REMEMBERED_BYTES_MAX", 40_000)
+    desk = Desk(tmp_path / "data")
+    await desk.create()
+    await desk.append("first")
+    first = desk.stream.head
+    for number in range(20):
+        await desk.append(f"{number}" + "x" * 10_000)
+    await desk.checkpoint()
+    taken = SessionFile.take(desk.stream, desk.held, desk.clock.now_ms(), desk.log.last_of(KEY.format(desk)))
+    write_sessions(desk.files, taken)
+    await desk.append("waits")
+    head, texts = desk.stream.head, desk.texts()
+    past = owner_past.OwnerPast.read(desk.log, KEY.format(desk), taken.base, taken, 1)
+    assert 4 <= len(past.done()) <= 7
+    assert desk.log.seq_within("nobody", 3, 9, 1) == 3
+    assert ([commit.version.seq for commit in past.pending()], past.in_log) == ([head.seq], True)
+    for bound in (40_000, 0):
+        monkeypatch.setattr(owner_past, "REMEMBERED_BYTES_MAX", bound)
+        await desk.restart()
+        assert (desk.stream.head, desk.texts(), desk.stream.next_op(desk.session)) == (head, texts, 23)
+        missed = desk.stream.since(first)
+        assert missed is not None
+        assert len(list(missed)) == 21
+        again = await desk.write(resend(1, "first"))
+        assert isinstance(again, Duplicate)
+    desk.stop()
 
 
 async def test_resends_are_known_behind_an_adoption_and_replays_are_not(tmp_path: Path) -> None:

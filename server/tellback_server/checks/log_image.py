@@ -72,6 +72,27 @@ class OwnerFacts(msgspec.Struct, gc=True):
         return isinstance(self.base, Anchor) and self.base.created and self.base.file is None
 
 
+class Image(LogReader, Protocol):
+    """What a check and a repair want of a log."""
+
+    @property
+    def directory(self) -> str: ...
+
+    @property
+    def error(self) -> LogCorrupt | FsError | None: ...
+
+
+class LiveLog:
+    """The log of the server itself as an image: what recovery has judged is whole."""
+
+    directory = ""
+    error: LogCorrupt | FsError | None = None
+
+    def __init__(self, log: Log) -> None:
+        self.records = log.records
+        self.seq_within = log.seq_within
+
+
 class LogImage:
     """One log folder."""
 
@@ -107,6 +128,11 @@ class LogImage:
         for number in self._index.positions_of(owner, after_seq, 1 << 63):
             position = Position(number)
             yield position, self._index.read(position)
+
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int:
+        """A check or repair wants all that there is."""
+        del owner, until_seq, bytes_max
+        return after_seq
 
     def _indexed(self) -> Index:
         index = Index()

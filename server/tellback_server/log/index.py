@@ -145,6 +145,32 @@ class Index:
                 return entry.positions[bisect_right(seqs, after_seq, 0, end) : end]
             return array("Q", [entry.positions[at] for at in range(end) if seqs[at] > after_seq])
 
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int:
+        """`after_seq`, or a later one: behind it the owner's records up to `until_seq` have together at most about
+        `bytes_max`, but the newest of them always counts. Cost: a step for each record behind it.
+        """
+        with self._lock:
+            entry = self.owners.get(owner)
+            if entry is None or not entry.is_ordered:
+                return after_seq
+            start, end = (bisect_right(entry.seqs, seq, 0, len(entry.positions)) for seq in (after_seq, until_seq))
+            seqs, positions = entry.seqs[start:end], entry.positions[start:end]
+        size_bytes = 0
+        for at in range(len(positions) - 1, -1, -1):
+            size_bytes += self._size_of(positions[at])
+            if size_bytes > bytes_max:
+                return min(seqs[at], seqs[-1] - 1)
+        return after_seq
+
+    def _size_of(self, position: int) -> int:
+        """About the bytes of a record: to the next one in its segment, 0 for the last one there."""
+        try:
+            segment = self.segment_of(position)
+        except RecordMissing:
+            return 0
+        at = position - segment.first_position
+        return segment.offsets[at + 1] - segment.offsets[at] if at + 1 < len(segment.offsets) else 0
+
     def last_of(self, owner: str) -> int:
         """Position of the owner's last record, 0 when there is none."""
         with self._lock:

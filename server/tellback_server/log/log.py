@@ -398,6 +398,10 @@ class Log:
         positions = self._index.positions_of(owner, after_seq, self._durable)
         return ((Position(position), self._index.read(Position(position))) for position in positions)
 
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int:
+        """Where to begin to read, so that the owner's records up to `until_seq` have about `bytes_max`. See Index."""
+        return self._index.seq_within(owner, after_seq, until_seq, bytes_max)
+
     def scan(self, after: int = 0) -> Iterator[tuple[Position, Record]]:
         """Every retained durable record behind `after`, oldest first, read in large pieces. Raises LogCorrupt, OSError.
         """

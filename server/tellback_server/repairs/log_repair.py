@@ -159,6 +159,11 @@ class SalvageReader:
             if record.owner == owner and record.seq > after_seq:
                 yield Position(number), record
 
+    def seq_within(self, owner: str, after_seq: int, until_seq: int, bytes_max: int) -> int:
+        """A repair wants all that there is."""
+        del owner, until_seq, bytes_max
+        return after_seq
+
 
 class LogRepair:
     """Makes the new log. `folders` are the logs that were put aside."""
