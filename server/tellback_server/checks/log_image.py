@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from tellback_server.fs import FileMissing, Fs, FsError
+from tellback_server.log import Log
 from tellback_server.log.errors import LogCorrupt
 from tellback_server.log.format import Position, Record, decode_record, iterate_records
 from tellback_server.log.index import Index, IndexedSegment
 from tellback_server.log.inspect import open_walk
 from tellback_server.log.recovery import Walk, index_batch
 from tellback_server.operations import decode_operation
+from tellback_server.owner_past import LogReader
 from tellback_server.records import (
     ADOPT,
     ANCHOR,
@@ -44,7 +46,7 @@ from tellback_server.records import (
     owner_key,
 )
 
-__all__ = ["LogImage", "OwnerFacts", "log_folder"]
+__all__ = ["Image", "LiveLog", "LogImage", "OwnerFacts", "log_folder"]
 
 PASSES_MAX: Final = 4
 
@@ -65,6 +67,17 @@ class OwnerFacts(msgspec.Struct, gc=True):
     def is_pending(self) -> bool:
         """Commits wait for their files."""
         return self.base is not None and self.seq > self.base.head.seq
+
+    def tell(self, record: Record) -> None:
+        """One record of the owner, in the order of the log."""
+        self.seq = max(self.seq, record.seq)
+        if record.kind in (ANCHOR, CHECKPOINT, ADOPT):
+            self.base = decode_base(record.body)
+            self.epoch = max(self.epoch, self.base.head.epoch)
+            self.intents = []
+            self.is_gone = False
+        elif record.kind == INTENT:
+            self.intents.append(decode_intent(record.body))
 
     @property
     def has_no_file_yet(self) -> bool:
@@ -195,14 +208,7 @@ def _tell(owners: dict[str, OwnerFacts], record: Record) -> None:
     facts = owners.get(record.owner)
     if facts is None:
         facts = owners[record.owner] = OwnerFacts(intents=[])
-    facts.seq = max(facts.seq, record.seq)
-    if kind in (ANCHOR, CHECKPOINT, ADOPT):
-        facts.base = decode_base(record.body)
-        facts.epoch = max(facts.epoch, facts.base.head.epoch)
-        facts.intents = []
-        facts.is_gone = False
-    elif kind == INTENT:
-        facts.intents.append(decode_intent(record.body))
+    facts.tell(record)
 
 
 def log_folder(data_root: str) -> str:
