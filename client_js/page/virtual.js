@@ -1,6 +1,7 @@
 /* A list that holds only the rows one can see: heights are measured once a row was there, and guessed before.
 
-   - Whoever is at the end stays at the end; whoever reads above stays where they read, whatever is measured above. */
+   - Whoever is at the end stays at the end until they scroll up, however little; whoever reads above stays where they read,
+     whatever is measured above. */
 
 import { useCallback, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
@@ -13,6 +14,7 @@ export function Virtual({ items, keyOf, row, label, follow }) {
   const scroller = useRef(null);
   const heights = useRef(new Map());
   const atEnd = useRef(true);
+  const lastTop = useRef(0);
   const [, draw] = useState(0);
   const again = useCallback(() => draw((count) => count + 1), []);
 
@@ -43,6 +45,7 @@ export function Virtual({ items, keyOf, row, label, follow }) {
     }
     if (atEnd.current) element.scrollTop = element.scrollHeight;
     else if (above) element.scrollTop += above;
+    lastTop.current = element.scrollTop;
     if (isChanged) again();
   });
 
@@ -62,8 +65,9 @@ export function Virtual({ items, keyOf, row, label, follow }) {
 
   const onScroll = () => {
     const element = scroller.current;
-    const isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight < END_PX;
-    if (isAtEnd !== atEnd.current) atEnd.current = isAtEnd;
+    const isUp = element.scrollTop < lastTop.current;
+    lastTop.current = element.scrollTop;
+    atEnd.current = element.scrollHeight - element.scrollTop - element.clientHeight < (isUp ? 1 : END_PX);
     again();
   };
 

@@ -42,8 +42,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Process]:
-    """One for all tests here, on the demo; each test has a chat of its own."""
+async def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Process]:
+    """One for all tests here, on the demo; each test has a chat of its own. It delivers the page that was built first.
+    """
     data = tmp_path_factory.mktemp("page") / "data"
     write_demo(Fs(), str(data))
     async with Process(data, "--outbox-bytes-max", "65536") as started:
@@ -65,13 +66,16 @@ async def test_two_tabs_and_a_python_client_are_one_chat(server: Process, client
         await chat.append({"name": "Python", "mes": "From Python"})
         await edit(other, "From Python", "Edited by other")
         await expect(message(one, "Edited by other")).to_be_visible()
+        await one.bring_to_front()  # What is clicked paints at once; a tab in the background paints once a second.
         await message(one, "From one").get_by_role("button", name="Delete").click()
         await expect(message(other, "From one")).to_have_count(0)
+        await other.bring_to_front()
         last = message(other, "People always think")
         await last.get_by_role("button", name="Add a swipe").click()
         await other.get_by_label("One more swipe").fill("Another end.")
         await other.get_by_role("button", name="Save").click()
         await expect(message(one, "Another end.").get_by_label("Swipe 2 of 2")).to_be_visible()
+        await one.bring_to_front()
         await message(one, "Another end.").get_by_role("button", name="Swipe before").click()
         await expect(last.get_by_label("Swipe 1 of 2")).to_be_visible()
         await expect(one.locator("[data-test=saved]")).to_have_text("All saved")
@@ -173,6 +177,12 @@ async def test_three_thousand_messages_are_a_few_rows(server: Process, client: C
         await expect(message(page, "While you read above")).to_be_in_viewport()
         await chat.append({"name": "Quill", "mes": "While you stand at the end"})
         await expect(message(page, "While you stand at the end")).to_be_in_viewport()
+        await feed.hover()
+        # As a trackpad does it: a few pixels at a time.
+        for _ in range(10):
+            await page.mouse.wheel(0, -4)
+            await page.evaluate("new Promise(requestAnimationFrame)")
+        await page.get_by_role("button", name="Latest").wait_for()
 
 
 async def test_the_console_shows_the_past_the_wire_and_brings_back(
