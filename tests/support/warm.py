@@ -294,10 +294,15 @@ def _fork_for(control: socket.socket) -> None:
                 asked, descriptors, _flags, _address = socket.recv_fds(control, _REQUEST_BYTES_MAX, 4)
                 if not asked:
                     return
+                request = json.loads(asked)
+                for module in request.get("settings", {}).get("prepare", {}):
+                    # What is wrong with it the child will say.
+                    with contextlib.suppress(Exception):
+                        importlib.import_module(module)
                 parent = os.getpid()
                 pid = os.fork()
                 if not pid:
-                    _child(json.loads(asked), descriptors, parent)
+                    _child(request, descriptors, parent)
                 for descriptor in descriptors[:3]:
                     os.close(descriptor)
                 children[pid] = descriptors[3]
