@@ -23,6 +23,7 @@ _SEED_BYTES = 32
 _UUID_KEEP = ~((0xF << 76) | (0x3 << 62)) & ((1 << 128) - 1)
 _UUID_SET = (0x4 << 76) | (0x2 << 62)
 _UUID8_SET = (0x8 << 76) | (0x2 << 62)
+_COUNT_MIN = 1 << 44
 _COUNT_MAX = (1 << 48) - 1
 
 
@@ -71,16 +72,17 @@ class Clock:
         if count > _COUNT_MAX:
             self._draw_prefix()
             count = self._count
-        return f"{self._prefix}{count:012x}"
+        # All counts have 12 digits, and `hex` is quicker than a format.
+        return self._prefix + hex(count)[2:]
 
     def message_id(self) -> str:
         """64 random bits as 16 hex digits."""
-        return f"{self._getrandbits(64):016x}"
+        return self._getrandbits(64).to_bytes(8, "big").hex()
 
     def _draw_prefix(self) -> None:
         digits = "%032x" % ((self._getrandbits(128) & _UUID_KEEP) | _UUID8_SET)
         self._prefix = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-"
-        self._count = self._getrandbits(46)
+        self._count = _COUNT_MIN + self._getrandbits(46)
 
     def reseed(self, seed: int | bytes) -> None:
         """Makes the random bits repeatable. For tests only."""

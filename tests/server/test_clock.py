@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from tellback_server import clock as clock_module
 from tellback_server.clock import Clock, system_token
 
 
@@ -18,6 +19,26 @@ def test_ids_are_version_four_uuids_and_do_not_repeat() -> None:
     numbers = [uuid.UUID(text).int for text in ids]
     ones = [sum(number >> bit & 1 for number in numbers) for bit in range(128)]
     assert [bit for bit in range(128) if ones[bit] in (0, len(numbers))] == [62, 63, 76, 77, 78, 79]
+
+
+def test_integrities_are_version_eight_uuids_also_when_the_count_begins_anew() -> None:
+    clock = Clock()
+    ids = [clock.integrity() for _ in range(1000)]
+    clock._count = clock_module._COUNT_MAX - 3
+    ids += [clock.integrity() for _ in range(10)]
+    assert len(set(ids)) == len(ids)
+    assert len({text[:24] for text in ids}) == 2
+    for text in ids:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 8, uuid.RFC_4122)
+
+
+def test_a_message_id_is_sixteen_digits_of_64_random_bits() -> None:
+    clock = Clock()
+    ids = {clock.message_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert {len(text) for text in ids} == {16}
+    assert {digit for text in ids for digit in text} == set("0123456789abcdef")
 
 
 def test_two_clocks_differ_and_a_seed_makes_them_equal() -> None:
