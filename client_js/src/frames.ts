@@ -326,6 +326,26 @@ export interface ChatRename {
   force?: boolean;
 }
 
+/** What can be done about a damaged chat; with `apply`, do it. Every file is kept as it was. */
+export interface ChatRepair {
+  type: "chat-repair";
+  chat: string;
+  apply?: boolean;
+  id?: number | null;
+}
+
+/** What was found, what a repair does, and what stays as it is. */
+export interface ChatRepairFrame {
+  type: "chat-repair";
+  chat_id: string;
+  findings: FoundDamage[];
+  repairs: PlannedRepair[];
+  left: FoundDamage[];
+  done?: boolean;
+  kept?: string[];
+  id?: number | null;
+}
+
 /** Out of the trash; `chat` is `id:<chat_id>`. */
 export interface ChatRestore {
   type: "chat-restore";
@@ -494,6 +514,17 @@ export interface FloorUpdate {
   base?: string | OpBase | null;
   force?: boolean;
   on_conflict?: "rebase" | "refuse";
+}
+
+/** Something that is wrong with a file. */
+export interface FoundDamage {
+  code: string;
+  severity: string;
+  path: string;
+  message: string;
+  remedy: string;
+  line?: number;
+  count?: number;
 }
 
 /** A message that holds every word that was searched for, or a chat whose name does. */
@@ -963,6 +994,13 @@ export interface Ping {
   id?: number | null;
 }
 
+/** One file, and what is done to it. */
+export interface PlannedRepair {
+  path: string;
+  actions: string[];
+  quarantined?: number;
+}
+
 export interface Pong {
   type: "pong";
   id?: number | null;
@@ -1168,5 +1206,5 @@ export interface Welcome {
   upstreams?: ModelServer[];
 }
 
-export type ClientFrame = Hello | Auth | Ping | Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate | ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore | GenerationStart | GenerationEnd | GenerationCancel | Generate | Open | Close | StateGet | History | GenerationDelta | GenerationAttach | GenerationAck | ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet | TrashList | TrashEmpty | StatusGet;
-export type ServerFrame = Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied | StatusFrame;
+export type ClientFrame = Hello | Auth | Ping | Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate | ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore | GenerationStart | GenerationEnd | GenerationCancel | Generate | Open | Close | StateGet | History | GenerationDelta | GenerationAttach | GenerationAck | ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet | TrashList | TrashEmpty | ChatRepair | StatusGet;
+export type ServerFrame = Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied | ChatRepairFrame | StatusFrame;

@@ -27,6 +27,7 @@ from tellback_protocol.backups import (
     BackupListFrame,
     ListedBackup,
 )
+from tellback_protocol.repairs import ChatRepair, ChatRepairFrame
 from tellback_protocol.trash import TrashEmptied, TrashEmpty, TrashEntry, TrashList, TrashListFrame
 from tellback_protocol.values import loads
 
@@ -80,6 +81,12 @@ class Backups(Asking):
             cursor = page.cursor
             if cursor is None:
                 return content
+
+    async def repair(self, chat: str, *, apply: bool = False) -> ChatRepairFrame:
+        """What is wrong with a chat's files and what the server can put right; with `apply`, do it. Every file is kept
+        as it was, and replicas of the chat are reset.
+        """
+        return cast(ChatRepairFrame, await self._ask(ChatRepair(chat, apply)))
 
     async def trash(self) -> list[TrashEntry]:
         """Everything in the trash, what was deleted last first."""

@@ -20,6 +20,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from tellback_protocol.backups import ListedBackup
 from tellback_protocol.catalog_frames import Character, FoundMessage, ListedChat
 from tellback_protocol.ids import Version
+from tellback_protocol.repairs import ChatRepairFrame
 
 from .backups import BackupContent
 from .blocking_generation import BlockingGeneration, BlockingProducing
@@ -103,6 +104,10 @@ class BlockingClient:
     def back_up(self, chat: str) -> ListedBackup:
         """As `Client.back_up`."""
         return self.wait(lambda: self.client.back_up(chat))
+
+    def repair(self, chat: str, *, apply: bool = False) -> ChatRepairFrame:
+        """As `Client.repair`."""
+        return self.wait(lambda: self.client.repair(chat, apply=apply))
 
     def backup_content(self, chat: str, backup: str = "last") -> BackupContent:
         """As `Client.backup_content`."""

@@ -26,6 +26,7 @@ from .fields import ObjectJson, WireInteger
 from .generation_requests import GenerationError, GenerationTarget
 from .ids import Version
 from .outcomes import OUTCOMES_MAX
+from .repairs import ChatRepairFrame
 from .requests import OwnerName, Request, UserRequest
 from .status import StatusFrame
 from .trash import TrashEmptied, TrashListFrame
@@ -418,5 +419,5 @@ ServerFrame = (
     | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame
     | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored
     | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied
-    | StatusFrame
+    | ChatRepairFrame | StatusFrame
 )

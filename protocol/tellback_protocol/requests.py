@@ -17,6 +17,7 @@ from .backups import BackupCreate, BackupGet, BackupList, BackupRestore
 from .fields import AnyJson, Base, Based, Numbered, ObjectJson, OperationsJson, Rebasable, WireInteger
 from .generation_requests import GenerationAck, GenerationAttach, GenerationDelta, GenerationWrite
 from .ids import Version
+from .repairs import ChatRepair
 from .status import StatusGet
 from .trash import TrashEmpty, TrashList
 
@@ -401,7 +402,7 @@ class GroupList(msgspec.Struct, tag="group-list", tag_field="type", gc=False):
 
 UserRequest = (
     ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet
-    | TrashList | TrashEmpty | StatusGet
+    | TrashList | TrashEmpty | ChatRepair | StatusGet
 )
 """What is asked of no single owner."""
 Request = Write | Read | Unnumbered

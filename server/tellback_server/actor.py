@@ -295,6 +295,10 @@ class Actor:
         """The files are those of a backup: every tab opens again. This actor ends."""
         self._reset_all(Reset("restored", version))
 
+    def repaired(self) -> None:
+        """A repair wrote its files: every tab opens again. This actor ends."""
+        self._reset_all(Reset("outside-edit", self.audience.durable_head))
+
     def lost(self) -> None:
         """The chat is gone from under its tabs: they are told, and open again or learn that it is not there."""
         self._reset_all(Reset("failed", self.audience.durable_head))

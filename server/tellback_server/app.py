@@ -44,6 +44,7 @@ from tellback_server.names import Names
 from tellback_server.page import page_routes
 from tellback_server.producers import Producers
 from tellback_server.reception import Reception
+from tellback_server.repair_desk import RepairDesk
 from tellback_server.server_backup import UNFINISHED, store_of_copy
 from tellback_server.standstill import Standstill
 from tellback_server.status import Status
@@ -214,6 +215,7 @@ class App:
             self._hub, self._files, self._storage.library(self._files, self.clock), self._keeper
         )
         self._catalog.backups = BackupDesk(self._hub, self._keeper.backups)
+        self._catalog.repairs = RepairDesk(self._hub, self._files, offers=room.must_settle)
         self._catalog.trash = TrashDesk(self._hub, Trash(self._files), self._keeper.lifecycle.lock_of)
         self._catalog.status = StatusDesk(self._hub, self._keeper.lag_s)
         self._hub.desk = self._catalog

@@ -35,6 +35,7 @@ from tellback_protocol.catalog_frames import (
     ListedChat,
 )
 from tellback_protocol.errors import Refused
+from tellback_protocol.repairs import ChatRepair
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, UserRequest
 from tellback_protocol.status import StatusGet
 from tellback_protocol.trash import TrashEmpty, TrashList
@@ -47,6 +48,7 @@ from tellback_server.library import FolderIndex, Library
 from tellback_server.listed import Filter, listed_live, listed_stored, live_chats, live_key
 from tellback_server.log import LogClosed, LogPoisoned, Position
 from tellback_server.paging import Key, Rows, page_of_names, read_cursor
+from tellback_server.repair_desk import RepairDesk
 from tellback_server.rooms import store_away
 from tellback_server.search import Query
 from tellback_server.search_page import SearchPage
@@ -127,6 +129,8 @@ class Catalog:
         """Who answers for backups; set once, before the first request."""
         self.trash: TrashDesk | None = None
         """As `backups`, for the trash."""
+        self.repairs: RepairDesk | None = None
+        """As `backups`, for damaged chats."""
         self.status: StatusDesk | None = None
         """As `backups`, for how everything stands."""
         self._stopping = False
@@ -212,6 +216,9 @@ class Catalog:
                 case TrashList() | TrashEmpty():
                     assert self.trash is not None, "set before the first request"
                     frame = await self.trash.answer(tab, request)
+                case ChatRepair():
+                    assert self.repairs is not None, "set before the first request"
+                    frame = await self.repairs.answer(tab, request)
                 case StatusGet():
                     assert self.status is not None, "set before the first request"
                     frame = self.status.answer(tab, request)

@@ -18,15 +18,15 @@ import os
 import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.ids import CharacterChat, ChatName, GroupChat, Place, StateOwner, Version
 from tellback_server.checks.findings import Finding
-from tellback_server.checks.inspection import Inspection
 from tellback_server.checks.kinds import Kind, kind_of, own_kind_of
+from tellback_server.checks.log_image import Image
 from tellback_server.checks.manifests import REPAIRS
 from tellback_server.checks.owner_files import Known, OwnerCheck
 from tellback_server.checks.reading import read_steady
@@ -37,8 +37,8 @@ from tellback_server.fs import FileMissing, Fs, FsError
 from tellback_server.log.term import encode_term, repaired_term
 from tellback_server.one_bit import unflipped
 from tellback_server.orphans import put_aside
-from tellback_server.owner_past import OwnerPast
-from tellback_server.records import owner_key
+from tellback_server.owner_past import LogReader, OwnerPast
+from tellback_server.records import ADOPT, ANCHOR, CHECKPOINT, INTENT, decode_base, decode_intent, owner_key
 from tellback_server.repairs.aside import Aside, close_unfinished
 from tellback_server.repairs.chat_mending import Remembered, mend_chat
 from tellback_server.repairs.choices import Choice, Made, Unmendable
@@ -63,6 +63,15 @@ class _Silent:
         """File operations of a repair are told by its manifest."""
 
 
+class Looked(Protocol):
+    """What a check leaves for a repair."""
+
+    @property
+    def image(self) -> Image: ...
+
+    def owner_check(self, user: str) -> OwnerCheck: ...
+
+
 class Plan(msgspec.Struct):
     """What would be done, and what would stay."""
 
@@ -73,7 +82,7 @@ class Plan(msgspec.Struct):
 class Repairer:
     """One repair of one data folder."""
 
-    def __init__(self, fs: Fs, clock: Clock, scope: Scope, inspection: Inspection) -> None:
+    def __init__(self, fs: Fs, clock: Clock, scope: Scope, inspection: Looked) -> None:
         self._fs = fs
         self._clock = clock
         self._scope = scope
@@ -190,11 +199,13 @@ class Repairer:
     def _past(self, user: str, known: Known) -> OwnerPast | None:
         if not known.chat_id or known.base is None:
             return None
-        image = self._image
-        reader = image if image.error is None else SalvageReader(self._fs, image.directory)
         return OwnerPast.read(
-            reader, owner_key(user, known.chat_id), known.base, None, self._now_ms, outcomes=False
+            self._reader(), owner_key(user, known.chat_id), known.base, None, self._now_ms, outcomes=False
         )
+
+    def _reader(self) -> LogReader:
+        image = self._image
+        return image if image.error is None else SalvageReader(self._fs, image.directory)
 
     def _chat(self, user: str, absolute: str, kind: Kind, codes: set[str]) -> Made | None:
         place = kind.place
@@ -252,12 +263,26 @@ class Repairer:
             turned = unflipped(data, crc32) if size_bytes == len(data) else None
             if turned is not None:
                 return Made(data, turned, ["one bit turned back; proved by the checksum"])
+        if (len(data), zlib.crc32(data)) in pairs:
+            # Its broken bytes were adopted as somebody's edit; what was written before is meant.
+            pairs = [pair for pair in self._told_before(user, known, namespace) if pair not in pairs]
         past = self._past(user, known)
         found = {} if past is None else remembered_states(past, {namespace: pairs}, self._chat_beside(user, place))
         if namespace in found:
             return Made(data, found[namespace], ["made anew from the log; proved by the checksum"])
         kept = self._state_kept(user, known.chat_id, namespace, pairs)
         return None if kept is None else Made(data, kept, ["taken from a backup; proved by the checksum"])
+
+    def _told_before(self, user: str, known: Known, namespace: str) -> list[tuple[int, int]]:
+        """Size and CRC of everything that a sidecar held as far as the log tells. Cost: the owner's records."""
+        told: list[tuple[int, int]] = []
+        for _position, record in self._reader().records(owner_key(user, known.chat_id), -1):
+            if record.kind in (ANCHOR, CHECKPOINT, ADOPT):
+                mark = decode_base(record.body).states.get(namespace)
+                told += [] if mark is None else [(mark.size_bytes, mark.crc32)]
+            elif record.kind == INTENT:
+                told += filter(None, [decode_intent(record.body).states.get(namespace)])
+        return told
 
     def _chat_beside(self, user: str, place: Place) -> Chat:
         """The messages as the file has them."""

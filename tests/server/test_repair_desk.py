@@ -1,0 +1,95 @@
+"""A chat repaired beside a running server: told, done, kept, and every tab of it opens again (X14)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tellback_server.store.files import DEFAULT_USER
+from tests.support.damage import codes
+from tests.support.server import TabClient, running, texts, tree
+
+CHAT = "character:Pip/talk"
+
+
+def files(data: Path) -> dict[str, bytes]:
+    return {name: content for name, content in tree(data).items() if "/chats/" in f"/{name}" or "repairs" in name}
+
+
+async def test_a_damaged_chat_is_told_repaired_and_goes_on(tmp_path: Path) -> None:
+    """[X14] [X7]"""
+    data = tmp_path / "data"
+    async with running(data, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        for text in ("one", "two", "three"):
+            await tab.append(CHAT, text)
+        await tab.write_state("state-update", CHAT, namespace="memory", base=None, set={"boat": "blue"})
+    path = data / DEFAULT_USER / "chats" / "Pip" / "talk.jsonl"
+    state = path.with_name("talk.luker-state.memory.json")
+    whole, document = path.read_bytes(), state.read_bytes()
+    lines = whole.split(b"\n")
+    broken = b"\n".join([lines[0], lines[1], b"{torn", *lines[3:]])
+    path.write_bytes(broken)
+    state.write_bytes(b"{broken")
+    async with running(data) as app:
+        tab, other = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+        opened = await other.open(CHAT)
+        assert (opened["read_only"], texts(opened["messages"])) == (True, ["one", "three"])
+        before = files(data)
+        told = await tab.ask("chat-repair", chat=f"id:{opened['chat_id']}")
+        assert {(one["code"], one["path"]) for one in told["findings"]} == {
+            ("line-not-json", "chats/Pip/talk.jsonl"), ("state-not-json", "chats/Pip/talk.luker-state.memory.json"),
+        }
+        assert {one["path"] for one in told["repairs"]} == {one["path"] for one in told["findings"]}
+        assert ("done" in told, told["left"], files(data)) == (False, [], before)
+
+        done = await tab.ask("chat-repair", chat=CHAT, apply=True)
+        assert (done["done"], done["repairs"]) == (True, told["repairs"])
+        assert (await other.raw.receive_until(type="reset"))["reason"] == "outside-edit"
+        (kept,) = done["kept"]
+        folder = data / DEFAULT_USER / kept / "files" / "chats" / "Pip"
+        assert (folder / path.name).read_bytes() == broken
+        assert (path.read_bytes(), state.read_bytes()) == (whole, document)
+        again = await other.open(CHAT)
+        assert ("read_only" in again, texts(again["messages"])) == (False, ["one", "two", "three"])
+        states: dict[str, Any] = (await other.ask("state-get", owner={"chat": CHAT}, namespaces=["memory"]))["states"]
+        assert states["memory"]["data"] == {"boat": "blue"}
+        assert (await other.append(CHAT, "four"))["type"] == "ack"
+        nothing = await tab.ask("chat-repair", chat=CHAT, apply=True)
+        assert (nothing["findings"], nothing["repairs"], "kept" in nothing) == ([], [], False)
+        assert (await tab.ask("chat-repair", chat="character:Pip/nobody"))["code"] == "not-found"
+    assert codes(data) == set()
+
+
+async def test_a_chat_of_another_time_than_the_log_is_taken_as_it_is_when_its_user_says_so(tmp_path: Path) -> None:
+    """[X13] [X14]"""
+    data = tmp_path / "data"
+    async with running(data, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+    older = {path: path.read_bytes() for path in (data / ".tellback").rglob("*") if path.is_file()}
+    async with running(data, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open(CHAT)
+        await tab.append(CHAT, "two")
+    for path in (data / ".tellback").rglob("*"):
+        if path.is_file() and path not in older:
+            path.unlink()
+    for path, content in older.items():
+        path.write_bytes(content)
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        found = await tab.open(CHAT)
+        assert (found["read_only"], found["damage"][0]["line"], texts(found["messages"])) == (True, 0, ["one", "two"])
+        assert (await tab.append(CHAT, "three"))["code"] == "read-only"
+        assert (await tab.ask("chat-repair", chat=CHAT, apply=True))["done"]
+        again = await tab.open(CHAT)
+        assert ("read_only" in again, texts(again["messages"])) == (False, ["one", "two"])
+        assert again["version"]["epoch"] == opened["version"]["epoch"] + 1
+        assert (await tab.append(CHAT, "three"))["type"] == "ack"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        assert texts((await tab.open(CHAT))["messages"]) == ["one", "two", "three"]
+    assert codes(data) == set()
