@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(os.environ.get("TELLBACK_REAL_DATA", Path(__file__).parents[3] / "shared" / "data" / "sillytavern"))
+from tests.support.shared import shared_folder
 
 COUNTS = {
     "chats/Kapitän Jonas Thale/Kapitän Jonas Thale - 2024-03-01@06h00m00s.jsonl": 3000,
@@ -33,7 +33,8 @@ COUNTS = {
 
 def real_user() -> Path:
     """The user's folder; its files are read only. TELLBACK_REAL_DATA names another place for `sillytavern/`."""
-    folder = SOURCE / "default-user"
+    named = os.environ.get("TELLBACK_REAL_DATA")
+    folder = (Path(named) if named else shared_folder() / "data" / "sillytavern") / "default-user"
     if not folder.is_dir():
         pytest.fail(f"the real data is missing: {folder}; set TELLBACK_REAL_DATA")
     return folder
