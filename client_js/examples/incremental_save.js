@@ -3,7 +3,7 @@
 //
 //     const store = await incrementalSave(client, "character:Alice/First meeting");
 //     context.chat = store.chat; context.chatMetadata = store.metadata; context.saveChat = store.save;
-import { difference, newMessageId } from "tellback";
+import { applyPatch, difference, newMessageId } from "tellback";
 
 export async function incrementalSave(client, address) {
   const live = await client.open(address, { create: true });
@@ -12,10 +12,8 @@ export async function incrementalSave(client, address) {
   const chat = copy(live.messages);
   const metadata = copy(live.metadata);
   let known = { chat: new Map(live.messages.map((message) => [message.id, message])), metadata: live.metadata };
-  const bytes = { sent: 0, whole: 0, saves: 0 };
-  const size = (value) => new TextEncoder().encode(JSON.stringify(value, (_key, inner) => (typeof inner === "bigint" ? String(inner) : inner))).length;
 
-  async function save() {
+  async function once() {
     for (const message of chat) message.id ??= newMessageId();
     const now = { chat: new Map(copy(chat).map((message) => [message.id, message])), metadata: copy(metadata) };
     const asked = [];
@@ -28,19 +26,28 @@ export async function incrementalSave(client, address) {
     }
     const added = [...now.chat.values()].filter(({ id }) => !known.chat.has(id));
     if (added.length) asked.push(["append", added]);
-    const merge = difference(known.metadata, now.metadata);
-    if (merge.length) asked.push(["updateMetadata", () => now.metadata]);
-    bytes.saves++;
-    bytes.whole += size([{ chat_metadata: metadata }, ...chat]);
+    const noted = difference(known.metadata, now.metadata);
+    if (noted.length) asked.push(["updateMetadata", (there) => applyPatch(there, noted)]);
     if (!asked.length) return;
-    bytes.sent += asked.reduce((sum, [, ...given]) => sum + size(given.map((one) => (typeof one === "function" ? merge : one))), 0);
-    await live.batch((batch) => asked.forEach(([verb, ...given]) => batch[verb](...given)));
-    known = now;
+    const before = known;
+    known = now; // What others change from here on comes on top of it.
+    await live.batch((batch) => asked.forEach(([verb, ...given]) => batch[verb](...given))).catch((error) => {
+      known = before;
+      throw error;
+    });
   }
+  // One save after the other: the second one sends what the first one did not.
+  let saving = Promise.resolve();
+  const save = () => (saving = saving.catch(() => {}).then(once));
 
   // What others change comes into the same array; what this page changed and did not save yet is not touched.
   live.on("committed", ({ mine, effects }) => {
     if (mine) return;
+    if (effects.some(({ op }) => op === "metadata") && !difference(known.metadata, metadata).length) {
+      for (const member of Object.keys(metadata)) delete metadata[member];
+      Object.assign(metadata, copy(live.metadata));
+      known.metadata = live.metadata;
+    }
     for (const id of new Set(effects.flatMap((effect) => effect.message ?? (effect.messages ?? []).map((one) => one.id ?? one)))) {
       const index = chat.findIndex((message) => message.id === id);
       const message = live.message(id);
@@ -50,5 +57,5 @@ export async function incrementalSave(client, address) {
       message ? known.chat.set(id, message) : known.chat.delete(id);
     }
   });
-  return { chat, metadata, save, bytes, live };
+  return { chat, metadata, save, live };
 }
