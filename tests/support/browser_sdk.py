@@ -27,7 +27,6 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>tellback</title><p>A page 
 <script type="module">
 import * as tellback from "/tellback.js";
 import "/generations.js";
-from tests.support.waiting import GUARD_S
 window.tellback = tellback;
 window.ready = true;
 </script>"""
