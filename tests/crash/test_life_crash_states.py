@@ -11,7 +11,7 @@ import pytest
 from tellback_protocol.backups import BackupRestore
 from tellback_protocol.ids import Version, provisional_chat_id
 from tellback_protocol.life import branch_twig
-from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerName, OwnerRestore
+from tellback_protocol.requests import ChatBranch, ChatRename, ChatRestore, OwnerName, OwnerRename, OwnerRestore
 from tellback_protocol.stream import Stream
 from tellback_server.backup_folder import BackupFolder, FileSource
 from tellback_server.fs import FileMark, Fs
@@ -97,6 +97,11 @@ def begun(what: str) -> tuple[Operation, Disk]:
             plan = plan_rename(files, registrar, USER, name, ChatRename(name, "New"), 1)
             assert plan.facts.refused is None
             return rename_operation(plan, registrar, stream, held, VERSION, 1), BASE
+        case "owner-rename":
+            whose = OwnerRename(OwnerName(character="Alice"), "Alicia")
+            plan = plan_rename(files, registrar, USER, name, whose, 1)
+            assert plan.facts.refused is None
+            return rename_operation(plan, registrar, stream, held, VERSION, 1), BASE
         case "branch":
             asked = ChatBranch(name, "m1", "New")
             plan = plan_branch(files, registrar, USER, name, asked, set(), CHAT_ID, VERSION.integrity, 1)
@@ -174,7 +179,14 @@ def as_on(operation: Operation, found: Disk, fs: SimFs) -> Operation:
         operation, moves=[renumbered(move) for move in operation.moves],
         unlinked=[renumbered(move) for move in operation.unlinked],
         replaced=[replaced_on(one, found, fs) for one in operation.replaced],
+        folder_moves=[folder_on(move, fs) for move in operation.folder_moves],
     )
+
+
+def folder_on(move: Move, fs: SimFs) -> Move:
+    """As `as_on`: nobody else makes folders here."""
+    stat = fs.stat(f"/data/{USER}/{move.source}")
+    return move if stat is None else Move(move.source, move.target, stat.inode)
 
 
 def linked(disk: Disk) -> SimFs:
@@ -203,6 +215,7 @@ class Leaving(RecordingFs):
 
 LEFT = {
     "rename": f"{HOME}/Old", "delete": f"{HOME}/Old", "owner-delete": f"{CARDS}/Alice",
+    "owner-rename": (f"{CARDS}/Alice", f"{TALKS}/Alice"),
     "restore": f"/data/{USER}/trash/", "owner-restore": f"/data/{USER}/trash/", "branch": "nothing",
     "backup-restore": f"{HOME}/Old.luker-state.later",
 }
@@ -210,6 +223,9 @@ LEFT = {
 CAME = {
     "rename": {f"{HOME}/New.jsonl": f"{HOME}/Old.jsonl", f"{HOME}/New.luker-state.Odd One.json": ODD},
     "restore": {f"{HOME}/New.jsonl": f"{HOME}/Old.jsonl", f"{HOME}/New.luker-state.Odd One.json": ODD},
+    "owner-rename": {f"{CARDS}/Alicia.png": f"{CARDS}/Alice.png",
+                     f"{CARDS}/Alicia.state.memory.json": f"{CARDS}/Alice.state.memory.json",
+                     f"{TALKS}/Alicia/Talk.jsonl": f"{TALKS}/Alice/Talk.jsonl"},
     "delete": {f"/data/{USER}/trash/1-{ID_OF_OLD}/group chats/Old.jsonl": f"{HOME}/Old.jsonl"},
     "owner-delete": {},
     "owner-restore": {f"{CARDS}/Alice.png": f"{CARDS}/Alice.png",
