@@ -310,7 +310,7 @@ def _check_base(bases: Bases, work: Work, request: _Inner, base: Base) -> None:
         case Delete() | BatchedDelete():
             bases.check_chat(base, tuple(f"m:{message_id}" for message_id in request.messages), False)
         case Patch() | BatchedPatch():
-            operations = operations_of(request.patch, work.limits)
+            operations = work.checked[id(request)] = operations_of(request.patch, work.limits)
             if isinstance(request.message, UnsetType):
                 targets = chat_targets(work.stream.chat.order(), operations)
                 bases.check_chat(base, targets, False, lambda count: places_hold(operations, count))
@@ -336,12 +336,12 @@ def _carry_out(work: Work, request: _Inner, forced: bool) -> None:
         case Delete() | BatchedDelete():
             work.delete(request.messages)
         case Patch() | BatchedPatch():
-            raw = bytes(request.patch)
-            operations = operations_of(request.patch, work.limits)
+            # Each request's are carried out once: applying them may change their values.
+            operations = work.checked.pop(id(request), None) or operations_of(request.patch, work.limits)
             if isinstance(request.message, UnsetType):
                 WholeChat(work).patch(operations, "/patch")
             else:
-                work.patch_message(request.message, raw, operations, "/patch")
+                work.patch_message(request.message, bytes(request.patch), operations, "/patch")
         case Swipe() | BatchedSwipe():
             work.swipe(request)
             if request.action == "delete" and isinstance(request.swipe, int) and work.stream.running:

@@ -62,8 +62,8 @@ class Work:
     """Effects as they are worked out. With `several` steps the chat is a copy that each effect is applied to."""
 
     __slots__ = (
-        "chat", "copies_left", "draft", "effects", "floors", "fresh", "given", "known", "limits", "plain", "states",
-        "steps_bytes", "stream", "told", "undo", "version", "was",
+        "chat", "checked", "copies_left", "draft", "effects", "floors", "fresh", "given", "known", "limits", "plain",
+        "states", "steps_bytes", "stream", "told", "undo", "version", "was",
     )
 
     def __init__(self, stream: Stream, fresh: Fresh, limits: Limits, *, several: bool) -> None:
@@ -80,6 +80,8 @@ class Work:
         self.states: dict[str, bytes | None] = {}
         self.plain = not several
         self.given = 0
+        self.checked: dict[int, list[Operation]] = {}
+        """Operations of patches that are not carried out yet, by the `id` of their request; read with its base."""
         self.copies_left = COPIED_NODES_MAX
         self.steps_bytes = 0
         self.floors = FloorWork(stream)
