@@ -311,6 +311,7 @@ async def test_what_is_not_durable_cannot_be_read() -> None:
 
 
 async def test_an_idle_log_is_sealed_once() -> None:
+    """STORAGE [W5]"""
     log = Told().start(open_log(SimFs(DATA)))
     await asyncio.sleep(3 * SEAL_AFTER_S)
     assert log.stats.seals == 0, "a log that got nothing has nothing to seal"
