@@ -98,6 +98,13 @@ def fingerprint(request: Write | Malformed) -> int:
     return zlib.crc32(body) | (len(body) & 0xFFFFF) << 32
 
 
+def answered(stream: Stream, request: Write | Malformed, session: str) -> Outcome | None:
+    """The outcome that exactly this op already had."""
+    ops = stream.sessions.get(session)
+    outcome = None if ops is None or not isinstance(request.op, int) else ops.outcomes.get(request.op)
+    return outcome if outcome is not None and outcome.fingerprint == fingerprint(request) else None
+
+
 def conflict_body(stream: Stream, outcome: Outcome, owner: bytes) -> bytes:
     """The body of a conflict with the commits that its base missed, as far as they are still remembered.
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tellback_protocol import codec
 from tellback_protocol.chat import Chat
-from tellback_protocol.decide import fingerprint
+from tellback_protocol.decide import answered
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Reset
 from tellback_protocol.ids import StateOwner, Version, parse_place
@@ -172,9 +172,8 @@ class Actor:
             self._hub.create(self, tab, request, owner_json, size_bytes)
             return
         if isinstance(request, Write) and self.answers is not None:
-            ops = self.answers.sessions.get(tab.session_id)
-            outcome = None if ops is None or not isinstance(request.op, int) else ops.outcomes.get(request.op)
-            if outcome is not None and outcome.fingerprint == fingerprint(request):
+            outcome = answered(self.answers, request, tab.session_id)
+            if outcome is not None:
                 self.writes.answer_again(Envelope(tab, request, owner_json, size_bytes), outcome)
                 return
         former = self._hub.lives.former(self.user, self.name)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from tellback_protocol.decide import fingerprint
+from tellback_protocol.decide import answered
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version, file_integrity
 from tellback_protocol.requests import OwnerRestore, Write
@@ -77,10 +77,10 @@ class Afterlife:
         )
         while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110  - As above.
             await asyncio.sleep(POLL_S)
-        stream = None if actor is None else actor.stream
-        ops = None if stream is None else stream.sessions.get(letter.tab.session_id)
-        outcome = None if ops is None else ops.outcomes.get(letter.request.op)
-        if actor is None or outcome is None or outcome.fingerprint != fingerprint(letter.request):
+        if actor is None or actor.stream is None:
+            return False
+        outcome = answered(actor.stream, letter.request, letter.tab.session_id)
+        if outcome is None:
             return False
         actor.writes.answer_again(letter, outcome)
         return True
