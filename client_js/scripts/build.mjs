@@ -1,5 +1,7 @@
 // Checks src, writes its types, and bundles it into dist/: the SDK, the modules beside it, and the inside for the vectors.
+import { writeFileSync } from "node:fs";
 import { build } from "esbuild";
+import { minify } from "terser";
 import ts from "typescript";
 import { ENTRIES } from "./entries.mjs";
 import { insideNames } from "./names.mjs";
@@ -16,10 +18,7 @@ if (problems.length) {
 }
 
 const names = insideNames(program, src, Object.values(ENTRIES));
-const common = {
-  bundle: true, format: "esm", target: "es2022", minify: true, sourcemap: true, legalComments: "none", metafile: true,
-  mangleProps: new RegExp(`^(${names.join("|")})$`),
-};
+const common = { bundle: true, format: "esm", target: "es2022", legalComments: "none", mangleProps: new RegExp(`^(${names.join("|")})$`) };
 let mangleCache = {};
 const inputs = {};
 for (const [name, source] of Object.entries(ENTRIES)) {
@@ -31,11 +30,17 @@ for (const [name, source] of Object.entries(ENTRIES)) {
       return other && { path: `./${other}.js`, external: true };
     }),
   };
-  const made = await build({ ...common, mangleCache, entryPoints: [src + source], outfile: `${dist}${name}.js`, plugins: [beside] });
+  const made = await build({
+    ...common, mangleCache, entryPoints: [src + source], outfile: `${dist}${name}.js`, plugins: [beside], sourcemap: "external", write: false, metafile: true,
+  });
   mangleCache = made.mangleCache;
+  const [map, bundle] = made.outputFiles.map(({ text }) => text);
+  const small = await minify(bundle, { module: true, ecma: 2020, compress: { passes: 3 }, sourceMap: { content: map, url: `${name}.js.map` } });
+  writeFileSync(`${dist}${name}.js`, small.code);
+  writeFileSync(`${dist}${name}.js.map`, small.map);
   inputs[name] = Object.keys(made.metafile.inputs);
   const twice = inputs[name].filter((input) => Object.entries(inputs).some(([other, held]) => other !== name && held.includes(input)));
   if (twice.length) throw new Error(`${twice} would be in two modules: import what is shared from index.js`);
 }
-await build({ ...common, mangleProps: undefined, minify: false, metafile: false, entryPoints: [`${root}test/vectors.ts`], outfile: `${dist}vectors.js` });
+await build({ ...common, mangleCache, sourcemap: true, entryPoints: [`${root}test/vectors.ts`], outfile: `${dist}vectors.js` });
 if (process.argv.includes("--names")) console.log(JSON.stringify(mangleCache, null, 1));

@@ -15,10 +15,15 @@ export function insideNames(program, src, entries) {
     }
     if (names !== ofPlatform) {
       if (ts.isStringLiteralLike(node) && !ts.isLiteralTypeNode(node.parent)) kept.add(node.text);
-      // What it belongs to is not looked up: it may be handed to the platform.
-      if (ts.isObjectLiteralElement(node) && node.name) meant.add(node.name.text);
-      if (ts.isBindingElement(node)) meant.add((node.propertyName ?? node.name).text);
-      if (ts.isPropertyAccessExpression(node) && !checker.getSymbolAtLocation(node.name)?.declarations?.every(isOurs)) meant.add(node.name.text);
+      // A type that stands where it is used may describe something of the platform.
+      if (ts.isTypeElement(node) && ts.isTypeLiteralNode(node.parent) && node.name) meant.add(node.name.text);
+      const use = (name, symbol) => !symbol?.declarations?.every(isOurs) && meant.add(name);
+      if (ts.isPropertyAccessExpression(node)) use(node.name.text, checker.getSymbolAtLocation(node.name));
+      else if (ts.isObjectLiteralElement(node) && node.name && ts.isIdentifier(node.name)) use(node.name.text, checker.getContextualType(node.parent)?.getProperty(node.name.text));
+      else if (ts.isBindingElement(node) && ts.isObjectBindingPattern(node.parent)) {
+        const text = (node.propertyName ?? node.name).text ?? "";
+        use(text, checker.getTypeAtLocation(node.parent).getProperty(text));
+      }
     }
     ts.forEachChild(node, (child) => visit(child, names));
   };
@@ -29,9 +34,8 @@ export function insideNames(program, src, entries) {
   for (const name of meant) if (ofPlatform.has(name)) kept.add(name);
 
   const isInside = (declaration) => {
-    const { text } = declaration.getSourceFile();
-    const comments = ts.getLeadingCommentRanges(text, declaration.pos) ?? [];
-    return (ts.getCombinedModifierFlags(declaration) & (ts.ModifierFlags.Private | ts.ModifierFlags.Protected)) !== 0 || comments.some(({ pos, end }) => text.slice(pos, end).includes("@internal"));
+    const before = declaration.getSourceFile().text.slice(declaration.pos, declaration.getStart());
+    return (ts.getCombinedModifierFlags(declaration) & (ts.ModifierFlags.Private | ts.ModifierFlags.Protected)) !== 0 || before.includes("@internal");
   };
   const seen = new Set();
   const see = (type) => {

@@ -3,13 +3,13 @@
 import type { Conflict } from "./conflict.js";
 import { refused } from "./errors.js";
 import type { Damage, Version } from "./frames.js";
-import { Handle, StateVerbs } from "./handle.js";
+import { Handle } from "./handle.js";
 import * as intents from "./intents.js";
 import { mixin } from "./mixin.js";
 import type { WriteResult } from "./outbox.js";
 import type { Operation } from "./patch.js";
-import type { Message, Write } from "./replica.js";
-import { equal, isObject, stringify } from "./values.js";
+import type { Message } from "./replica.js";
+import { equal, stringify } from "./values.js";
 
 /** Of one append when a whole chat is copied; well below a frame. */
 const APPENDED_UNITS_MAX = 256 << 10;
@@ -38,20 +38,6 @@ export abstract class Verbs<Done> {
     return this.act(() => intents.remove(typeof messages === "string" ? [messages] : messages));
   }
 
-  /** Put a swipe behind the others and show it, unless `select` is false. `content` is its text, or an object with `mes`. */
-  swipeAdd(message: string, content: string | object, select = true): Done {
-    return this.act(() => intents.swipe(message, { action: "add", content: isObject(content) ? content : { mes: content }, select }));
-  }
-
-  swipeSelect(message: string, swipe: number): Done {
-    return this.act(() => intents.swipe(message, { action: "select", swipe }));
-  }
-
-  /** Take a swipe away; the only one is refused. */
-  swipeDelete(message: string, swipe: number): Done {
-    return this.act(() => intents.swipe(message, { action: "delete", swipe }));
-  }
-
   /** Change the metadata by a function of it, or merge an object into it (RFC 7386; null removes). */
   updateMetadata(change: intents.Updater | object): Done {
     return this.act(() => intents.metadata(typeof change === "function" ? { update: change as intents.Updater } : { merge: change }));
@@ -70,10 +56,6 @@ export class Batch extends Verbs<void> {
 
   act(make: () => intents.Intent): void {
     this.collected.push(make());
-  }
-
-  state(namespace: string): StateVerbs<void> {
-    return new StateVerbs(namespace, (make) => this.act(make));
   }
 }
 
@@ -122,35 +104,6 @@ export class Chat extends Handle {
     const batch = new Batch();
     await collect(batch);
     return this.write(intents.batch(batch.collected));
-  }
-
-  // -- its life
-
-  /** Give the chat another name (the name alone); its state goes along. */
-  rename(to: string): Promise<WriteResult> {
-    return this.write(intents.live({ type: "chat-rename", to }));
-  }
-
-  /** Put the chat into the trash; afterwards this handle is over. */
-  remove(force = false): Promise<WriteResult> {
-    return this.write(intents.live({ type: "chat-delete", ...(force ? { force } : {}) }));
-  }
-
-  /** A new chat with everything up to and with a message, opened; the message gets a link to it. */
-  async branch(message: string, { to, kind = "branch", swipe }: { to?: string; kind?: "branch" | "checkpoint"; swipe?: number } = {}): Promise<Chat> {
-    const write = { type: "chat-branch", message, kind, ...(to === undefined ? {} : { to }), ...(swipe === undefined ? {} : { swipe }) };
-    const { branch } = await this.write(intents.live(write, (view) => view().messages.has(message)));
-    return this.client.open(branch!.chat);
-  }
-
-  /** @internal Ask the server about this chat. */
-  ask<Answer>(request: Write): Promise<Answer> {
-    return this.client.ask({ chat: this.subscription.address, ...request });
-  }
-
-  /** @internal There is something to send. */
-  wake(): void {
-    this.client.wake();
   }
 
   /** @internal Exit 3: mine as a new chat. */

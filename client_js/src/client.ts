@@ -15,8 +15,8 @@ import { refused, TellbackError } from "./errors.js";
 import { Emitter, same, type ClientEvents, type ConnectionStatus } from "./events.js";
 import type { Limits, ModelServer } from "./frames.js";
 import { Handle } from "./handle.js";
-import { isSession, newSession, ownerNamed, textOf, type OwnerName } from "./ids.js";
-import { Link } from "./link.js";
+import { newSession, ownerNamed, textOf, type OwnerName } from "./ids.js";
+import { Link, type Waiter } from "./link.js";
 import { IndexedDbOutbox, type Entry, type Outbox } from "./outbox.js";
 import type { Write } from "./replica.js";
 import type { Subscription } from "./subscription.js";
@@ -67,12 +67,12 @@ export class Client {
   /** @internal Use `connect`. */
   constructor(readonly url: string, private readonly options: ConnectOptions, private readonly left?: Left) {
     const { session = newSession(), token = null, WebSocket: kind = globalThis.WebSocket as SocketKind | undefined } = options;
-    if (!isSession(session)) throw new TypeError("a session has 16 to 64 printable ASCII characters without spaces");
     if (!kind) throw new TypeError("there is no WebSocket here: give the one of the npm package ws");
     this.session = session;
     const outbox = left?.outbox ?? (options.outbox === undefined && typeof indexedDB !== "undefined" ? new IndexedDbOutbox(`tellback ${url}`) : options.outbox);
-    this.link = new Link(session, typeof token === "string" ? token : null, "tellback-js 0.1.0", !!outbox, () => this.wake());
-    this.connection = new Connection(url, this.link, token, outbox ?? null, kind, () => this.tell());
+    const fetchToken = typeof token === "function" ? token : undefined;
+    this.link = new Link(session, fetchToken ? null : (token as string | null), !!outbox, () => this.wake());
+    this.connection = new Connection(url, this.link, fetchToken, outbox ?? null, kind, () => this.tell());
     const locks = options.locks ?? globalThis.navigator?.locks;
     if (left) this.link.restore(left.entries);
     else if (outbox && locks) {
@@ -103,9 +103,9 @@ export class Client {
 
   /** Wait for the answers to all own writes, then end. What has none in time stays in the outbox. */
   async close(flushTimeoutMs = 10_000): Promise<void> {
-    const until = performance.now() + flushTimeoutMs;
-    const timer = setTimeout(() => this.tell(), flushTimeoutMs + 1);
-    while (!this.link.error && this.pending && performance.now() < until) await this.changed();
+    let isLate = !flushTimeoutMs;
+    const timer = setTimeout(() => ((isLate = true), this.tell()), flushTimeoutMs);
+    while (!this.link.error && this.pending && !isLate) await this.changed();
     clearTimeout(timer);
     await this.connection.recorded();
     this.end(new TellbackError("client-closed", "the client is closed"));
@@ -150,17 +150,16 @@ export class Client {
 
   /** Own writes without an answer, in all chats, and those of tabs that died. */
   get pending(): number {
-    return this.link.subscriptions.reduce((sum, held) => sum + held.pending, 0) + (this.tabs?.adopted ?? []).reduce((sum, one) => sum + one.pending, 0);
+    return this.writers.reduce((sum, { pending }) => sum + pending, 0);
   }
 
   /** Own writes that wait for a decision, in all chats, and those of tabs that died. */
   get conflicts(): readonly Conflict[] {
-    return [...this.link.subscriptions.flatMap((held) => held.conflicts), ...(this.tabs?.adopted ?? []).flatMap((one) => one.conflicts)];
+    return this.writers.flatMap(({ conflicts }) => conflicts);
   }
 
-  /** The chats that are open. */
-  get chats(): readonly Chat[] {
-    return this.link.subscriptions.filter((held) => held.replica).map((held) => this.handle(held)).filter((one) => one instanceof Chat);
+  private get writers(): readonly { pending: number; conflicts: readonly Conflict[] }[] {
+    return [...this.link.subscriptions, ...(this.tabs?.adopted ?? [])];
   }
 
   /** Wait until no own write is without an answer. Throws `conflict` when one waits for a decision. */
@@ -223,12 +222,15 @@ export class Client {
     handle.stepped();
   }
 
-  /** Ask the server what belongs to no open chat. @internal */
+  /** @internal Ask the server what belongs to no open chat. */
   ask<Answer>(request: Write): Promise<Answer> {
-    return new Promise((resolve, reject) => {
-      this.link.ask(request, (answer, error) => (error ? reject(error) : resolve(answer)));
-      this.stepped();
-    });
+    return new Promise((resolve, reject) => this.request(request, (answer, error) => (error ? reject(error) : resolve(answer))));
+  }
+
+  /** @internal The same; `waiter` is called in the step that receives the answer. */
+  request(request: Write, waiter: Waiter): void {
+    this.link.ask(request, waiter);
+    this.stepped();
   }
 
   // -- inside

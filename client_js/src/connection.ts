@@ -5,7 +5,7 @@
    - Close codes 4500-4999 end the link; everything else is tried again after a while that is drawn at random. */
 
 import { closed, TellbackError } from "./errors.js";
-import type { ConnectionStatus } from "./events.js";
+import { report, type ConnectionStatus } from "./events.js";
 import { Backoff } from "./heartbeat.js";
 import type { Link } from "./link.js";
 import type { Outbox } from "./outbox.js";
@@ -39,8 +39,8 @@ export class Connection {
   private authenticating = false;
 
   constructor(
-    private readonly url: string, private readonly link: Link, private readonly token: Token, private readonly outbox: Outbox | null,
-    private readonly kind: SocketKind, private readonly tell: () => void,
+    private readonly url: string, private readonly link: Link, private readonly fetchToken: (() => Promise<string>) | undefined,
+    private readonly outbox: Outbox | null, private readonly kind: SocketKind, private readonly tell: () => void,
   ) {}
 
   /** Connect now, instead of after the backoff; and doubt a connection that may have died while the page slept. */
@@ -57,8 +57,8 @@ export class Connection {
     this.retry = undefined;
     if (this.stopped || this.link.error || this.socket) return;
     this.set("connecting");
-    if (typeof this.token !== "function") return this.dial();
-    this.token().then((token) => ((this.link.token = token), this.dial()), () => this.again());
+    if (!this.fetchToken) return this.dial();
+    this.fetchToken().then((token) => ((this.link.token = token), this.dial()), () => this.again());
   };
 
   private dial(): void {
@@ -83,7 +83,7 @@ export class Connection {
       try {
         this.link.received(String(data), now());
       } catch (error) {
-        if (!(error instanceof TellbackError)) (globalThis.reportError ?? console.error)(error);
+        if (!(error instanceof TellbackError)) report(error);
         return this.drop(socket);
       }
       if (this.link.state === "ready") this.status = "connected";
@@ -111,7 +111,7 @@ export class Connection {
     const error = closed(code, refusal?.message ?? reason);
     this.link.disconnected();
     // A fresh token is fetched before the next attempt.
-    if (error && !(code === 4502 && typeof this.token === "function")) this.link.fail(error);
+    if (error && !(code === 4502 && this.fetchToken)) this.link.fail(error);
     if (useful) this.backoff.worked();
     if (this.link.error || this.stopped) return this.set("closed");
     this.again(goaway?.after_ms);
@@ -157,9 +157,9 @@ export class Connection {
     clearTimeout(this.timer);
     if (!socket || link.state === "offline" || link.state === "closed") return;
     if (link.isDead(now())) return this.drop(socket);
-    if (link.needsToken && typeof this.token === "function" && !this.authenticating) {
+    if (link.needsToken && this.fetchToken && !this.authenticating) {
       this.authenticating = true;
-      this.token().then((token) => link.authenticate(token), () => {}).finally(() => ((this.authenticating = false), this.wake()));
+      this.fetchToken().then((token) => link.authenticate(token), () => {}).finally(() => ((this.authenticating = false), this.wake()));
     }
     for (const frame of link.collect(now())) socket.send(frame);
     // Somebody may be told of a write that was refused here.

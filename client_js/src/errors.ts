@@ -45,10 +45,8 @@ export const refused = (code: string, reason: string, pointer?: string): Tellbac
   new TellbackError(code, reason, pointer === undefined ? {} : { pointer });
 
 /** The error that an `error` frame means. */
-export function errorOf(frame: ErrorFrame): TellbackError {
-  const { code, message, chat_id: chatId, next_op: nextOp, retry, pointer, op, expected, to, generation } = frame;
-  return new TellbackError(code, message, { retry, pointer, op, expected, to, generation, chatId, nextOp });
-}
+export const errorOf = ({ code, message, chat_id: chatId, next_op: nextOp, ...facts }: ErrorFrame): TellbackError =>
+  new TellbackError(code, message, { ...facts, chatId, nextOp });
 
 /** What a close code means for the caller; undefined: connect again. */
 export function closed(closeCode: number, reason: string): TellbackError | undefined {

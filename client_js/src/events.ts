@@ -43,6 +43,9 @@ export interface ClientEvents {
 /** Whether two lists hold the same things, for who tells of changes. */
 export const same = (one: readonly unknown[], other: readonly unknown[]): boolean => one.length === other.length && one.every((item, index) => item === other[index]);
 
+/** Whoever's function throws hears of it as of an error that nobody caught. */
+export const report = (error: unknown): void => (globalThis.reportError ?? console.error)(error);
+
 /** Listeners by name. One that throws is reported and harms nobody else. */
 export class Emitter<Events> {
   private readonly listeners = new Map<unknown, Set<(event: any) => void>>();
@@ -60,7 +63,7 @@ export class Emitter<Events> {
       try {
         listener(event);
       } catch (error) {
-        (globalThis.reportError ?? console.error)(error);
+        report(error);
       }
     }
   }

@@ -9,8 +9,9 @@ import type { SkippedCommit } from "./frames.js";
 import { Batch, Chat, difference, inner, type Operation } from "./index.js";
 import type { Intent, Updater } from "./intents.js";
 import type { WriteResult } from "./outbox.js";
+import { documentIn, state } from "./states.js";
 
-const { copy, equal, isObject, payload, refused, state, Unfetched } = inner;
+const { equal, isObject, payload, refused } = inner;
 
 /** The message (its index) and swipe that a change is kept with; without them the last message and the swipe shown. */
 export interface FloorPlace {
@@ -30,12 +31,10 @@ export function floor(namespace: string, change: { update: Updater } | { patch: 
         if (value !== undefined && !(Number.isInteger(value) && value >= 0)) throw refused("bad-frame", `${member} is an integer from 0.`, `/at/${member}`);
       }
       if (!all.length || (at.floor !== undefined && at.floor >= all.length)) throw refused("message-unknown", "The chat has no message that this could belong to.", "/at");
-      const document = view().states.get(namespace);
-      if (!document) throw new Unfetched(namespace);
-      seen = document.data ?? {};
+      seen = documentIn(view(), namespace).data ?? {};
       let operations = stored;
       if ("update" in change) {
-        const wanted = change.update(copy(seen));
+        const wanted = change.update(structuredClone(seen));
         if (!isObject(wanted)) return [];
         operations = difference(seen, payload(wanted, "/patch"));
         if (operations.length > 10_000) operations = [{ op: "replace", path: "", value: wanted }];

@@ -8,7 +8,7 @@
 
 import type { Followed, GenerationResult } from "./followed.js";
 import { Generations } from "./generations.js";
-import { Chat, inner, TellbackError } from "./index.js";
+import { Chat, inner, newMessageId, TellbackError } from "./index.js";
 import type { Intent } from "./intents.js";
 import type { WriteResult } from "./outbox.js";
 import type { Write } from "./replica.js";
@@ -16,7 +16,7 @@ import type { Subscription } from "./subscription.js";
 
 export type { GenerationResult };
 
-const { append, following, live, mixin, newSession, payload, refused } = inner;
+const { append, following, live, mixin, payload, refused } = inner;
 
 export interface GenerateOptions {
   /** The fields of the message but its text. */
@@ -140,7 +140,7 @@ export class Producing extends Generation {
     if (!text && !reasoning) return;
     followed.text += text;
     followed.reasoning += reasoning;
-    this.chat.wake();
+    this.chat.subscription.wake();
     followed.changed();
   }
 
@@ -179,7 +179,7 @@ const ending = (write: Write): Intent => live(write, () => true);
 
 /** The request that begins one. */
 function beginning(type: "generation-start" | "generate", messages: object | readonly object[], options: GenerateOptions, more: object): Write {
-  const { reply, swipeOf, continuing, supersedes, leaseS, generation = newSession() } = options;
+  const { reply, swipeOf, continuing, supersedes, leaseS, generation = newMessageId() + newMessageId() } = options;
   if (swipeOf !== undefined && continuing !== undefined) throw new TypeError("a reply is a swipe or a continuation, not both");
   const [turn] = append(Array.isArray(messages) ? messages : [messages]).parts(undefined as never);
   const message = swipeOf ?? continuing;
@@ -199,8 +199,6 @@ export abstract class Replies {
   abstract readonly subscription: Subscription;
   /** @internal */
   abstract write(intent: Intent): Promise<WriteResult>;
-  /** @internal */
-  abstract wake(): void;
 
   /** Begin a reply whose text comes from here; `messages` are the user's turn. */
   async generate(messages: object | readonly object[] = [], options: GenerateOptions = {}): Promise<Producing> {
@@ -224,7 +222,7 @@ export abstract class Replies {
     if (one.by !== this.subscription.session) throw refused("not-producer", "Another session produces this text.", "/generation");
     follower(this).resumed(one);
     const producing = new Producing(this, one);
-    this.wake();
+    this.subscription.wake();
     while (one.sending!.isFresh && !one.isOver && !one.sending!.refusal) await producing.changed();
     return producing;
   }
@@ -246,7 +244,7 @@ function follower(chat: Replies): Generations {
     // The chat was opened before this was loaded: what runs is told when it is opened again.
     subscription.follower = new Generations(subscription);
     subscription.resync();
-    chat.wake();
+    subscription.wake();
   }
   return subscription.follower as Generations;
 }
@@ -258,7 +256,7 @@ function followed(chat: Replies, id: string): Followed {
 }
 
 declare module "./chat.js" {
-  interface Chat extends Omit<Replies, "subscription" | "write" | "wake"> {}
+  interface Chat extends Omit<Replies, "subscription" | "write"> {}
 }
 mixin(Chat, Replies);
 following.make = (held) => new Generations(held);

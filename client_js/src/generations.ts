@@ -17,9 +17,10 @@ import type { Ack, Error as ErrorFrame, GenerationDeltaFrame, GenerationStarted,
 import { inner } from "./index.js";
 import type { ChatDocument, Effect, Write } from "./replica.js";
 import { sha256 } from "./sha256.js";
+import { want } from "./states.js";
 import type { Subscription } from "./subscription.js";
 
-const { errorOf, has, isObject, refused, tokensOf } = inner;
+const { errorOf, isObject, refused } = inner;
 
 /** Own text that comes faster goes together. */
 const PAUSE_MS = 10;
@@ -32,7 +33,7 @@ const NAMESPACE = "tellback_generations";
 type Listed = { target: GenerationTarget; message: string; by: string; supersedes?: string };
 
 /** What of an open chat is needed to follow its replies. */
-type Followable = Pick<Subscription, "session" | "address" | "phase" | "replica" | "wantState" | "wake"> & { events: Told[] };
+type Followable = Pick<Subscription, "session" | "address" | "phase" | "replica" | "wake"> & { events: Told[] };
 
 export class Generations implements Follower {
   /** In the order in which they were heard of. */
@@ -178,7 +179,7 @@ export class Generations implements Follower {
     this.missing = new Set([...this.missing].filter((id) => this.known.get(id)?.isOver === false));
     if (!this.missing.size) return;
     if (replica!.document.states.has(NAMESPACE)) this.lookUp();
-    else this.held.wantState(NAMESPACE, (error) => (error ? this.notFound(error) : this.lookUp()));
+    else want(this.held as Subscription, NAMESPACE, (error) => (error ? this.notFound(error) : this.lookUp()));
   }
 
   /** The document is there: what became of those that are missing. */
@@ -191,7 +192,7 @@ export class Generations implements Follower {
     this.missing = new Set();
     for (const id of missing) {
       const one = this.known.get(id)!;
-      const entry: any = isObject(data) && has(data, id) ? data[id] : undefined;
+      const entry: any = isObject(data) && Object.hasOwn(data, id) ? data[id] : undefined;
       if (one.isOver) continue;
       if (!entry) this.lose(one, unknown());
       else if (entry.state === "running") {
@@ -375,9 +376,9 @@ function entriesTold(effects: readonly Effect[]): Map<string, any> {
   for (const effect of effects) {
     if (effect.op !== "state" || effect.namespace !== NAMESPACE) continue;
     for (const [id, entry] of Object.entries(effect.data ?? {})) told.set(id, entry);
-    for (const operation of (effect.patch ?? []) as any[]) {
-      const tokens = tokensOf(operation.path);
-      if (tokens.length === 1) told.set(tokens[0]!, operation.value);
+    for (const { path, value } of (effect.patch ?? []) as any[]) {
+      const [, id, ...deeper] = path.split("/");
+      if (id !== undefined && !deeper.length) told.set(id.replaceAll("~1", "/").replaceAll("~0", "~"), value);
     }
   }
   return told;

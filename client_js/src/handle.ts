@@ -1,4 +1,4 @@
-/* An owner as the user holds it: its states, its writes and what happens to it. A chat is one with messages.
+/* An owner as the user holds it: its writes and what happens to it. A chat is one with messages.
 
    - Every write resolves when the server acknowledged it, which is when it is durable; not before, and never by a timeout.
    - A write goes to the owner it was asked of, whatever is opened meanwhile. */
@@ -8,56 +8,10 @@ import type { Client } from "./client.js";
 import type { Conflict } from "./conflict.js";
 import { refused, TellbackError } from "./errors.js";
 import { Emitter, same, type ChatEvents, type Status } from "./events.js";
-import type { StateFrame, Version } from "./frames.js";
-import { ownerNamed } from "./ids.js";
-import { state, type Intent, type Updater } from "./intents.js";
+import type { Version } from "./frames.js";
+import type { Intent } from "./intents.js";
 import { PendingWrite, type WriteResult } from "./outbox.js";
-import type { Operation } from "./patch.js";
 import type { Subscription } from "./subscription.js";
-import { copy } from "./values.js";
-
-/** The verbs of a state document; what they give is a promise, or nothing in a batch. */
-export class StateVerbs<Done> {
-  constructor(readonly namespace: string, private readonly act: (make: () => Intent) => Done) {}
-
-  /** Change the document by a function of it (a missing one is `{}`); run again when somebody was faster. */
-  update(update: Updater): Done {
-    return this.act(() => state(this.namespace, { update }));
-  }
-
-  set(data: unknown): Done {
-    return this.act(() => state(this.namespace, { set: data }));
-  }
-
-  /** Merge an object into the document (RFC 7386; null removes). */
-  merge(data: object): Done {
-    return this.act(() => state(this.namespace, { merge: data }));
-  }
-
-  patch(operations: readonly Operation[]): Done {
-    return this.act(() => state(this.namespace, { patch: operations }));
-  }
-
-  delete(): Done {
-    return this.act(() => state(this.namespace, { delete: true }));
-  }
-}
-
-/** One state document of an owner. */
-export class State extends StateVerbs<Promise<WriteResult>> {
-  constructor(private readonly owner: Handle, namespace: string) {
-    super(namespace, async (make) => owner.write(make()));
-  }
-
-  /** The document with the own writes on top, a copy; undefined when there is none. Asks the server the first time only. */
-  async get(): Promise<any> {
-    for (;;) {
-      const document = this.owner.subscription.view().states.get(this.namespace);
-      if (document) return copy(document.data);
-      await this.owner.fetchState(this.namespace);
-    }
-  }
-}
 
 export class Handle extends Emitter<ChatEvents> {
   /** How often it was opened and not given back. */
@@ -67,7 +21,7 @@ export class Handle extends Emitter<ChatEvents> {
   private drawn: readonly unknown[] = [];
 
   /** @internal */
-  constructor(protected readonly client: Client, /** @internal */ readonly subscription: Subscription) {
+  constructor(/** @internal */ readonly client: Client, /** @internal */ readonly subscription: Subscription) {
     super();
     subscription.handle = this;
   }
@@ -102,11 +56,7 @@ export class Handle extends Emitter<ChatEvents> {
     return phase !== "live" || pending ? "syncing" : "synced";
   }
 
-  state(namespace: string): State {
-    return new State(this, namespace);
-  }
-
-  /** Carry an intent out. */
+  /** @internal Carry an intent out. */
   write(intent: Intent): Promise<WriteResult> {
     return new Promise((resolve, reject) => {
       this.subscription.submit(new PendingWrite(intent, (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome))));
@@ -127,20 +77,6 @@ export class Handle extends Emitter<ChatEvents> {
   async close(): Promise<void> {
     await this.saved();
     await this.client.closeHandle(this);
-  }
-
-  /** Several documents at once, undefined for one that there is not; all that there are when none is named. */
-  async states(namespaces?: readonly string[]): Promise<Record<string, any>> {
-    const asked = namespaces ?? Object.keys((await this.client.ask<StateFrame>({ type: "state-get", owner: ownerNamed(this.subscription.address) })).states);
-    return Object.fromEntries(await Promise.all([...new Set(asked)].map(async (namespace) => [namespace, await this.state(namespace).get()])));
-  }
-
-  /** @internal */
-  fetchState(namespace: string): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.subscription.wantState(namespace, (error) => (error ? reject(error) : resolve()));
-      this.client.stepped();
-    });
   }
 
   // -- the exits of a conflict

@@ -1,41 +1,53 @@
 /* What a chat was: its commits, itself at an earlier version, its backups. Loading this gives chats the verbs of `Past`; it
    is `tellback/history`. */
 
-import type { BackupCreated, BackupFrame, BackupListFrame, HistoryFrame } from "./frames.js";
-import { Chat, inner } from "./index.js";
+import type { BackupCreated, BackupFrame, BackupListFrame, HistoryFrame, HistoryPart } from "./frames.js";
+import { Chat, inner, type Client } from "./index.js";
 import type { Intent } from "./intents.js";
 import type { WriteResult } from "./outbox.js";
 import type { Write } from "./replica.js";
+import type { Subscription } from "./subscription.js";
 
 const { live, mixin } = inner;
 
 export abstract class Past {
   /** @internal */
-  abstract ask<Answer>(request: Write): Promise<Answer>;
+  abstract readonly client: Client;
+  /** @internal */
+  abstract readonly subscription: Subscription;
   /** @internal */
   abstract write(intent: Intent): Promise<WriteResult>;
 
   /** A page of commits with seq > `after`. */
   history(after = 0, limit = 100): Promise<HistoryFrame> {
-    return this.ask({ type: "history", after, limit });
+    return asked(this, { type: "history", after, limit });
   }
 
   /** The chat as it was at `seq`. */
   at(seq: number): Promise<HistoryFrame> {
-    return this.ask({ type: "history", at: seq });
+    return new Promise((resolve, reject) => {
+      let whole: HistoryFrame;
+      // What is large comes in parts, and from its beginning when the connection ends between them.
+      this.client.request({ type: "history", chat: this.subscription.address, at: seq }, (frame: HistoryFrame | HistoryPart, error) => {
+        if (error) return reject(error);
+        if (frame.type === "history") whole = { ...frame, messages: [...(frame.messages ?? [])] };
+        else whole.messages!.push(...frame.messages);
+        if (frame.type === "history" ? !frame.parts : frame.part === frame.of) resolve(whole);
+      });
+    });
   }
 
   backups(): Promise<BackupListFrame> {
-    return this.ask({ type: "backup-list" });
+    return asked(this, { type: "backup-list" });
   }
 
   /** A page of what a backup holds. */
   backup(backup: string, cursor?: string): Promise<BackupFrame> {
-    return this.ask({ type: "backup-get", backup, ...(cursor === undefined ? {} : { cursor }) });
+    return asked(this, { type: "backup-get", backup, ...(cursor === undefined ? {} : { cursor }) });
   }
 
   backUp(): Promise<BackupCreated> {
-    return this.ask({ type: "backup-create" });
+    return asked(this, { type: "backup-create" });
   }
 
   /** Make the chat that of a backup; with `to` a new chat beside it. */
@@ -44,7 +56,9 @@ export abstract class Past {
   }
 }
 
+const asked = <Answer>({ client, subscription }: Past, request: Write): Promise<Answer> => client.ask({ chat: subscription.address, ...request });
+
 declare module "./chat.js" {
-  interface Chat extends Omit<Past, "ask" | "write"> {}
+  interface Chat extends Omit<Past, "client" | "subscription" | "write"> {}
 }
 mixin(Chat, Past);

@@ -5,11 +5,11 @@ export { Conflict } from "./conflict.js";
 export { TellbackError } from "./errors.js";
 export type { ChatEvents, ClientEvents, ConnectionStatus, Status } from "./events.js";
 export type * as frames from "./frames.js";
-export { Handle, State } from "./handle.js";
+export { Handle } from "./handle.js";
 export { newMessageId } from "./ids.js";
 /** @internal */
 export { inner } from "./inner.js";
-export { IndexedDbOutbox, MemoryOutbox, type Entry, type Outbox, type WriteResult } from "./outbox.js";
+export { IndexedDbOutbox, type Entry, type Outbox, type WriteResult } from "./outbox.js";
 export { applyPatch, difference, mergeToPatch, type Operation } from "./patch.js";
 export type { Message } from "./replica.js";
 export type { Json } from "./values.js";

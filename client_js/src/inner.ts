@@ -2,12 +2,13 @@
 
 import { errorOf, refused } from "./errors.js";
 import { following } from "./follower.js";
-import { newSession } from "./ids.js";
-import { append, batch, live, remove, state, swipe, Unfetched } from "./intents.js";
+import { ownerNamed } from "./ids.js";
+import { append, batch, live, remove, requestOf, sameFor, Unfetched, updated } from "./intents.js";
 import { mixin } from "./mixin.js";
-import { tokensOf } from "./patch.js";
-import { copy, equal, has, isObject, payload } from "./values.js";
+import { beside, operationsOf } from "./replica.js";
+import { equal, freeze, isObject, payload } from "./values.js";
 
 export const inner = {
-  append, batch, copy, equal, errorOf, following, has, isObject, live, mixin, newSession, payload, refused, remove, state, swipe, tokensOf, Unfetched,
+  append, batch, beside, equal, errorOf, following, freeze, isObject, live, mixin, operationsOf, ownerNamed, payload, refused, remove, requestOf, sameFor,
+  Unfetched, updated,
 };

@@ -5,11 +5,12 @@
      a conflict, for a person to decide.
    - Asking for nothing new makes no request. */
 
-import { refused } from "./errors.js";
+import { refused, type TellbackError } from "./errors.js";
 import { newMessageId, ownerNamed } from "./ids.js";
 import { difference, type Operation } from "./patch.js";
-import { overlap, show, targetsTouched, type ChatDocument, type Effect, type Write } from "./replica.js";
+import { show, type ChatDocument, type Write } from "./replica.js";
 import { copy, equal, has, isObject, payload, type Json } from "./values.js";
+import type { Writes } from "./writes.js";
 
 export type Updater = (value: any) => any;
 export type View = () => ChatDocument;
@@ -17,23 +18,23 @@ export type View = () => ChatDocument;
 export interface Intent {
   /** The requests that carry it out on `view`; none when there is nothing to do. Throws `Unfetched` and what cannot be asked. */
   parts(view: View): Write[];
-  /** True when it still means the same on `view`. `missed` are the effects since, when they are known. */
-  repeatable(view: View, missed?: readonly Effect[]): boolean;
+  /** True when it still means the same on `view`. */
+  repeatable(view: View): boolean;
   readonly isFunction?: boolean;
   /** Of an earlier tab: only the request is left. */
   readonly isRecorded?: boolean;
 }
 
-/** The state document was not asked for yet; ask, and then the intent can be carried out. */
+/** What the intent needs was not asked for yet: `fetch` it, and then it can be carried out. */
 export class Unfetched {
-  constructor(readonly namespace: string) {}
+  constructor(readonly fetch: (held: Writes, done: (error?: TellbackError) => void) => void) {}
 }
 
 const same = (one: any, other: any): boolean => (one === undefined || other === undefined ? one === other : equal(one, other));
 const sameMessage = (one: any, other: any): boolean => one !== undefined && same(one, other);
 
 /** What the user's function makes of its own copy. */
-function updated(update: Updater, value: any, pointer: string): any {
+export function updated(update: Updater, value: any, pointer: string): any {
   const mine = copy(value);
   const result = update(mine);
   return payload(result === undefined ? mine : result, pointer);
@@ -82,23 +83,6 @@ export function remove(messages: readonly string[]): Intent {
   };
 }
 
-export function swipe(message: string, request: { action: "add" | "select" | "delete"; swipe?: number; content?: object; select?: boolean }): Intent {
-  const stored: Write = payload({ type: "swipe", message, ...request }, "");
-  let seen: any;
-  return {
-    parts(view) {
-      if (request.swipe !== undefined && !(request.swipe >= 0)) throw refused("swipe-unknown", `There is no swipe ${request.swipe}.`, "/swipe");
-      seen = view().messages.get(message);
-      return [stored];
-    },
-    repeatable(view) {
-      const now = view().messages.get(message);
-      // One more swipe goes behind whatever is there; an ordinal means another swipe when the message has changed.
-      return now !== undefined && (request.action === "add" || sameMessage(seen, now));
-    },
-  };
-}
-
 export type Change = { update: Updater } | { set: any } | { merge: object } | { patch: readonly Operation[] } | { delete: true };
 
 export function metadata(change: Change): Intent {
@@ -117,32 +101,6 @@ export function metadata(change: Change): Intent {
   };
 }
 
-export function state(namespace: string, change: Change): Intent {
-  const request: Write = { ...requestOf("delete" in change ? "state-delete" : "state-update", change), namespace };
-  let seen: any;
-  return {
-    isFunction: "update" in change,
-    parts(view) {
-      const document = view().states.get(namespace);
-      if (!document) throw new Unfetched(namespace);
-      seen = document.data;
-      if ("delete" in change) return seen === undefined ? [] : [request];
-      if (!("update" in change)) return [request];
-      const wanted = updated(change.update, seen ?? {}, "/set");
-      const operations = seen === undefined ? undefined : difference(seen, wanted);
-      if (operations && !operations.length) return [];
-      const isSmaller = operations && JSON.stringify(operations, big).length < JSON.stringify(wanted, big).length;
-      return [{ ...request, ...(isSmaller ? { patch: operations } : { set: wanted }) }];
-    },
-    repeatable(view) {
-      const document = view().states.get(namespace);
-      return "update" in change || (document !== undefined && sameFor(change, seen, document.data));
-    },
-  };
-}
-
-const big = (_member: string, value: unknown) => (typeof value === "bigint" ? `${value}` : value);
-
 /** Several intents, all or nothing, as one commit; each sees what those before it did. */
 export function batch(intents: readonly Intent[]): Intent {
   return {
@@ -150,14 +108,14 @@ export function batch(intents: readonly Intent[]): Intent {
       return intents.every((intent) => intent.isFunction);
     },
     parts(view) {
-      const draft = view().copy();
+      let draft = view();
       return intents.flatMap((intent) => {
         const mine = intent.parts(() => draft);
-        for (const part of mine) show(draft, part);
+        draft = mine.reduce(show, draft);
         return mine;
       });
     },
-    repeatable: (view, missed) => intents.every((intent) => intent.repeatable(view, missed)),
+    repeatable: (view) => intents.every((intent) => intent.repeatable(view)),
   };
 }
 
@@ -171,15 +129,8 @@ export function recorded(write: Write): Intent {
   return {
     isRecorded: true,
     parts: () => parts,
-    /** Appends always; patches and deletions of messages when it is known that nobody touched them. */
-    repeatable(_view, missed) {
-      if (parts.every((part) => part.type === "append")) return true;
-      if (!missed) return false;
-      const mine = parts.flatMap((part) =>
-        part.type === "append" ? ["a"] : part.type === "patch" && part.message !== undefined ? [`m:${part.message}`]
-          : part.type === "delete" ? part.messages.map((id: string) => `m:${id}`) : ["?"]);
-      return !mine.includes("?") && !mine.some((one) => targetsTouched(missed).some((other) => overlap(one, other)));
-    },
+    // Anything else was refused because what it touches has changed: a person decides.
+    repeatable: () => parts.every(({ type }) => type === "append"),
   };
 }
 
@@ -190,14 +141,14 @@ export function toWrite(owner: string, parts: readonly Write[]): Write {
   return /^(state|owner)-/.test(part.type) ? { ...part, owner: ownerNamed(owner) } : { ...part, chat: owner };
 }
 
-function requestOf(type: string, change: Change): Write {
+export function requestOf(type: string, change: Change): Write {
   if ("update" in change || "delete" in change) return { type };
   const [[kind, value]] = Object.entries(change) as [[string, Json]];
   return { type, [kind]: payload(value, `/${kind}`) };
 }
 
 /** True when everything that a change touches is in `now` as it was in `seen`. */
-function sameFor(change: Change, seen: any, now: any): boolean {
+export function sameFor(change: Change, seen: any, now: any): boolean {
   return "merge" in change ? sameWhereMerged(seen, now, change.merge) : same(seen, now);
 }
 

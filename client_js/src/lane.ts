@@ -9,9 +9,8 @@
 
 import type { Version } from "./frames.js";
 import type { PendingWrite } from "./outbox.js";
-import { mergeToPatch } from "./patch.js";
-import { overlap, type Replica, type Write } from "./replica.js";
-import { has, stringify } from "./values.js";
+import type { Replica, Write } from "./replica.js";
+import { escaped, has, isObject, stringify, type Json } from "./values.js";
 
 /** Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives. */
 const NEAR_WRITES = 128;
@@ -29,18 +28,15 @@ export class Lane {
     return this.writes.filter((pending) => !pending.installed && !pending.doomed).map((pending) => pending.write!);
   }
 
-  /** Give a write its base, number and text, behind all others. ENTANGLED, and nothing done, when it cannot have a base. */
-  add(pending: PendingWrite, write: Write, requestId: number, replica: Replica): typeof ENTANGLED | undefined {
-    const targets = requestsOf(write).flatMap(targetsOf);
+  /** Give a write its base, number and text, behind all others. Throws ENTANGLED, and does nothing, when it cannot have a base. */
+  add(pending: PendingWrite, write: Write, requestId: number, replica: Replica): void {
     const based = this.based(write, replica);
-    if (based === ENTANGLED) return ENTANGLED;
-    pending.targets = targets;
+    pending.targets = targetsOf(write);
     pending.number = this.nextNumber++;
-    encode(pending, { ...based }, requestId);
+    encode(pending, based, requestId);
     pending.doomed = pending.installed = false;
     pending.attempts++;
     this.writes.push(pending);
-    return undefined;
   }
 
   remove(pending: PendingWrite): void {
@@ -89,24 +85,14 @@ export class Lane {
     return { renumbered, orphans };
   }
 
-  private based(write: Write, replica: Replica): Write | typeof ENTANGLED {
+  private based(write: Write, replica: Replica): Write {
     const { type } = write;
     if (type === "generation-end" || type === "generation-cancel") return write;
     // Only another name is news to it, and the head says which one was seen.
     if (/-rename$|^owner-delete$/.test(type)) return { ...write, base: replica.head.integrity };
-    if (type === "batch") {
-      const requests: Write[] = [];
-      for (const request of write.requests) {
-        const base = this.base(request, replica);
-        if (base === ENTANGLED) return ENTANGLED;
-        requests.push({ ...request, base });
-      }
-      return { ...write, requests, on_conflict: "rebase" };
-    }
-    const base = this.base(write, replica);
-    if (base === ENTANGLED) return ENTANGLED;
-    const rebases = !/^(state-|chat-delete|backup-)/.test(type);
-    return rebases ? { ...write, base, on_conflict: "rebase" } : { ...write, base };
+    const based = (request: Write) => ({ ...request, base: this.base(request, replica) });
+    const whole = type === "batch" ? { ...write, requests: write.requests.map(based) } : based(write);
+    return /^(state-|chat-delete|backup-)/.test(type) ? whole : { ...whole, on_conflict: "rebase" };
   }
 
   private base(request: Write, replica: Replica): unknown {
@@ -127,7 +113,8 @@ export class Lane {
     for (const pending of [...this.writes].reverse()) {
       if (pending.doomed || pending.installed) continue;
       if (targets.some((mine) => pending.targets.some((theirs) => entangled(mine, theirs)))) {
-        return targets.every((mine) => pending.targets.some((theirs) => covers(theirs, mine))) ? { op: pending.number } : ENTANGLED;
+        if (targets.every((mine) => pending.targets.some((theirs) => covers(theirs, mine)))) return { op: pending.number };
+        throw ENTANGLED;
       }
     }
     return confirmed;
@@ -135,39 +122,42 @@ export class Lane {
 }
 
 /** What a request touches: `m:<message id>`, `M:<metadata path>`, `s:<namespace>`; an append what it makes. */
-export function targetsOf(request: Write): string[] {
-  const { type } = request;
-  const messages = (): string[] => (request.messages ?? []).map((message: any) => `m:${message.id}`);
-  if (request.namespace !== undefined) return [`s:${request.namespace}`];
-  if (type === "batch") return request.requests.flatMap(targetsOf);
-  if (type === "append") return messages();
-  if (type === "delete") return request.messages.map((id: string) => `m:${id}`);
+export function targetsOf({ type, namespace, requests, messages = [], message, target, generation, ...request }: Write): string[] {
+  if (namespace !== undefined) return [`s:${namespace}`];
+  if (requests) return requests.flatMap(targetsOf);
   if (type === "metadata-update") {
-    const operations = request.patch ?? (request.merge ? mergeToPatch({}, request.merge) : []);
-    return has(request, "set") ? ["M:"] : operations.flatMap((one: any) => [`M:${one.path}`, ...(one.from === undefined ? [] : [`M:${one.from}`])]);
+    const { patch = [], merge } = request;
+    if (has(request, "set")) return ["M:"];
+    return merge ? leavesOf(merge, "M:") : patch.flatMap(({ path, from }: any) => [`M:${path}`, ...(from === undefined ? [] : [`M:${from}`])]);
   }
   if (/-rename$|^owner-delete$/.test(type)) return ["o:"];
-  if (type === "generation-start" || type === "generate") return [...messages(), ...(request.target?.message ? [`m:${request.target.message}`] : [])];
-  if (type.startsWith("generation-")) return [`g:${request.generation}`];
-  return request.message !== undefined ? [`m:${request.message}`] : [ANYTHING];
+  if (/^(append|delete|generate|generation-start)$/.test(type)) {
+    return [...messages.map((one: any) => one.id ?? one), ...(target?.message ? [target.message] : [])].map((id) => `m:${id}`);
+  }
+  return [generation !== undefined ? `g:${generation}` : message !== undefined ? `m:${message}` : ANYTHING];
 }
+
+/** The paths that a merge sets or removes. */
+const leavesOf = (merge: Json, path: string): string[] =>
+  isObject(merge) && Object.keys(merge).length ? Object.entries(merge).flatMap(([member, inner]) => leavesOf(inner, `${path}/${escaped(member)}`)) : [path];
 
 function entangled(mine: string, theirs: string): boolean {
   if (mine === ANYTHING || theirs === ANYTHING) return !mine.startsWith("s:") && !theirs.startsWith("s:");
-  return overlap(mine, theirs);
+  return mine === theirs || [[mine, theirs], [theirs, mine]].some(([one, other]) => one!.startsWith("M:") && (other === "M:" || one!.startsWith(`${other}/`)));
 }
 
 /** True when the server compared all of `mine` when it accepted `theirs`. */
 const covers = (theirs: string, mine: string): boolean => theirs === mine || (theirs.startsWith("M:") && mine.startsWith(`${theirs}/`));
 
-const requestsOf = (write: Write): Write[] => (write.type === "batch" ? write.requests : [write]);
-
 function encode(pending: PendingWrite, write: Write, requestId: number): void {
   pending.requestId = requestId;
-  pending.write = { ...write, id: requestId, op: pending.number };
+  pending.write = named(write, requestId, pending.number);
   pending.data = stringify(pending.write);
   pending.sent = pending.journaled = false;
 }
+
+/** A request with its numbers in front: by them the server names it even when it is too large to be read. */
+export const named = ({ type, id: _id, op: before, ...rest }: Write, id: number, op = before): Write => ({ type, id, op, ...rest });
 
 /** Numbers of the writes that this one builds on. */
 const parentsOf = (write: Write): number[] =>

@@ -7,9 +7,10 @@
    - A frame that nobody here understands changes nothing; one that is no JSON ends the connection, not the program. */
 
 import { errorOf, TellbackError } from "./errors.js";
-import type { Ack, Conflict, Error as ErrorFrame, Goaway, HistoryFrame, Limits, ModelServer, Opened, OwnerName, ServerFrame } from "./frames.js";
+import type { Error as ErrorFrame, Goaway, Limits, ModelServer, Opened, OwnerName, ServerFrame } from "./frames.js";
 import { Heartbeat } from "./heartbeat.js";
 import { ownerNamed, textOf } from "./ids.js";
+import { named } from "./lane.js";
 import type { Entry, PendingWrite, Record_ } from "./outbox.js";
 import { Subscription } from "./subscription.js";
 import { parse, stringify } from "./values.js";
@@ -17,22 +18,19 @@ import type { Write } from "./replica.js";
 
 export type Waiter = (answer: any, error?: TellbackError) => void;
 
+/** What becomes of a request on this connection: its answer, its refusal, or neither when the connection ends first. */
+type Asked = (frame?: any, refusal?: ErrorFrame) => void;
+
 interface Question {
   request: Write;
   waiter: Waiter;
   asked: number;
-  sent: boolean;
 }
 
-const UNREADABLE = /^(bad-json|bad-frame|too-large|too-deep|number-range|unknown-type)$/;
-const LIMITS = {
-  frame_bytes: 4194304, depth: 64, patch_ops: 10000, document_bytes: 8388608, messages: 10000, in_flight: 64, in_flight_bytes: 8388608,
-  open_chats: 256, outcomes: 256,
-};
 
 export class Link {
   state: "offline" | "greeting" | "ready" | "closed" = "offline";
-  limits: Required<Limits> = LIMITS;
+  limits: Limits = {};
   user = "";
   upstreams: readonly ModelServer[] = [];
   subscriptions: Subscription[] = [];
@@ -46,19 +44,16 @@ export class Link {
   /** A write was refused until a fresh token is sent. */
   needsToken = false;
   heartbeat: Heartbeat | undefined;
-  /** One of the requests that wait cannot be read by the server: each is sent when the one before is answered. */
-  private oneByOne = false;
   private control: Write[] = [];
-  private readonly questions = new Map<number, Question>();
-  private readonly closes = new Map<number, () => void>();
-  private readonly histories = new Map<number, HistoryFrame>();
-  private readonly opens = new Map<number, Subscription>();
-  private readonly stateGets = new Map<number, { held: Subscription; names: string[] }>();
+  /** Asked on every connection until there is an answer. */
+  private readonly questions = new Set<Question>();
+  /** By request id; writes are in their lanes. */
+  private asked = new Map<number, Asked>();
   private aliases = new Map<string, Subscription>();
   private requestId = 0;
   private now = 0;
 
-  constructor(readonly session: string, public token: string | null, private readonly software: string, private readonly journaling: boolean, private readonly wake: () => void) {}
+  constructor(readonly session: string, public token: string | null, private readonly journaling: boolean, private readonly wake: () => void) {}
 
   // -- what the shell calls
 
@@ -67,19 +62,16 @@ export class Link {
     this.heartbeat = new Heartbeat(now, 25_000);
     this.goaway = this.refusal = undefined;
     this.useful = this.needsToken = false;
-    this.control = [{ type: "hello", protocol: 1, session: this.session, token: this.token, client: this.software }];
+    this.control = [{ type: "hello", protocol: 1, session: this.session, token: this.token, client: "tellback-js 0.1.0" }];
   }
 
   disconnected(): void {
     if (this.state !== "closed") this.state = "offline";
     this.heartbeat = undefined;
     this.control = [];
-    this.opens.clear();
-    this.stateGets.clear();
-    this.histories.clear();
-    for (const done of this.closes.values()) done();
-    this.closes.clear();
-    for (const question of this.questions.values()) question.sent = false;
+    const lost = [...this.asked.values()];
+    this.asked.clear();
+    for (const asked of lost) asked();
     for (const held of this.subscriptions) held.disconnected();
   }
 
@@ -88,7 +80,7 @@ export class Link {
     this.disconnected();
     this.state = "closed";
     this.error = error;
-    for (const { waiter } of this.questions.values()) waiter(undefined, error);
+    for (const { waiter } of this.questions) waiter(undefined, error);
     this.questions.clear();
     for (const held of this.subscriptions) held.fail(error, false);
   }
@@ -101,7 +93,7 @@ export class Link {
     const frames = this.control.splice(0).map(stringify);
     if (this.state === "ready" && !this.goaway) {
       this.collectOpens(frames);
-      this.collectReads(frames);
+      this.collectQuestions(frames);
       for (const held of this.subscriptions) if (held.maySend) frames.push(...(held.follower?.collect(now) ?? []).map(stringify));
       this.collectWrites(frames);
     }
@@ -162,8 +154,7 @@ export class Link {
     const { phase, address } = held;
     this.forget(held);
     if (phase === "closed" || phase === "gone" || this.error) return done();
-    const id = this.newRequestId();
-    this.closes.set(id, done);
+    const id = this.expect(() => done());
     // Ahead of all opens: the same chat may be opened again at once.
     this.control.push(held.isChat ? { type: "close", chat: address, id } : { type: "close", owner: ownerNamed(held.name), id });
   }
@@ -171,8 +162,7 @@ export class Link {
   /** Send a question; it is asked again on the next connection when one ends first. */
   ask(request: Write, waiter: Waiter): void {
     if (this.error) return waiter(undefined, this.error);
-    const id = this.newRequestId();
-    this.questions.set(id, { request: { ...request, id }, waiter, asked: 0, sent: false });
+    this.questions.add({ request: named(request, this.newRequestId()), waiter, asked: 0 });
   }
 
   /** Send a fresh token on this connection, and use it for the next. */
@@ -194,54 +184,57 @@ export class Link {
 
   // -- collecting
 
+  /** The id of a request that is going to be sent. */
+  private expect(asked: Asked, id = this.newRequestId()): number {
+    this.asked.set(id, asked);
+    return id;
+  }
+
   private collectOpens(frames: string[]): void {
     for (const held of this.subscriptions) {
-      if (!held.wantsOpen || this.now < held.openAt || !this.turn()) continue;
-      const id = this.newRequestId();
-      this.opens.set(id, held);
+      if (!held.wantsOpen || this.now < held.openAt) continue;
+      const id = this.expect((frame, refusal) => {
+        if (frame) this.opened(frame, held);
+        else if (refusal && held.phase === "opening") this.followName(held, () => held.openRefused(refusal, this.now));
+      });
       frames.push(stringify(held.openFrame(id)));
     }
   }
 
-  private collectReads(frames: string[]): void {
-    for (const held of this.subscriptions) {
-      const wanted = [...held.wantedStates.keys()].filter((name) => !held.askedStates.has(name));
-      if (!wanted.length || !held.maySend) continue;
-      const together = wanted.filter((name) => !held.loneStates.has(name));
-      const alone = wanted.filter((name) => held.loneStates.has(name)).map((name) => [name]);
-      for (const names of [...(together.length ? [together] : []), ...alone]) {
-        if (!this.turn()) break;
-        const id = this.newRequestId();
-        for (const name of names) held.askedStates.add(name);
-        this.stateGets.set(id, { held, names });
-        frames.push(stringify({ type: "state-get", owner: ownerNamed(held.address), namespaces: names, id }));
-      }
-    }
-    for (const question of this.questions.values()) {
-      if (question.sent || !this.turn()) continue;
-      question.sent = true;
+  private collectQuestions(frames: string[]): void {
+    for (const question of this.questions) {
+      const { request, waiter } = question;
+      if (this.asked.has(request.id)) continue;
       question.asked++;
-      frames.push(stringify(question.request));
+      this.expect((frame, refusal) => {
+        if (!frame && !refusal) return;
+        if (!isPart(frame)) this.questions.delete(question);
+        // The answer to a resend is this call's own.
+        if (frame?.type === "ack" && question.asked > 1) delete frame.duplicate;
+        waiter(frame, refusal && errorOf(refusal));
+      }, request.id);
+      frames.push(stringify(request));
     }
   }
 
   /** Writes in order within each owner, as far as the server's window reaches. */
   private collectWrites(frames: string[]): void {
     const flying = this.subscriptions.flatMap((held) => held.lane.writes.filter(({ sent }) => sent));
-    let room = this.limits.in_flight - flying.length;
+    const { frame_bytes: bytesMax = 4 << 20, in_flight: flyingMax = 64, in_flight_bytes: flyingBytesMax = 8 << 20 } = this.limits;
+    let room = flyingMax - flying.length;
     // In UTF-16 units, of which each is at most three bytes.
-    let roomUnits = this.limits.in_flight_bytes / 3 - flying.reduce((sum, { data }) => sum + data.length, 0);
+    let roomUnits = flyingBytesMax / 3 - flying.reduce((sum, { data }) => sum + data.length, 0);
     for (const held of this.subscriptions) {
       if (!held.maySend || this.now < held.pausedUntil) continue;
       for (const pending of [...held.lane.writes]) {
         if (pending.sent) continue;
         if (held.follower?.maySend(pending.write!) === false) break;
         const { data } = pending;
-        if (room <= 0 || !this.turn() || (roomUnits < data.length && room < this.limits.in_flight)) return;
+        if (room <= 0 || (roomUnits < data.length && room < flyingMax)) return;
         if (this.journaling && !pending.journaled) break;
-        const bytes = data.length * 3 > this.limits.frame_bytes ? new TextEncoder().encode(data).length : 0;
-        if (bytes > this.limits.frame_bytes) {
-          held.refuseLocally(pending, "too-large", `A frame has at most ${this.limits.frame_bytes} bytes, this one has ${bytes}.`);
+        const bytes = data.length * 3 > bytesMax ? new TextEncoder().encode(data).length : 0;
+        if (bytes > bytesMax) {
+          held.refuseLocally(pending, "too-large", `A frame has at most ${bytesMax} bytes, this one has ${bytes}.`);
           break;
         }
         pending.sent = true;
@@ -250,11 +243,6 @@ export class Link {
         roomUnits -= data.length;
       }
     }
-  }
-
-  /** Whether one more request may be sent. */
-  private turn(): boolean {
-    return !this.oneByOne || !(this.asked().length || this.subscriptions.some((held) => held.lane.writes.some(({ sent }) => sent)));
   }
 
   // -- receiving
@@ -278,30 +266,21 @@ export class Link {
         return this.of(frame, (held) => held.commit(frame));
       case "ack":
       case "conflict": {
+        const found = this.write(frame.id);
+        if (!found) return this.answer(frame);
         this.useful = true;
-        const found = this.write(frame);
-        if (!found) return this.answer(frame.id, frame);
         return this.followName(found[0], () => found[0].answered(found[1], frame));
       }
       case "error":
         return this.refused(frame);
-      case "opened":
-        this.useful = true;
-        return this.opened(frame);
       case "snapshot-part":
         return this.of(frame, (held) => held.part(frame));
-      case "state": {
-        const asked = this.stateGets.get(frame.id ?? -1);
-        if (!asked) return this.answer(frame.id, frame);
-        this.stateGets.delete(frame.id!);
-        return asked.held.statesReceived(frame);
-      }
       case "reset":
         return this.of(frame, (held) => held.reset(frame));
       case "behind":
         return this.of(frame, (held) => held.behind(frame));
       case "welcome":
-        this.limits = { ...LIMITS, ...frame.limits };
+        this.limits = frame.limits;
         this.user = frame.user;
         this.upstreams = frame.upstreams ?? [];
         if (this.state === "greeting") {
@@ -312,27 +291,13 @@ export class Link {
       case "goaway":
         this.goaway = frame;
         return;
-      case "history":
-        if (!frame.parts) return this.answer(frame.id, frame);
-        this.histories.set(frame.id!, { ...frame, messages: [] });
-        return;
-      case "history-part": {
-        const whole = this.histories.get(frame.id ?? -1);
-        whole?.messages!.push(...frame.messages);
-        if (!whole || frame.part !== frame.of) return;
-        this.histories.delete(frame.id!);
-        return this.answer(frame.id, whole);
-      }
       case "generation-started":
       case "generation-delta":
       case "generation-stored":
       case "generation-done":
         return this.of(frame, (held) => held.follower?.received(frame, this.now));
-      case "pong":
-        return;
       default:
-        // All others answer a question, and nothing else changes.
-        this.answer((frame as { id?: number | null }).id, frame);
+        this.answer(frame);
     }
   }
 
@@ -351,14 +316,12 @@ export class Link {
     this.aliases.set(held.name, held);
   }
 
-  private opened(frame: Opened): void {
-    let held = this.opens.get(frame.id ?? -1);
-    this.opens.delete(frame.id ?? -1);
-    if (!held || !this.subscriptions.includes(held)) return this.answer(frame.id, frame);
+  private opened(frame: Opened, given: Subscription): void {
+    if (!this.subscriptions.includes(given)) return;
+    let held = given;
     const earlier = this.aliases.get(`id:${frame.chat_id}`);
     if (earlier && earlier.phase !== "gone" && earlier !== held && !held.chatId) {
       // The same chat by another name, or one with writes from the outbox: one subscription.
-      const given = held;
       this.subscriptions = this.subscriptions.filter((one) => one !== given);
       earlier.onOpened.push(...given.onOpened);
       if (earlier.name.startsWith("id:")) earlier.name = given.name;
@@ -371,62 +334,35 @@ export class Link {
   }
 
   /** The write that a frame answers; undefined for the second answer to a resend. */
-  private write(frame: Ack | Conflict | ErrorFrame): [Subscription, PendingWrite] | undefined {
+  private write(id: number | null | undefined): [Subscription, PendingWrite] | undefined {
     for (const held of this.subscriptions) {
-      const pending = held.lane.writes.find(({ requestId }) => requestId === frame.id);
+      const pending = held.lane.writes.find(({ requestId }) => requestId === id);
       if (pending) return [held, pending];
     }
     return undefined;
   }
 
   private refused(frame: ErrorFrame): void {
-    let id = frame.id ?? undefined;
-    if (id === undefined && frame.generation !== undefined && frame.chat !== undefined) {
-      return this.aliases.get(frame.chat)?.follower?.received(frame, this.now);
-    }
-    if (id === undefined && this.state === "ready" && frame.retry === "never" && UNREADABLE.test(frame.code)) id = this.unnamed(frame);
-    if (id === undefined) {
-      this.refusal = frame;
+    if (typeof frame.id !== "number") {
+      if (frame.generation !== undefined && frame.chat !== undefined) this.aliases.get(frame.chat)?.follower?.received(frame, this.now);
+      else this.refusal = frame;
       return;
     }
-    const opening = this.opens.get(id);
-    const asked = this.stateGets.get(id);
-    const found = this.write({ ...frame, id });
-    if (opening) {
-      this.opens.delete(id);
-      if (opening.phase === "opening") this.followName(opening, () => opening.openRefused(frame, this.now));
-    } else if (asked) {
-      this.stateGets.delete(id);
-      asked.held.statesRefused(asked.names, errorOf(frame));
-    } else if (found) {
-      found[0].writeRefused(found[1], frame, this.now);
-      this.needsToken ||= frame.retry === "after-auth";
-    } else this.answer(id, undefined, errorOf(frame));
+    const found = this.write(frame.id);
+    if (!found) return this.answer(frame, frame);
+    found[0].writeRefused(found[1], frame, this.now);
+    this.needsToken ||= frame.retry === "after-auth";
   }
 
-  /** The request that the server could not read. Throws `protocol-violation`, to find it among several. */
-  private unnamed(frame: ErrorFrame): number | undefined {
-    const waiting = [...this.asked(), ...this.subscriptions.flatMap((held) => held.lane.writes.filter(({ sent }) => sent).map(({ requestId }) => requestId))];
-    const byOp = this.aliases.get(frame.chat ?? "")?.lane.writes.find(({ number }) => number === frame.op);
-    const found = byOp?.requestId ?? (waiting.length === 1 ? waiting[0] : undefined);
-    this.oneByOne = found === undefined && waiting.length > 0;
-    if (this.oneByOne) throw new TellbackError("protocol-violation", "the server could not read a request and does not say which");
-    return found;
-  }
-
-  /** Numbers of the opens and questions that wait for their answers. */
-  private asked(): number[] {
-    return [...this.opens.keys(), ...this.stateGets.keys(), ...[...this.questions].filter(([, { sent }]) => sent).map(([id]) => id)];
-  }
-
-  private answer(id: number | null | undefined, answer: any, error?: TellbackError): void {
-    if (id === undefined || id === null) return;
-    this.closes.get(id)?.();
-    this.closes.delete(id);
-    const question = this.questions.get(id);
-    this.questions.delete(id);
-    // The answer to a resend is this call's own.
-    if (answer?.type === "ack" && question && question.asked > 1) delete answer.duplicate;
-    question?.waiter(answer, error);
+  /** What was asked has its answer. */
+  private answer(frame: { id?: number | null }, refusal?: ErrorFrame): void {
+    const asked = this.asked.get(frame.id ?? -1);
+    if (!asked) return;
+    if (!isPart(frame)) this.asked.delete(frame.id!);
+    this.useful ||= !refusal;
+    asked(refusal ? undefined : frame, refusal);
   }
 }
+
+/** Whether more of the same answer follows. Parts of a snapshot come without being asked for. */
+const isPart = (frame: any): boolean => frame && ((frame.type === "history" && frame.parts) || frame.part < frame.of);

@@ -22,23 +22,20 @@ export function tokensOf(pointer: string, where = ""): string[] {
   return tokens.map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
 }
 
+/** What an operation has beside its path. */
+const NEEDED = { add: "value", replace: "value", test: "value", move: "from", copy: "from", remove: "path" };
+
 function check(operations: any, where: string): void {
   if (!Array.isArray(operations)) throw refused("patch-illegal", "A patch is an array of operations.", where);
   if (operations.length > 10_000) throw refused("patch-too-large", "A patch has at most 10000 operations.", where);
   operations.forEach((operation, index) => {
-    const at = `${where}/${index}`;
-    const illegal = (why: string, member = "") => refused("patch-illegal", why, at + member);
+    const illegal = (why: string, member = "") => refused("patch-illegal", why, `${where}/${index}${member}`);
     if (!isObject(operation)) throw illegal("An operation is an object.");
-    const kind = has(operation, "op") ? operation.op : undefined;
-    const relocates = kind === "move" || kind === "copy";
-    if (kind === "add" || kind === "replace" || kind === "test") {
-      if (!has(operation, "value")) throw illegal(`${kind} needs a value.`);
-    } else if (relocates) {
-      if (!has(operation, "from")) throw illegal(`${kind} needs from.`);
-    } else if (kind !== "remove") throw illegal("op is add, remove, replace, move, copy or test.", "/op");
-    if (!has(operation, "path")) throw illegal("An operation needs a path.");
-    if (typeof operation.path !== "string") throw illegal("A path is a string.", "/path");
-    if (relocates && typeof operation.from !== "string") throw illegal("A path is a string.", "/from");
+    const kind = operation.op as keyof typeof NEEDED;
+    if (typeof kind !== "string" || !has(NEEDED, kind)) throw illegal("op is add, remove, replace, move, copy or test.", "/op");
+    const members = [NEEDED[kind], "path"];
+    for (const member of members) if (!has(operation, member)) throw illegal(`${kind} needs ${member}.`);
+    for (const member of members) if (member !== "value" && typeof operation[member] !== "string") throw illegal("A path is a string.", `/${member}`);
   });
 }
 
@@ -46,39 +43,28 @@ function check(operations: any, where: string): void {
 export function applyPatch(value: any, operations: readonly Operation[], where = "/patch"): any {
   check(operations, where);
   let copied = 0;
-  operations.forEach((operation, index) => {
+  operations.forEach(({ op, path: to, from: source, value: wanted }, index) => {
     const at = `${where}/${index}`;
-    const path = tokensOf(operation.path, `${at}/path`);
-    switch (operation.op) {
-      case "test":
-        if (!equal(at_(value, path, at), operation.value)) throw failed("The test does not hold.", at);
-        break;
-      case "remove":
-        value = remove(value, path, at);
-        break;
-      case "replace":
-        at_(value, path, at);
-        value = set(value, path, operation.value, at, false);
-        break;
-      case "add":
-        value = set(value, path, operation.value, at, true);
-        break;
-      default: {
-        const from = tokensOf(operation.from!, `${at}/from`);
-        const found = at_(value, from, at);
-        const upwards = path.every((token, depth) => token === from[depth]);
-        if (operation.op === "move") {
-          if (from.length === path.length && upwards) return;
-          if (from.every((token, depth) => token === path[depth])) throw failed("A value cannot be moved into itself.", at);
-        }
-        if (operation.op === "copy" || upwards) {
-          copied += nodes(found, COPIED_NODES_MAX - copied + 1);
-          if (copied > COPIED_NODES_MAX) throw refused("patch-too-large", "The copies of this patch exceed its budget.", at);
-        }
-        if (operation.op === "move") value = remove(value, from, at);
-        value = set(value, path, found, at, true);
+    const path = tokensOf(to, `${at}/path`);
+    const adds = op !== "replace";
+    if (source !== undefined && (op === "move" || op === "copy")) {
+      const from = tokensOf(source, `${at}/from`);
+      wanted = read(value, from, at);
+      const upwards = path.every((token, depth) => token === from[depth]);
+      if (op === "move") {
+        if (from.length === path.length && upwards) return;
+        if (from.every((token, depth) => token === path[depth])) throw failed("A value cannot be moved into itself.", at);
       }
+      if (op === "copy" || upwards) {
+        copied += nodes(wanted, COPIED_NODES_MAX - copied + 1);
+        if (copied > COPIED_NODES_MAX) throw refused("patch-too-large", "The copies of this patch exceed its budget.", at);
+      }
+      if (op === "move") value = edit(value, from, at);
+    } else if (op !== "add") {
+      const found = read(value, path, at);
+      if (op === "test" && !equal(found, wanted)) throw failed("The test does not hold.", at);
     }
+    if (op !== "test") value = op === "remove" ? edit(value, path, at) : edit(value, path, at, adds, wanted);
   });
   return value;
 }
@@ -110,47 +96,25 @@ function step(value: any, token: string, at: string, end = 0): string | number {
   return token;
 }
 
-function at_(value: any, tokens: string[], at: string): any {
+function read(value: any, tokens: string[], at: string): any {
   for (const token of tokens) value = value[step(value, token, at)];
   return value;
 }
 
-/** A copy of `value` in which `act` changed a copy of the container that holds the last token. */
-function within(value: any, tokens: string[], at: string, act: (container: any, last: string) => void): any {
-  const token = tokens[0]!;
-  if (tokens.length > 1) {
-    const key = step(value, token, at);
-    const inner = within(value[key], tokens.slice(1), at, act);
-    const made = Array.isArray(value) ? value.slice() : { ...value };
-    if (Array.isArray(made)) made[key as number] = inner;
-    else put(made, key as string, inner);
-    return made;
-  }
-  const made = Array.isArray(value) ? value.slice() : isObject(value) ? { ...value } : value;
-  act(made, token);
+/** A copy of `value` in which `wanted` stands at a path, in place of what was there or added to it; undefined takes it out. */
+function edit(value: any, tokens: string[], at: string, adds = false, wanted?: Json): any {
+  const [token, ...rest] = tokens;
+  if (token === undefined) return wanted ?? null;
+  const isList = Array.isArray(value);
+  const isLast = !rest.length;
+  const isThere = !isLast || wanted === undefined;
+  const key = isList && isLast && adds && token === "-" ? value.length : step(value, token, at, isThere || (isList && !adds) ? 0 : 1);
+  const inner = isLast ? wanted : edit(value[key], rest, at, adds, wanted);
+  const made = isList ? value.slice() : { ...value };
+  if (isList) made.splice(key as number, isLast && adds ? 0 : 1, ...(inner === undefined ? [] : [inner]));
+  else if (inner === undefined) delete made[key];
+  else put(made, key as string, inner);
   return made;
-}
-
-function set(value: any, tokens: string[], wanted: Json, at: string, adds: boolean): any {
-  if (!tokens.length) return wanted;
-  return within(value, tokens, at, (container, last) => {
-    if (Array.isArray(container)) {
-      const index = adds && last === "-" ? container.length : (step(container, last, at, adds ? 1 : 0) as number);
-      container.splice(index, adds ? 0 : 1, wanted);
-    } else {
-      step(container, last, at, 1);
-      put(container, last, wanted);
-    }
-  });
-}
-
-function remove(value: any, tokens: string[], at: string): any {
-  if (!tokens.length) return null;
-  return within(value, tokens, at, (container, last) => {
-    const key = step(container, last, at);
-    if (Array.isArray(container)) container.splice(key as number, 1);
-    else delete container[key];
-  });
 }
 
 /** Operations that lead from `old` to `wanted`: members one by one, and of an array the middle that differs. */

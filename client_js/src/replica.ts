@@ -6,10 +6,10 @@
      with its answer, which takes the place of the guess.
    - A state document is known when it stands in `states`; what travels without content is unknown until asked for. */
 
-import type { Ack, SkippedCommit, StateValue, Version } from "./frames.js";
+import type { Ack, SkippedCommit, Version } from "./frames.js";
 import { newMessageId } from "./ids.js";
-import { applyPatch, mergeToPatch, type Operation } from "./patch.js";
-import { freeze, has, isObject, type Json, type JsonObject } from "./values.js";
+import { applyPatch, mergeToPatch } from "./patch.js";
+import { freeze, type Json, type JsonObject } from "./values.js";
 
 export type Message = { readonly [member: string]: any };
 export type Effect = NonNullable<Ack["ops"]>[number];
@@ -22,8 +22,6 @@ export interface StateDocument {
   data: Json | undefined;
   skipped?: SkippedCommit[];
 }
-
-const LOG_SUFFIX = "__floor_log";
 
 /** Metadata, messages and states, at `head`. */
 export class ChatDocument {
@@ -47,7 +45,15 @@ export class ChatDocument {
 
   copy(): ChatDocument {
     const states = new Map([...this.states].map(([namespace, document]) => [namespace, { ...document }]));
-    return new ChatDocument(this.name, this.chatId, this.version, this.head, this.metadata, new Map(this.messages), states);
+    const made = new ChatDocument(this.name, this.chatId, this.version, this.head, this.metadata, new Map(this.messages), states);
+    made.list = this.list;
+    return made;
+  }
+
+  replace(metadata: JsonObject, messages: readonly Message[]): void {
+    this.list = undefined;
+    this.metadata = freeze(metadata);
+    this.messages = new Map(messages.map((message) => [message.id, freeze(message)]));
   }
 
   /** Install one effect on messages or metadata. One on something that is not there changes nothing. */
@@ -67,8 +73,9 @@ export class ChatDocument {
         break;
       }
       case "patch": {
-        const message = this.messages.get(effect.message);
-        if (message) this.messages.set(effect.message, freeze(applyPatch(message, effect.patch as any)));
+        const { message: id, patch } = effect;
+        const message = this.messages.get(id);
+        if (message) this.messages.set(id, freeze({ id, ...applyPatch(message, patch as any) }));
         break;
       }
       case "delete":
@@ -78,23 +85,21 @@ export class ChatDocument {
         this.metadata = freeze(applyPatch(this.metadata, effect.patch as any));
     }
   }
-
-  applyState(namespace: string, version: Version | null, change: { data?: Json; patch?: any; deleted?: boolean; skipped?: any }): void {
-    const known: StateDocument = this.states.get(namespace) ?? { version: null, data: undefined };
-    this.states.set(namespace, known);
-    known.version = version;
-    if (change.deleted) known.data = undefined;
-    else if (has(change, "data")) known.data = freeze(change.data!);
-    else if (change.patch) known.data = freeze(applyPatch(known.data ?? {}, change.patch));
-    if (change.skipped) known.skipped = change.skipped;
-  }
 }
+
+/** What the modules beside the SDK bring: what writes of theirs ask for, and where state documents are kept. */
+export const beside: {
+  readonly meanings: Record<string, (write: Write, document: ChatDocument, version: Version | null) => Effect[]>;
+  /** Install one effect of a commit on a state document; `again` when the commit had one before. */
+  install?: (document: ChatDocument, effect: StateChange, again: boolean) => void;
+  /** Show one that was asked for. */
+  show?: (document: ChatDocument, effect: StateChange) => void;
+} = { meanings: {} };
+
+export type StateChange = Extract<Effect, { namespace: string }>;
 
 /** The confirmed chat with the state documents that were asked for. */
 export class Replica {
-  /** Versions of state documents, as far as they were told; of a character or preset all that there are. */
-  readonly versions = new Map<string, Version>();
-
   constructor(readonly document: ChatDocument) {}
 
   get head(): Version {
@@ -116,14 +121,9 @@ export class Replica {
     const { document } = this;
     const changed = new Set<string>();
     for (const effect of effects) {
-      if (effect.op === "state" || effect.op === "floor") {
-        const { namespace } = effect;
-        for (const one of effect.op === "floor" ? [namespace, namespace + LOG_SUFFIX] : [namespace]) {
-          if (effect.deleted) this.versions.delete(one);
-          else this.versions.set(one, effect.version);
-        }
-        this.installEffect(effect, changed.has(namespace));
-        changed.add(namespace);
+      if ("namespace" in effect) {
+        beside.install?.(document, effect, changed.has(effect.namespace));
+        changed.add(effect.namespace);
       } else if (effect.op === "renamed") {
         document.name = effect.to;
         document.deleted = false;
@@ -137,181 +137,72 @@ export class Replica {
     document.head = version;
   }
 
-  private installEffect(effect: Extract<Effect, { op: "state" | "floor" }>, again: boolean): void {
-    const { states } = this.document;
-    const { namespace, version } = effect;
-    const known = states.get(namespace);
-    // What happened to the log does not travel.
-    if (effect.op === "floor") states.delete(namespace + LOG_SUFFIX);
-    // The document was asked for and came newer than the commits.
-    if (!again && known?.version && known.version.epoch === version.epoch && known.version.seq >= version.seq) return;
-    if (effect.deleted || has(effect, "data") || (effect.patch && known && (again || (known.version?.integrity ?? null) === effect.previous))) {
-      this.document.applyState(namespace, version, effect as any);
-    } else {
-      states.delete(namespace);
-    }
-  }
-
-  /** A document as the server sent it; null: there is none. One that is corrupt stays unknown. */
-  installState(namespace: string, value: StateValue | null): void {
-    if (value === null) this.document.states.set(namespace, { version: null, data: undefined });
-    else if (has(value, "data")) this.document.states.set(namespace, { version: value.version ?? null, data: freeze(value.data!), skipped: value.skipped ?? [] });
-  }
-
   /** The chat with own writes on top, in order. */
-  view(writes: Iterable<Write>): ChatDocument {
-    const view = this.document.copy();
-    for (const write of writes) show(view, write);
+  view(writes: readonly Write[]): ChatDocument {
+    return writes.reduce(show, this.document);
+  }
+}
+
+/** The chat with one own write on top. One that does not fit shows nothing: the server will refuse it. */
+export function show(view: ChatDocument, write: Write): ChatDocument {
+  const draft = view.copy();
+  try {
+    for (const request of write.type === "batch" ? write.requests : [write]) showRequest(draft, request);
+    return draft;
+  } catch {
     return view;
   }
 }
 
-/** Put an own write on top of `view`. One that does not fit shows nothing: the server will refuse it. */
-export function show(view: ChatDocument, write: Write): void {
-  const draft = view.copy();
-  try {
-    for (const request of write.type === "batch" ? write.requests : [write]) showRequest(draft, request);
-  } catch {
+function showRequest(view: ChatDocument, write: Write): void {
+  if (write.type === "patch" && write.message === undefined) {
+    const whole = applyPatch({ metadata: view.metadata, messages: view.all }, write.patch);
+    view.replace(
+      whole.metadata,
+      whole.messages.map((one: any, index: number) => ({ id: view.all[index]?.id ?? newMessageId(), ...one })),
+    );
     return;
   }
-  view.metadata = draft.metadata;
-  for (const [namespace, document] of draft.states) view.states.set(namespace, document);
-  view.messages = draft.messages;
-  view.apply({ op: "delete", messages: [] });
+  for (const effect of asked(write, view, null)) {
+    if ("namespace" in effect) beside.show?.(view, effect);
+    else view.apply(effect);
+  }
 }
 
-function showRequest(view: ChatDocument, write: Write): void {
-  const data = view.states.get(write.namespace)?.data;
-  const version = view.states.get(write.namespace)?.version ?? null;
+/** What is asked of a document: the patch itself, a merge written out, or all of it. */
+export const operationsOf = ({ patch, merge, set }: Write, target: Json): any =>
+  patch ?? (merge === undefined ? [{ op: "replace", path: "", value: set }] : mergeToPatch(target, merge));
+
+/** What a write asks for, without what only the server works out. */
+function asked(write: Write, document: ChatDocument, version: Version | null): Effect[] {
+  const { message, messages, patch } = write;
   switch (write.type) {
     case "append":
     case "generation-start":
     case "generate":
-      return view.apply({ op: "append", messages: write.messages ?? [] });
+      return messages ? [{ op: "append", messages }] : [];
     case "delete":
-      return view.apply(write as any);
+      return [{ op: "delete", messages }];
     case "patch":
-      if (write.message !== undefined) {
-        const message = view.messages.get(write.message);
-        if (message) view.messages.set(write.message, freeze({ id: write.message, ...applyPatch(message, write.patch) }));
-        return;
-      } else {
-        const whole = applyPatch({ metadata: view.metadata, messages: view.all }, write.patch);
-        view.metadata = freeze(whole.metadata);
-        view.messages = new Map(
-          whole.messages.map((message: any, index: number) => {
-            const id = message.id ?? view.all[index]?.id ?? newMessageId();
-            return [id, freeze({ id, ...message })];
-          }),
-        );
-        return;
-      }
-    case "swipe": {
-      const message = view.messages.get(write.message);
-      if (message) view.messages.set(write.message, freeze(swiped(message, write)));
-      return;
-    }
+      return message === undefined ? [] : [{ op: "patch", message, patch }];
     case "metadata-update":
-      return view.apply({ op: "metadata", patch: operationsOf(write, view.metadata) as any });
-    case "state-update":
-      return view.applyState(write.namespace, version, has(write, "set") ? { data: write.set } : { patch: operationsOf(write, data ?? {}) });
-    case "floor-update":
-      return view.applyState(write.namespace, version, { patch: write.patch });
-    case "state-delete":
-      return view.applyState(write.namespace, version, { deleted: true });
-  }
-}
-
-function operationsOf(write: Write, target: Json): Operation[] {
-  if (write.patch) return write.patch;
-  return write.merge !== undefined ? mergeToPatch(target, write.merge) : [{ op: "replace", path: "", value: write.set }];
-}
-
-const WORKING_COPY = ["send_date", "gen_started", "gen_finished", "extra"];
-
-function swiped(message: Message, write: Write): Message {
-  const texts: string[] = [...(message.swipes ?? [message.mes])];
-  const first = Object.fromEntries(WORKING_COPY.filter((member) => has(message, member)).map((member) => [member, message[member]]));
-  const infos: any[] = [...(message.swipe_info ?? [first])];
-  let shown: number = message.swipe_id ?? 0;
-  if (write.action === "add") {
-    const { mes, ...info } = write.content;
-    infos[texts.length] = info;
-    texts.push(mes);
-    if (write.select !== false) shown = texts.length - 1;
-  } else if (!(write.swipe in texts)) {
-    return message;
-  } else if (write.action === "select") {
-    shown = write.swipe;
-  } else {
-    if (texts.length < 2) return message;
-    texts.splice(write.swipe, 1);
-    infos.splice(write.swipe, 1);
-    if (shown > write.swipe || shown >= texts.length) shown--;
-  }
-  if (shown === message.swipe_id && write.action !== "delete") return { ...message, swipes: texts, swipe_info: infos };
-  const rest = Object.fromEntries(Object.entries(message).filter(([member]) => !WORKING_COPY.includes(member)));
-  const info = isObject(infos[shown]) ? infos[shown] : {};
-  return { ...rest, ...info, mes: texts[shown]!, swipes: texts, swipe_info: infos, swipe_id: shown };
-}
-
-/** The effects of an ack: those it carries, or else what was asked, with the ids that it gives. */
-export function askedEffects(write: Write, ack: Ack, states: ReadonlyMap<string, StateDocument>): Effect[] {
-  if (ack.ops) return ack.ops;
-  if (ack.resync) return [];
-  const { version } = ack;
-  const patch = write.patch?.filter((operation: Operation) => operation.op !== "test");
-  const previous = states.get(write.namespace)?.version?.integrity ?? null;
-  switch (write.type) {
-    case "append":
-      return [{ op: "append", messages: write.messages.map((message: any, index: number) => ({ ...message, id: ack.messages![index] })) }];
-    case "patch":
-      return write.message !== undefined && patch.length ? [{ op: "patch", message: write.message, patch }] : [];
-    case "delete":
-      return [{ op: "delete", messages: write.messages }];
-    case "metadata-update":
-      return patch?.length ? [{ op: "metadata", patch }] : [];
-    case "state-update":
-      if (has(write, "set")) return [{ op: "state", namespace: write.namespace, version, previous: null, data: write.set }];
-      return patch ? [{ op: "state", namespace: write.namespace, version, previous, patch }] : [];
-    case "floor-update":
-      return patch.length ? [{ op: "floor", namespace: write.namespace, version, previous, patch }] : [];
-    case "state-delete":
-      return [{ op: "state", namespace: write.namespace, version, previous: null, deleted: true }];
+      return [{ op: "metadata", patch: operationsOf(write, document.metadata) }];
     case "chat-delete":
     case "owner-delete":
       return [{ op: "deleted" }];
     default:
-      // Batches, merges and patches of the whole chat are written out by the server.
-      return [];
+      return beside.meanings[write.type]?.(write, document, version) ?? [];
   }
 }
 
-/** What commits touched, in the words of `lane.targetsOf`. */
-export function targetsTouched(effects: readonly Effect[]): string[] {
-  return effects.flatMap((effect) => {
-    switch (effect.op) {
-      case "append":
-        return effect.messages.map(() => "a");
-      case "insert":
-        return ["i"];
-      case "patch":
-        return [`m:${effect.message}`];
-      case "delete":
-        return ["d", ...effect.messages.map((id) => `m:${id}`)];
-      case "metadata":
-        return effect.patch.flatMap((operation) => [`M:${operation.path}`, ...(has(operation, "from") ? [`M:${operation.from}`] : [])]);
-      case "state":
-      case "floor":
-        return [`s:${effect.namespace}`];
-      default:
-        return ["o:"];
-    }
+/** The effects of an ack: those it carries, or else what was asked, with the ids that it gives. */
+export function askedEffects(write: Write, ack: Ack, document: ChatDocument): Effect[] {
+  if (ack.ops) return ack.ops;
+  if (ack.resync) return [];
+  return asked(write, document, ack.version).flatMap((effect): Effect[] => {
+    if (effect.op === "append") return [{ ...effect, messages: effect.messages.map((message, index) => ({ ...message, id: ack.messages![index]! })) }];
+    if (!("patch" in effect)) return [effect];
+    const patch = effect.patch!.filter(({ op }) => op !== "test");
+    return patch.length ? [{ ...effect, patch }] : [];
   });
-}
-
-/** True when two targets are the same, or one metadata path lies inside the other. */
-export function overlap(one: string, other: string): boolean {
-  if (one === other) return !/^[aid]$/.test(one);
-  return one.startsWith("M:") && other.startsWith("M:") && (one.startsWith(`${other}/`) || other.startsWith(`${one}/`) || one === "M:" || other === "M:");
 }

@@ -29,16 +29,16 @@ export class Subscription extends Writes {
   phase: Phase = "closed";
   openAt = 0;
   onOpened: ((error?: TellbackError) => void)[] = [];
-  private leftConflicted = new Set<number>();
-  private leftBehind = new Set<PendingWrite>();
+  /** What an earlier tab left behind. */
+  private readonly left = new Set<PendingWrite>();
   private deferred: [PendingWrite, Answer][] = [];
   /** Commits that came between the parts of a snapshot. */
   private waiting: IntegrityFrame[] = [];
   private snapshot: { frame: Opened; messages: Message[]; mine: ChatDocument | undefined } | undefined;
   /** Head of the last `opened`: what a replay leads to. */
   private target: Version | undefined;
-  private resetReason: string | undefined;
-  private resetFrame: Reset | undefined;
+  /** Why the history that is known here is not gone on with. */
+  private broken: { reason: string; recovered?: readonly string[]; kept?: boolean } | undefined;
   /** The chat_id was not found; the name is tried before giving up. */
   private byName = false;
 
@@ -58,11 +58,9 @@ export class Subscription extends Writes {
       const write: Write = freeze(parse(entry.data));
       const pending = new PendingWrite(recorded(write));
       Object.assign(pending, { write, data: entry.data, requestId: entry.requestId, number: write.op, journaled: true, targets: targetsOf(write) });
-      if (entry.conflicted) {
-        this.stalled.push(pending);
-        this.leftConflicted.add(entry.requestId);
-      } else {
-        this.leftBehind.add(pending);
+      this.left.add(pending);
+      if (entry.conflicted) this.stalled.push(pending);
+      else {
         this.lane.writes.push(pending);
         this.lane.nextNumber = Math.max(this.lane.nextNumber, pending.number + 1);
       }
@@ -82,7 +80,7 @@ export class Subscription extends Writes {
 
   openFrame(id: number): Write {
     this.phase = "opening";
-    const since = !this.replica || this.resetReason ? null : this.replica.head;
+    const since = !this.replica || this.broken ? null : this.replica.head;
     if (!this.isChat) return { type: "open", owner: ownerNamed(this.name), since, id };
     return { type: "open", chat: this.address, since, id, ...(this.create && !this.replica ? { create: true } : {}) };
   }
@@ -93,7 +91,6 @@ export class Subscription extends Writes {
     this.deferred = [];
     this.waiting = [];
     this.snapshot = this.target = undefined;
-    this.askedStates.clear();
     this.pausedUntil = 0;
     for (const pending of this.lane.writes) pending.sent = false;
     this.follower?.disconnected();
@@ -137,7 +134,6 @@ export class Subscription extends Writes {
       else pending.settle(error);
     }
     this.tellOpened(error);
-    for (const namespace of [...this.wantedStates.keys()]) this.stateTold(namespace, error);
     this.follower?.fail(error);
   }
 
@@ -153,13 +149,13 @@ export class Subscription extends Writes {
     this.waiting = [];
     this.snapshot = undefined;
     // The name leads to another chat now; its history is not ours.
-    if (this.replica && this.chatId && this.chatId !== id) this.resetReason = "epoch";
+    if (this.replica && this.chatId && this.chatId !== id) this.broken = { reason: "epoch" };
     this.chatId ||= id;
     this.follower?.opened(frame.generations ?? []);
     if (frame.mode === "snapshot") return this.beginSnapshot(frame, id);
     if (!this.replica || (frame.mode === "current" && !this.replica.knows(frame.head))) {
       // The server answers to a position that this client did not give.
-      this.resetReason = "ahead";
+      this.broken = { reason: "ahead" };
       this.phase = "closed";
       return;
     }
@@ -200,14 +196,12 @@ export class Subscription extends Writes {
     const version = frame.version ?? head;
     const byId = new Map(messages.map((message) => [message.id as string, freeze(message)]));
     this.replica = new Replica(new ChatDocument(this.name, this.chatId, version, head, freeze(frame.metadata ?? {}), byId));
-    for (const [namespace, one] of Object.entries(frame.states ?? {})) this.replica.versions.set(namespace, one);
     this.redraw();
-    const reason = frame.reset ?? this.resetReason ?? (mine ? "epoch" : "snapshot");
-    this.resetReason = undefined;
+    const { reason: known, recovered = [], kept = false } = this.broken ?? {};
+    const reason = frame.reset ?? known ?? (mine ? "epoch" : "snapshot");
+    this.broken = undefined;
     if (before) {
-      const told = this.resetFrame;
-      this.resetFrame = undefined;
-      this.events.push({ type: "replaced", version: head, reason, recovered: told?.recovered ?? [], kept: told?.kept === true });
+      this.events.push({ type: "replaced", version: head, reason, recovered, kept });
       // Own writes with an outcome are in the snapshot, or were refused.
       for (const pending of this.lane.writes) pending.installed = pending.number < nextOp;
     }
@@ -227,7 +221,7 @@ export class Subscription extends Writes {
   /** Numbers as the server counts them; then everything that is not in flight can be sent. */
   private reconcile(nextOp: number): void {
     // What an earlier tab sent, and the server has counted, is in the snapshot or was refused.
-    for (const pending of this.leftBehind) pending.installed = pending.number < nextOp;
+    for (const pending of this.left) pending.installed = pending.number < nextOp;
     const { renumbered, orphans } = this.lane.reconcile(nextOp, this.newRequestId);
     for (const [pending, before] of renumbered) this.record(pending, before);
     this.redraw();
@@ -246,10 +240,9 @@ export class Subscription extends Writes {
       if (this.lane.writes.includes(pending)) this.settleAnswer(pending, answer);
     }
     // What an earlier tab could not solve waits for a person again.
-    for (const pending of this.stalled.filter(({ requestId }) => this.leftConflicted.has(requestId))) {
-      this.stalled.splice(this.stalled.indexOf(pending), 1);
-      this.conflict(pending, "left unsolved by an earlier tab", null);
-    }
+    const unsolved = this.stalled.filter((pending) => this.left.has(pending));
+    this.stalled = this.stalled.filter((pending) => !unsolved.includes(pending));
+    for (const pending of unsolved) this.conflict(pending, "left unsolved by an earlier tab", null);
     this.tellOpened();
     this.follower?.live();
     this.unblock();
@@ -288,8 +281,7 @@ export class Subscription extends Writes {
   reset(frame: Reset): void {
     if (this.phase === "gone") return;
     this.resync();
-    this.resetReason = frame.reason;
-    this.resetFrame = frame;
+    this.broken = frame;
   }
 
   /** An ack or a conflict for an own write. */
@@ -310,11 +302,11 @@ export class Subscription extends Writes {
 
   private settleAnswer(pending: PendingWrite, frame: Answer): void {
     this.lane.remove(pending);
-    this.leftBehind.delete(pending);
+    this.left.delete(pending);
     if (frame.type === "conflict") return this.repeat(pending, "somebody else was faster", frame.version, frame.missed);
     const write = pending.write!;
     const { version, branch, restored } = frame;
-    const effects = askedEffects(write, frame, this.replica!.document.states);
+    const effects = askedEffects(write, frame, this.replica!.document);
     this.redraw();
     if (this.replica!.follows(version)) {
       this.install(version, effects);

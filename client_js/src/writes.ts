@@ -7,12 +7,12 @@
 
    - A write has exactly one outcome, whatever happens to the connection.
    - Asking again takes a new number and a new base; the old number keeps its outcome.
-   - What cannot be asked yet waits in order: for a state document (`stalled`), or for answers (`blocked`). */
+   - What cannot be asked yet waits in order: for what has to be fetched (`stalled`), or for answers (`blocked`). */
 
 import { Conflict } from "./conflict.js";
 import { errorOf, TellbackError } from "./errors.js";
 import type { Told } from "./events.js";
-import type { Damage, Error as ErrorFrame, IntegrityFrame, StateFrame, Version } from "./frames.js";
+import type { Damage, Error as ErrorFrame, IntegrityFrame, Version } from "./frames.js";
 import type { Handle } from "./handle.js";
 import type { Follower } from "./follower.js";
 import { Backoff } from "./heartbeat.js";
@@ -27,8 +27,6 @@ const ATTEMPTS_MAX = 16;
 /** Of a wish given as a function: each lost attempt is somebody else's success. */
 const FUNCTION_ATTEMPTS_MAX = 10_000;
 
-export type StateWaiter = (error?: TellbackError) => void;
-
 export abstract class Writes {
   /** False for a character or preset: it has state documents only, and is always called by its name. */
   readonly isChat: boolean;
@@ -38,7 +36,7 @@ export abstract class Writes {
   /** How the user holds it. */
   handle: Handle | undefined;
   readonly lane = new Lane();
-  /** Writes that wait for a state document before they can be asked. */
+  /** Writes that wait for something to be fetched before they can be asked. */
   stalled: PendingWrite[] = [];
   /** Writes, in order, that wait until those they are entangled with have their answers. */
   blocked: PendingWrite[] = [];
@@ -56,18 +54,15 @@ export abstract class Writes {
   follower: Follower | undefined;
   /** For the outbox, in order. */
   records: Record_[] = [];
-  /** Namespaces to ask for, each with who waits. */
-  readonly wantedStates = new Map<string, StateWaiter[]>();
-  /** Asked on this connection. */
-  readonly askedStates = new Set<string>();
-  /** Namespaces to ask for alone, because a question with several was refused. */
-  readonly loneStates = new Set<string>();
   protected readonly backoff = new Backoff(100, 5000);
   private drawn: ChatDocument | undefined;
 
   constructor(public name: string, readonly session: string, protected readonly newRequestId: () => number, readonly wake: () => void) {
     this.isChat = ownerNamed(name).chat !== undefined;
   }
+
+  /** How frames name it. */
+  abstract readonly address: string;
 
   /** Open the owner again on this connection, if it is not being opened already. */
   abstract resync(): void;
@@ -89,7 +84,7 @@ export abstract class Writes {
     return (this.drawn ??= this.replica!.view(shown));
   };
 
-  protected redraw(): void {
+  redraw(): void {
     this.drawn = undefined;
   }
 
@@ -98,47 +93,6 @@ export abstract class Writes {
     if (this.error) this.settle(pending, this.error);
     else if (this.blocked.length) this.blocked.push(pending);
     else this.carryOut(pending);
-  }
-
-  /** Ask for a state document; `waiter` is called when it is there, or with an error. */
-  wantState(namespace: string, waiter: StateWaiter): void {
-    if (this.error) return waiter(this.error);
-    if (!this.isChat && this.replica && !this.replica.versions.has(namespace)) {
-      // `opened` and the commits since say that there is no such document.
-      this.replica.installState(namespace, null);
-      return waiter();
-    }
-    this.wantedStates.set(namespace, [...(this.wantedStates.get(namespace) ?? []), waiter]);
-  }
-
-  /** The answer to `state-get`. */
-  statesReceived(frame: StateFrame): void {
-    for (const [namespace, value] of Object.entries(frame.states)) {
-      // Where all were asked for, whoever waits for a corrupt one gets an error of its own.
-      if (value?.error !== undefined) continue;
-      this.askedStates.delete(namespace);
-      this.loneStates.delete(namespace);
-      if (this.replica && !this.replica.document.states.has(namespace)) {
-        this.replica.installState(namespace, value);
-        this.redraw();
-      }
-      this.stateTold(namespace);
-    }
-  }
-
-  statesRefused(namespaces: readonly string[], error: TellbackError): void {
-    for (const namespace of namespaces) {
-      this.askedStates.delete(namespace);
-      // One of several is to blame; the others are not to suffer for having been asked for with it.
-      if (namespaces.length > 1) this.loneStates.add(namespace);
-      else this.stateTold(namespace, error);
-    }
-  }
-
-  protected stateTold(namespace: string, error?: TellbackError): void {
-    const waiting = this.wantedStates.get(namespace) ?? [];
-    this.wantedStates.delete(namespace);
-    for (const waiter of waiting) waiter(error);
   }
 
   // -- refusals
@@ -198,19 +152,17 @@ export abstract class Writes {
         const { version, head } = this.view();
         return this.settle(pending, { version: this.isChat ? version : head, messageIds: [], rebased: false, duplicate: false, changed: false, linkedFrom: [] });
       }
-      if (this.lane.add(pending, toWrite(this.owner, parts), this.newRequestId(), this.replica!) === ENTANGLED) {
-        this.blocked.push(pending);
-        return;
-      }
+      this.lane.add(pending, toWrite(this.owner, parts), this.newRequestId(), this.replica!);
     } catch (error) {
-      if (error instanceof Unfetched) {
+      if (error === ENTANGLED) this.blocked.push(pending);
+      else if (error instanceof Unfetched) {
         this.stalled.push(pending);
-        this.wantState(error.namespace, (problem) => this.resume(pending, problem));
+        error.fetch(this, (problem) => this.resume(pending, problem));
       } else this.settle(pending, error as Error); // The user's own function failed, or there is nothing that could be asked.
       return;
     }
     this.record(pending, before);
-    if (this.drawn) show(this.drawn, pending.write!);
+    if (this.drawn) this.drawn = show(this.drawn, pending.write!);
   }
 
   protected record(pending: PendingWrite, replaces: number): void {
@@ -244,7 +196,7 @@ export abstract class Writes {
     this.lane.doomChildren(pending);
     this.redraw();
     const attempts = pending.intent.isFunction ? FUNCTION_ATTEMPTS_MAX : ATTEMPTS_MAX;
-    if (pending.attempts < attempts && pending.intent.repeatable(this.view, missed?.flatMap((commit) => commit.ops))) this.carryOut(pending);
+    if (pending.attempts < attempts && pending.intent.repeatable(this.view)) this.carryOut(pending);
     else this.conflict(pending, reason, version, missed);
   }
 

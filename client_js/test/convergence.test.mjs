@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import test, { after, before } from "node:test";
 import { WebSocket } from "ws";
+import "../dist/states.js";
+import "../dist/swipes.js";
 import { client, Server, until } from "./server.mjs";
 
 const SEEDS = Number(process.env.TELLBACK_JS_SEEDS ?? 4);

@@ -2,11 +2,14 @@
 import assert from "node:assert/strict";
 import test, { after, before } from "node:test";
 import { WebSocket } from "ws";
-import { MemoryOutbox } from "../dist/tellback.js";
 import "../dist/catalog.js";
 import "../dist/floors.js";
 import "../dist/generations.js";
 import "../dist/history.js";
+import "../dist/life.js";
+import { MemoryOutbox } from "../dist/memory.js";
+import "../dist/states.js";
+import "../dist/swipes.js";
 import { client, Locks, Server, until } from "./server.mjs";
 
 const server = new Server();

@@ -3,11 +3,15 @@
 // What only the server decides is not run: frames/client.json (what a server refuses), names/names.json (which names may
 // be made), ids/derived-*.json (ids of what a file holds), life/links.json's refusals. Of `decide` and its like a client
 // lives the outcome: each commit's effects lead to `after`, and an ack without effects means what was asked.
+//
+// It is built with the names that the SDK has in `dist`; what a vector has under one of them is read as a string.
 
 import { applyPatch, difference, mergeToPatch } from "../src/patch.js";
 import { askedEffects, ChatDocument, Replica, type Effect } from "../src/replica.js";
 import { chatAddress, isMessageId, isNamespace, isSession, ownerNamed, textOf } from "../src/ids.js";
 import "../src/generation.js";
+import { installState } from "../src/states.js";
+import "../src/swipes.js";
 import { Generations } from "../src/generations.js";
 import { Link } from "../src/link.js";
 import { sha256 } from "../src/sha256.js";
@@ -46,7 +50,7 @@ function replicaOf(document: any): Replica {
   const held = new ChatDocument(owner, "11111111-1111-4111-8111-111111111111", version, head, freeze(metadata), new Map(messages.map((one: any) => [one.id, freeze(one)])));
   held.deleted = deleted;
   const replica = new Replica(held);
-  for (const [namespace, state] of Object.entries<any>(states)) if ("data" in state) replica.installState(namespace, state);
+  for (const [namespace, state] of Object.entries<any>(states)) if ("data" in state) installState(held, namespace, state);
   return replica;
 }
 
@@ -66,55 +70,55 @@ function holds(replica: Replica, after: any, name: string): void {
 }
 
 function stepped(vector: any): void {
-  const replica = replicaOf(vector.document);
-  const shown = replicaOf(vector.document);
+  const replica = replicaOf(vector["document"]);
+  const shown = replicaOf(vector["document"]);
   for (const step of vector.steps) {
-    if (!step.effects || step.answer.type !== "ack") continue;
+    if (!step.effects || step["answer"].type !== "ack") continue;
     const frame = step.frame ?? parse(step.text ?? "null");
-    const { version } = step.answer;
+    const { version } = step["answer"];
     replica.install(version, wired(step.effects));
     // The sender installs the ack, or what it asked for: the same document, as far as it tells.
     if (frame && !/^(chat|owner|generat)/.test(frame.type)) {
-      shown.install(version, askedEffects(frame, step.answer, shown.document.states));
-      if (!step.answer.resync) {
+      shown.install(version, askedEffects(frame, step["answer"], shown.document));
+      if (!step["answer"].resync) {
         same("messages of the sender", shown.document.all, replica.document.all);
         same("metadata of the sender", shown.document.metadata, replica.document.metadata);
       } else return holdsNothing();
     } else shown.install(version, wired(step.effects));
   }
-  holds(replica, vector.after, vector.document.owner ?? "group:vectors");
+  holds(replica, vector.after, vector["document"].owner ?? "group:vectors");
 }
 
 const holdsNothing = () => {};
 
 const RUN: [RegExp, (vector: any) => void][] = [
   [/^apply\//, (vector) => {
-    const replica = replicaOf(vector.document);
+    const replica = replicaOf(vector["document"]);
     replica.install(vector.version, wired(vector.effects));
-    holds(replica, vector.after, vector.document.owner ?? "group:vectors");
+    holds(replica, vector.after, vector["document"].owner ?? "group:vectors");
   }],
   [STEPPED, stepped],
   [/^life\/links/, (vector) => {
     if (!vector.effects) return;
-    const replica = replicaOf(vector.document);
+    const replica = replicaOf(vector["document"]);
     replica.install(vector.after.version, wired(vector.effects));
     holds(replica, vector.after, "group:vectors");
   }],
   [/^patch\/patch/, (vector) => {
-    const before = stringify(vector.document);
+    const before = stringify(vector["document"]);
     try {
-      const result = applyPatch(freeze(vector.document), freeze(vector.patch));
+      const result = applyPatch(freeze(vector["document"]), freeze(vector.patch));
       if (vector.error) throw new Wrong("it was not refused");
       same("result", result, vector.result);
-      same("undone", applyPatch(vector.result, vector.undo), vector.document);
-      same("difference", applyPatch(vector.document, difference(vector.document, vector.result)), vector.result);
+      same("undone", applyPatch(vector.result, vector.undo), vector["document"]);
+      same("difference", applyPatch(vector["document"], difference(vector["document"], vector.result)), vector.result);
     } catch (error: any) {
       if (!vector.error || !error.code) throw error;
       same("error", { code: error.code, pointer: error.pointer }, vector.error);
     }
-    same("the document", stringify(vector.document), before);
+    same("the document", stringify(vector["document"]), before);
   }],
-  [/^patch\/merge/, (vector) => same("result", applyPatch(vector.document, mergeToPatch(vector.document, vector.merge)), vector.result)],
+  [/^patch\/merge/, (vector) => same("result", applyPatch(vector["document"], mergeToPatch(vector["document"], vector.merge)), vector.result)],
   [/^names\/sessions/, (vector) => same("usable", isSession(vector.text), vector.usable)],
   [/^names\/namespaces/, (vector) => same("usable", isNamespace(vector.text), vector.usable)],
   [/^names\/chats/, (vector) => same("address", chatAddress(vector.text), vector.address)],
@@ -129,7 +133,7 @@ const RUN: [RegExp, (vector: any) => void][] = [
     same("text and back", parse(stringify(vector.frame)), vector.frame);
     // No frame of the server, at whatever moment, is more than a client can take.
     if (vector.direction !== "server") return;
-    const link = new Link("tab-5f0c1d2e3a4b5c6d", null, "vectors", false, () => {});
+    const link = new Link("tab-5f0c1d2e3a4b5c6d", null, false, () => {});
     link.connected(0);
     link.received('{"type":"welcome","protocol":1,"server":"tellback","user":"u","limits":{},"heartbeat_ms":1000}', 0);
     link.subscribe("character:Alice/First meeting");
@@ -139,11 +143,11 @@ const RUN: [RegExp, (vector: any) => void][] = [
   [/^generations\/deltas/, (vector) => {
     // A tab takes what the server took, and what it has already, and nothing else.
     const tab = new Generations({
-      session: "tab-5f0c1d2e3a4b5c6d", address: "c", phase: "closed", replica: undefined, events: [], wantState() {}, wake() {},
+      session: "tab-5f0c1d2e3a4b5c6d", address: "c", phase: "closed", replica: undefined, events: [], wake() {},
     });
     const target = { kind: "message" as const };
     tab.received({ type: "generation-started", chat: "c", generation: "g", target, message: "m", by: "somebody", state: "running", text: "", offset: 0, durable: 0 } as any, 0);
-    for (const { delta, added } of vector.deltas) if (!added.code) tab.received({ type: "generation-delta", chat: "c", generation: "g", text: "", durable: 0, offset: 0, ...delta }, 0);
+    for (const { "delta": delta, added } of vector.deltas) if (!added.code) tab.received({ type: "generation-delta", chat: "c", generation: "g", text: "", durable: 0, offset: 0, ...delta }, 0);
     const { text, reasoning } = tab.known.get("g")!;
     same("text", text, vector.text);
     same("reasoning", reasoning, vector.reasoning ?? "");

@@ -4,6 +4,8 @@ import "../catalog.js";
 import type { Client } from "../client.js";
 import "../generation.js";
 import { inner } from "../index.js";
+import "../life.js";
+import "../swipes.js";
 import { Base, type Key } from "./base.js";
 import { EventSource, EventTypes } from "./emitter.js";
 import { Lives, type PastChat } from "./lives.js";

@@ -62,7 +62,7 @@ export class Lives extends Base {
   reloadCurrentChat(): Promise<void> {
     return this.exclusively(async () => {
       const { chat } = this.current();
-      const commits = (await chat.ask<HistoryFrame>({ type: "history", after: chat.head.seq, limit: 1000 })).commits ?? [];
+      const commits = (await this.client.ask<HistoryFrame>({ type: "history", chat: chat.subscription.address, after: chat.head.seq, limit: 1000 })).commits ?? [];
       const last = commits.at(-1)?.version.seq ?? 0;
       while (chat.head.seq < last && chat.status !== "offline") {
         await new Promise<void>((resolve) => {

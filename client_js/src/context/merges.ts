@@ -5,20 +5,21 @@
 
 import { difference, inner } from "../index.js";
 import type { Intent } from "../intents.js";
+import { documentIn, state } from "../states.js";
 
-const { copy, equal, has, isObject, payload, refused, state, Unfetched } = inner;
+const { equal, isObject, payload, refused } = inner;
 
 /** Objects merged at every depth; everything else takes the place of what was there. */
 function merged(old: any, patch: any): any {
   if (!isObject(patch) || !isObject(old)) return patch;
-  return { ...old, ...Object.fromEntries(Object.entries(patch).map(([member, value]) => [member, merged(has(old, member) ? old[member] : undefined, value)])) };
+  return { ...old, ...Object.fromEntries(Object.entries(patch).map(([member, value]) => [member, merged(Object.hasOwn(old, member) ? old[member] : undefined, value)])) };
 }
 
 /** True when everything that `patch` would change is now as it was seen. */
 function sameWhere(seen: any, now: any, patch: any, deep: boolean): boolean {
   if (isObject(patch) && isObject(seen) && isObject(now)) {
     return Object.entries(patch).every(([member, value]) => {
-      if (!has(seen, member) || !has(now, member)) return has(seen, member) === has(now, member);
+      if (!Object.hasOwn(seen, member) || !Object.hasOwn(now, member)) return Object.hasOwn(seen, member) === Object.hasOwn(now, member);
       return sameWhere(seen[member], now[member], deep ? value : null, deep);
     });
   }
@@ -65,11 +66,10 @@ export function reduceState(namespace: string, reducer: (current: any, attempt: 
   return {
     isFunction: true,
     parts(view) {
-      const document = view().states.get(namespace);
-      if (!document) throw new Unfetched(namespace);
-      const next = reducer(copy(document.data ?? {}), retries);
+      const document = documentIn(view(), namespace);
+      const next = reducer(structuredClone(document.data ?? {}), retries);
       if (typeof next?.then === "function") throw new TypeError("an updater is not asynchronous: it is run again whenever somebody was faster");
-      told.state = copy(next ?? document.data ?? null);
+      told.state = structuredClone(next ?? document.data ?? null);
       return next === null || next === undefined ? [] : state(namespace, { update: () => next }).parts(view);
     },
     repeatable: () => ++retries <= maxRetries,

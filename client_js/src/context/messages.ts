@@ -5,9 +5,10 @@ import type { Intent } from "../intents.js";
 import type { WriteResult } from "../outbox.js";
 import type { Message } from "../replica.js";
 import { Base, type Key } from "./base.js";
+import { swipe as swipeIntent } from "../swipes.js";
 import { mergeMessage } from "./merges.js";
 
-const { append, batch, remove, swipe: swipeOf } = inner;
+const { append, batch, remove } = inner;
 
 const SYSTEM = new Set(
   "HELP WELCOME EMPTY GENERIC NARRATOR COMMENT SLASH_COMMANDS FORMATTING HOTKEYS MACROS WELCOME_PROMPT ASSISTANT_NOTE ASSISTANT_MESSAGE".split(" "),
@@ -54,7 +55,7 @@ export class Messages extends Base {
     const found = chat.messages.filter((message) => ids.has(message.id));
     if (swipe !== undefined) {
       if (ids.size !== 1) throw new TypeError("`swipe` goes with one message");
-      await this.write(chat, swipeOf(found[0]!.id, { action: "delete", swipe }), silent);
+      await this.write(chat, swipeIntent(found[0]!.id, { action: "delete", swipe }), silent);
       const now = chat.message(found[0]!.id) ?? found[0];
       return isMany ? [now] : now;
     }

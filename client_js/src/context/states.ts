@@ -1,8 +1,9 @@
 /* Metadata, state documents and floor states, of the shown chat or of a `target`; states of characters. */
 
 import type { Handle } from "../handle.js";
-import { difference, inner, type Operation, type TellbackError } from "../index.js";
+import { difference, type Operation, type TellbackError } from "../index.js";
 import type { Intent } from "../intents.js";
+import { state } from "../states.js";
 import { Base, isOver } from "./base.js";
 import { FloorState } from "./floors.js";
 import { assignMetadata, reduceState } from "./merges.js";
@@ -115,6 +116,6 @@ export class States extends Base {
 
 /** A state is taken away whatever it holds by then. */
 function takenAway(namespace: string): Intent {
-  const intent = inner.state(namespace, { delete: true });
+  const intent = state(namespace, { delete: true });
   return { isFunction: true, parts: intent.parts, repeatable: () => true };
 }
