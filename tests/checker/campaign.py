@@ -12,21 +12,36 @@ import json
 import random
 import shutil
 import signal
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tests.checker import power
-from tests.checker.evidence import Evidence, load, read_disk, read_server, read_store, save
+from tests.checker.caretaker import Caretaker
+from tests.checker.evidence import (
+    Evidence,
+    load,
+    read_beside,
+    read_disk,
+    read_elsewhere,
+    read_server,
+    read_store,
+    read_turns,
+    save,
+)
 from tests.checker.invariants import Violation, verify
 from tests.checker.linearizability import second_opinion
 from tests.checker.notebook import Notebook, read
+from tests.checker.outsider import Outsider
 from tests.checker.tab import Forgotten, Tab
+from tests.support.database_servers import ServerProcess
 from tests.support.forked_server import ForkedServer
-from tests.support.oracle import LOST, until
+from tests.support.oracle import LOST
 from tests.support.server import TabClient
 from tests.support.stored import caught_up
+from tests.support.waiting import until
 
 CHAT = "character:Alice/Checked"
 ROUND_S = 3.0
@@ -63,8 +78,9 @@ class Plan(msgspec.Struct):
 class Run:
     """One run in a folder of its own."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, databases: Sequence[ServerProcess] = ()) -> None:
         self.plan = plan
+        self.databases = databases
         self.folder = folder
         self.data = folder / "data"
         self.journal = folder / "journal"
@@ -73,6 +89,8 @@ class Run:
         self.rounds = 0
         self.urls: list[str] = []
         """Where tabs may go while there are two servers."""
+        self.caretaker: Caretaker
+        self.outsider: Outsider
         self.stores = {
             name: url.format(folder=folder) for name, url in (("store", plan.store), ("backup", plan.backup)) if url
         }
@@ -133,6 +151,9 @@ class Run:
         await first.close()
         assert opened["type"] == "opened", opened
         chat = f"id:{opened['chat_id']}"
+        self.outsider = Outsider(self.data, opened["chat_id"], notebook, self.chance)
+        integrity = evidence.first["version"]["integrity"]
+        self.caretaker = Caretaker(chat, integrity, notebook, self._url, self.chance)
         stop = asyncio.Event()
         tabs = [
             Tab(f"t{number}", chat, notebook, self._url, self.plan.seed, window=self.plan.window)
@@ -146,6 +167,7 @@ class Run:
             stop.set()
             await self._ended(notebook, tasks)
         finally:
+            await self.caretaker.close()
             for task in tasks:
                 task.cancel()
             found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -154,7 +176,7 @@ class Run:
                     self.problems.append(("exactly-once", str(failure)))
                 elif isinstance(failure, Exception):
                     self.problems.append(("broadcast-stream", f"a tab gave up: {failure!r}"))
-        await self._evidence(chat, evidence)
+        await self._evidence(notebook, chat, evidence)
 
     async def _round(self, notebook: Notebook, tabs: list[Tab], tasks: list[asyncio.Task[None]]) -> None:
         wanted = notebook.answers + self.chance.randrange(self.plan.answers // 2, self.plan.answers * 3 // 2)
@@ -174,14 +196,28 @@ class Run:
                 await self.server.kill()
                 notebook.note("", "chaos", kind=power.cut(self.journal, self.data, self.chance))
                 await self._start()
-            case "rot":
+            case "rot" | "rot-length":
                 await self.server.kill()
-                notebook.note("", "chaos", kind=power.rot(self.data, self.chance))
+                flip = power.rot if kind == "rot" else power.rot_length
+                notebook.note("", "chaos", kind=flip(self.data, self.chance))
                 await self._start()
             case "rival":
                 await self._rival(notebook, tabs)
             case "stop":
                 await self.server.stop()
+                await self._start()
+            case "bin" | "backup" | "copy" | "restore":
+                await self._cared(notebook, getattr(self.caretaker, kind)())
+            case "database":
+                database = self.chance.choice(self.databases)
+                await asyncio.to_thread(database.kill)
+                await asyncio.sleep(self.chance.uniform(0, 0.5))
+                await asyncio.to_thread(database.start)
+            case "edit":
+                self.outsider.edit()
+            case "edit-down":
+                await self.server.kill()
+                self.outsider.edit()
                 await self._start()
             case "pause":
                 self.server.signal(signal.SIGSTOP)
@@ -190,6 +226,27 @@ class Run:
             case "wires":
                 for tab in self.chance.sample(tabs, max(1, len(tabs) // 2)):
                     tab.cut()
+
+    async def _cared(self, notebook: Notebook, doing: Coroutine[Any, Any, None]) -> None:
+        """What the caretaker does; every other time the server is killed in the middle of it."""
+        task = asyncio.create_task(doing)
+        try:
+            if self.chance.random() < 0.5:
+                await asyncio.wait([task], timeout=self.chance.uniform(0, 0.05))
+                await self.server.kill()
+                await self._start()
+            async with asyncio.timeout(self.plan.end_s):
+                while not task.done():
+                    await self._revive(notebook)
+                    await asyncio.wait([task], timeout=0.02)
+                await task
+        except TimeoutError:
+            self.problems.append(("exactly-once", "the caretaker gets no outcome, however often it asks"))
+            raise _Over from None
+        except AssertionError as error:
+            self.problems.append(("exactly-once", f"the caretaker was refused: {error}"))
+        finally:
+            task.cancel()
 
     async def _rival(self, notebook: Notebook, tabs: list[Tab]) -> None:
         """A second server on the same folder. It refuses to start; where it does not, tabs come to it, too."""
@@ -230,13 +287,14 @@ class Run:
         if not all(task.done() for task in tasks):
             self.problems.append(("exactly-once", "some ops get no outcome, however often they are resent"))
 
-    async def _evidence(self, chat: str, evidence: Evidence) -> None:
+    async def _evidence(self, notebook: Notebook, chat: str, evidence: Evidence) -> None:
         chat_id = chat.removeprefix("id:")
         try:
             self.plan.fail_syncs = False
             await self.server.kill()
             await self._start()
             await read_server(self.server.url, chat, evidence)
+            await read_beside(self.server.url, chat, notebook.made, evidence)
             for url in self.stores.values():
                 reader = await TabClient.join(self.server.url)
                 with contextlib.suppress(TimeoutError, AssertionError):
@@ -247,8 +305,10 @@ class Run:
                 self.problems.append(("durable", f"the server ended with {code}"))
             for name, url in self.stores.items():
                 evidence.stores[name] = await read_store(url, chat_id)
+            evidence.turns = read_turns(self.data, chat_id)
             if not self.stores:
                 evidence.disk = read_disk(self.data, chat_id)
+                evidence.elsewhere = read_elsewhere(self.data)
         except (*LOST, AssertionError, KeyError, ValueError) as error:
             self.problems.append(("durable", f"what is there cannot be read: {error!r}"))
 
@@ -268,9 +328,11 @@ def judged(folder: Path) -> list[Violation]:
     return found
 
 
-async def hold(plan: Plan, folder: Path, keep: Path | None = None) -> list[Violation]:
-    """One run below `folder`; a failed one is kept as `keep/<seed>`."""
-    run = Run(plan, folder / f"run-{plan.seed}-{plan.planted or 'sound'}")
+async def hold(
+    plan: Plan, folder: Path, keep: Path | None = None, databases: Sequence[ServerProcess] = ()
+) -> list[Violation]:
+    """One run below `folder`; a failed one is kept as `keep/<seed>`. `databases` may be killed."""
+    run = Run(plan, folder / f"run-{plan.seed}-{plan.planted or 'sound'}", databases)
     found = await run.run()
     if found and keep is not None:
         _keep(run, keep / run.folder.name, found)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tellback_server.fs import Fs
+from tellback_server.log.format import decode_record, iterate_records
+from tellback_server.log.inspect import open_walk
+from tellback_server.records import ADOPT, CHECKPOINT, decode_base, owner_key
 from tests.checker.notebook import Frame
 from tests.support.oracle import whole_history
 from tests.support.server import TabClient
-from tests.support.stored import states_of, stored
+from tests.support.stored import USER, states_of, stored
 
 SIDECAR = ".luker-state."
 
@@ -32,6 +38,14 @@ class Evidence(msgspec.Struct):
     """`messages`, `metadata`, `states` of the files, and their chat_sync; None where there is a store."""
     stores: dict[str, Frame] = {}
     """The same of each store: `store`, or `primary` and `backup`."""
+    turns: list[Frame] = []
+    """The versions with which an epoch began that another program's edit or a restored backup made, from the log."""
+    elsewhere: list[str] = []
+    """The texts of all files of chats that the user has: this one, others, recovered ones, backups, the trash."""
+    beside: dict[str, Frame] = {}
+    """What a newcomer is told of the chats that were made of this one, by their id: branches, copies of backups."""
+    backups: list[Frame] = []
+    """Every backup of the chat, as it is listed, with its `messages`, `metadata` and `states`."""
     problems: list[tuple[str, str]] = []
     """What went wrong while the run was held: invariant and text."""
 
@@ -48,24 +62,86 @@ async def read_server(url: str, chat: str, evidence: Evidence) -> None:
     await reader.close()
 
 
-def read_disk(data: Path, chat_id: str) -> Frame:
-    """The files of the chat, found by the id in their chat_sync, read with nothing but json."""
-    for sync in data.rglob(f"*{SIDECAR}chat_sync.json"):
-        mark = json.loads(sync.read_bytes())
-        if mark.get("tellback", {}).get("chat_id") != chat_id or "backups" in sync.parts or "trash" in sync.parts:
+async def read_beside(url: str, chat: str, chats: Iterable[str], evidence: Evidence) -> None:
+    """The chat's backups, and the chats that were made of it."""
+    reader = await TabClient.join(url)
+    for chat_id in chats:
+        evidence.beside[chat_id] = await reader.open(f"id:{chat_id}")
+    listed = await reader.ask("backup-list", chat=chat, timeout_s=30)
+    for entry in listed.get("backups", []):
+        if "version" not in entry or entry.get("piece"):
             continue
-        stem = sync.name.removesuffix(f"{SIDECAR}chat_sync.json")
-        header, *lines = [line for line in (sync.parent / f"{stem}.jsonl").read_bytes().split(b"\n") if line]
-        states = {}
-        for path in sync.parent.iterdir():
-            if path.name.startswith(stem + SIDECAR):
-                states[path.name.removeprefix(stem + SIDECAR).removesuffix(".json")] = path.read_bytes()
-        states.pop("chat_sync")
-        return {
-            "messages": [json.loads(line) for line in lines], "metadata": json.loads(header).get("chat_metadata", {}),
-            "states": {name: json.loads(data) for name, data in states.items()}, "sync": mark,
-        }
-    raise AssertionError(f"no chat_sync names {chat_id}")
+        found: Frame = {"messages": []}
+        cursor = None
+        while True:
+            more = {} if cursor is None else {"cursor": cursor}
+            page = await reader.ask("backup-get", chat=chat, backup=entry["backup"], timeout_s=30, **more)
+            assert page["type"] == "backup", page
+            found["messages"] += page["messages"]
+            found |= {name: page[name] for name in ("metadata", "states") if name in page}
+            cursor = page["cursor"]
+            if cursor is None:
+                break
+        evidence.backups.append({**entry, **found})
+    await reader.close()
+
+
+def read_turns(data: Path, chat_id: str) -> list[Frame]:
+    """Where epochs of the chat begin, by its base records in the log."""
+    walk, _term, _torn = open_walk(Fs(), str(data / ".tellback/log"))
+    turns: list[Frame] = []
+    for _header, batch in walk.batches():
+        if batch is None:
+            continue
+        for record in iterate_records(batch.body, batch.header.record_count):
+            if record.kind in (CHECKPOINT, ADOPT) and record.owner.decode() == owner_key(USER, chat_id):
+                whole = decode_record(batch.body, record.offset)
+                assert whole is not None, "the server has just read it"
+                head: Frame = msgspec.to_builtins(decode_base(whole.body).head)
+                if head["epoch"] > (turns[-1]["epoch"] if turns else 1):
+                    turns.append(head)
+    return turns
+
+
+def read_elsewhere(data: Path) -> list[str]:
+    """The text of every line of every chat file."""
+    texts = set()
+    for path in data.rglob("*.jsonl"):
+        if ".tellback" in path.parts:
+            continue
+        for line in path.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):
+                texts.add(json.loads(line).get("mes", ""))
+    return sorted(texts)
+
+
+def chat_file(data: Path, chat_id: str) -> Path | None:
+    """The chat's file, found by the id in its chat_sync."""
+    for sync in data.rglob(f"*{SIDECAR}chat_sync.json"):
+        if "backups" in sync.parts or "trash" in sync.parts:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(sync.read_bytes()).get("tellback", {}).get("chat_id") == chat_id:
+                stem = sync.name.removesuffix(f"{SIDECAR}chat_sync.json")
+                return sync.with_name(f"{stem}.jsonl")
+    return None
+
+
+def read_disk(data: Path, chat_id: str) -> Frame:
+    """The files of the chat, read with nothing but json."""
+    file = chat_file(data, chat_id)
+    assert file is not None, f"no chat_sync names {chat_id}"
+    stem = file.name.removesuffix(".jsonl")
+    header, *lines = [line for line in file.read_bytes().split(b"\n") if line]
+    states = {}
+    for path in file.parent.iterdir():
+        if path.name.startswith(stem + SIDECAR):
+            states[path.name.removeprefix(stem + SIDECAR).removesuffix(".json")] = path.read_bytes()
+    sync = json.loads(states.pop("chat_sync"))
+    return {
+        "messages": [json.loads(line) for line in lines], "metadata": json.loads(header).get("chat_metadata", {}),
+        "states": {name: json.loads(data) for name, data in states.items()}, "sync": sync,
+    }
 
 
 async def read_store(url: str, chat_id: str) -> Frame:

@@ -152,6 +152,9 @@ class Follower:
             effects = frame["ops"]
         try:
             copy_.install(version, copy.deepcopy(effects))
+            if any(effect["op"] == "deleted" for effect in effects):
+                # Nothing more is told of it until it is opened again.
+                self.is_open = False
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, KeyError, ValueError, TypeError) as error:
             self._problem(f"an effect of {version} cannot be installed: {error!r}")
             copy_.head = version

@@ -28,9 +28,13 @@ from tests.checker.evidence import Evidence
 from tests.checker.follower import LOG_ENDING, Follower
 from tests.checker.notebook import Frame, Key, Notes, received
 from tests.checker.reference import Reference
+from tests.checker.turns import Retold, given_up, said_twice, timeline
+from tests.checker.workload import FLOORS
 
 CHAT = "chat"
 """The document of messages and metadata; others are called by their namespace."""
+NEVER, BEGINNING = -2, -1
+"""Places before the first commit: of a document that must not exist, and of what was there when the tabs came."""
 
 
 class Violation(NamedTuple):
@@ -49,19 +53,28 @@ class Case:
     by_op: dict[Key, Frame] = field(default_factory=dict)
     twice: list[Key] = field(default_factory=list)
     seq_of: dict[str, int] = field(default_factory=dict)
+    place_of: dict[str, int] = field(default_factory=dict)
+    """Integrity -> its place among all commits and turns: a turn has the seq of the commit before it."""
     touched: dict[str, list[int]] = field(default_factory=dict)
-    """Document -> seqs of the commits that touched it, ascending."""
+    """Document -> places of what touched it, ascending."""
+    turned: set[int] = field(default_factory=set)
+    """Places of turns. They may have touched any document."""
 
     def __post_init__(self) -> None:
         first = self.evidence.first
-        self.seq_of[first["head"]["integrity"]] = first["head"]["seq"]
-        self.seq_of[first["version"]["integrity"]] = first["version"]["seq"]
-        self.touched[CHAT] = [first["version"]["seq"]]
-        for commit in self.evidence.history:
-            version = commit["version"]
+        for version in (first["head"], first["version"]):
+            self.seq_of[version["integrity"]] = version["seq"]
+            self.place_of[version["integrity"]] = BEGINNING
+        self.touched[CHAT] = [BEGINNING]
+        for place, (version, commit) in enumerate(timeline(self.evidence)):
             self.seq_of.setdefault(version["integrity"], version["seq"])
+            self.place_of.setdefault(version["integrity"], place)
+            if commit is None:
+                self.turned.add(place)
+                self.touched[CHAT].append(place)
+                continue
             for document in sorted(documents_of(commit)):
-                self.touched.setdefault(document, []).append(version["seq"])
+                self.touched.setdefault(document, []).append(place)
             if "by" in commit:
                 key = (commit["by"]["session"], commit["by"]["op"])
                 if key in self.by_op:
@@ -70,10 +83,10 @@ class Case:
                     self.by_op[key] = commit
 
     def touched_between(self, document: str, after: int, before: int) -> bool:
-        """Whether a commit with after < seq < before touched the document."""
-        seqs = self.touched.get(document, [])
-        at = bisect.bisect_right(seqs, after)
-        return at < len(seqs) and seqs[at] < before
+        """Whether something behind `after` and before `before` touched the document."""
+        places = self.touched.get(document, [])
+        at = bisect.bisect_right(places, after)
+        return at < len(places) and places[at] < before
 
 
 def documents_of(commit: Frame) -> set[str]:
@@ -95,6 +108,7 @@ def durable(case: Case) -> Iterator[str]:
                 yield f"{key} was acknowledged as {outcome['version']} and is lost"
             elif commit["version"] != outcome["version"]:
                 yield f"{key} was acknowledged as {outcome['version']} and is {commit['version']}"
+    yield from given_up(case.notes, case.evidence)
 
 
 def exactly_once(case: Case) -> Iterator[str]:
@@ -105,6 +119,7 @@ def exactly_once(case: Case) -> Iterator[str]:
             yield f"{key} got several outcomes: {sorted(kinds)}"
         if len(invocation.answers) > 1 and not all(frame.get("duplicate") for _at, frame in invocation.answers[1:]):
             yield f"{key} was carried out again: {[frame for _at, frame in invocation.answers]}"
+    yield from said_twice(case.notes, case.evidence)
     for key, frame, answer in case.notes.probes:
         if answer is not None and answer.get("code") != "op-mismatch":
             yield f"the number of {key} was used for another body {frame} and answered with {answer}"
@@ -139,14 +154,19 @@ def no_phantom(case: Case) -> Iterator[str]:
 def integrity_chain(case: Case) -> Iterator[str]:
     before = case.evidence.first["head"]
     seen = {before["integrity"]}
-    for commit in case.evidence.history:
-        version = commit["version"]
-        if version["seq"] != before["seq"] + 1:
-            yield f"after seq {before['seq']} comes {version['seq']}"
-        if commit["previous"] != before["integrity"]:
-            yield f"{version} stands on {commit['previous']}, before it is {before}"
-        if version["epoch"] != before["epoch"]:
-            yield f"the epoch changed from {before} to {version}, and nobody edited anything"
+    for version, commit in timeline(case.evidence):
+        if commit is None:
+            if version["seq"] != before["seq"] or version["epoch"] != before["epoch"] + 1:
+                yield f"behind {before} an epoch begins with {version}"
+            if not case.notes.is_edited:
+                yield f"the epoch changed from {before} to {version}, and nobody edited or restored anything"
+        else:
+            if version["seq"] != before["seq"] + 1:
+                yield f"after seq {before['seq']} comes {version['seq']}"
+            if commit["previous"] != before["integrity"]:
+                yield f"{version} stands on {commit['previous']}, before it is {before}"
+            if version["epoch"] != before["epoch"]:
+                yield f"the epoch changed from {before} to {version}, and nobody edited anything"
         if version["integrity"] in seen:
             yield f"the integrity of {version} was there before"
         seen.add(version["integrity"])
@@ -190,17 +210,22 @@ def conflict_justified(case: Case) -> Iterator[str]:
         if outcome is None or outcome["type"] not in ("ack", "conflict"):
             continue
         for document, base in _bases(frame):
-            known = _base_seq(case, key, base)
+            known = _base_place(case, key, base)
             if known is None:
                 continue
             if outcome["type"] == "conflict" and frame["type"] != "batch":
                 version = outcome["version"]
                 if version is None or (base is None and version is not None):
                     continue
-                if version["seq"] not in case.touched.get(document, []):
+                place = case.place_of.get(version["integrity"], NEVER)
+                if document in FLOORS and case.turned and place == NEVER:
+                    # A version that is derived from what a turn made of the state.
+                    continue
+                if place not in case.touched.get(document, []) and place not in case.turned:
                     yield f"{key} was told the version {version} of {document}, which is none of it"
-                elif version["seq"] <= known:
-                    yield f"{key} stood on seq {known} and got a conflict with {version}"
+                elif place <= known and known >= max(case.turned, default=known):
+                    # Behind a turn the server does not know what came after an older base.
+                    yield f"{key} stood on {base} and got a conflict with {version}"
             elif outcome["type"] == "ack" and not frame.get("force") and not outcome.get("rebased"):
                 if isinstance(base, dict):
                     # What the session did itself up to there is no news to it.
@@ -210,13 +235,14 @@ def conflict_justified(case: Case) -> Iterator[str]:
                     continue
                 if frame.get("on_conflict") == "rebase":
                     continue
-                if base is not None and case.touched_between(document, known, own["version"]["seq"]):
-                    yield f"{key} stood on seq {known} of {document}, and was accepted as {own['version']} over others"
+                place = case.place_of[own["version"]["integrity"]]
+                if base is not None and case.touched_between(document, known, place):
+                    yield f"{key} stood on {base} of {document}, and was accepted as {own['version']} over others"
 
 
 def observed_durable(case: Case) -> Iterator[str]:
     for tab, at, frame in received(case.notes):
-        for version in versions_in(frame):
+        for version in versions_in(frame, floors=not case.turned):
             if case.seq_of.get(version["integrity"]) != version["seq"]:
                 yield f"at {at} {tab} saw {version} in {frame['type']}, which the history does not know"
 
@@ -261,11 +287,16 @@ def model_equality(case: Case) -> Iterator[str]:
         frame = event.get("frame", {})
         if event["what"] == "sent" and frame.get("type") == "generation-delta":
             reference.texts[frame["generation"]] = frame["text"]
-    reads: dict[int, list[tuple[str, Frame]]] = {}
-    for tab, _at, frame in received(case.notes):
-        if frame["type"] == "opened" and frame["mode"] == "snapshot" and "messages" in frame:
-            reads.setdefault(frame["head"]["seq"], []).append((tab, frame))
-    for commit in case.evidence.history:
+    retold = Retold(case.notes, case.evidence, reference)
+    for version, commit in timeline(case.evidence):
+        if commit is None:
+            for who, wanted, told in retold.turn(version):
+                if wanted != told:
+                    yield f"{version}: {who} {_first_difference(wanted, told)}"
+            continue
+        if retold.is_blind:
+            retold.look(version)
+            continue
         key = (commit["by"]["session"], commit["by"]["op"]) if "by" in commit else None
         invocation = None if key is None else case.notes.invocations.get(key)
         try:
@@ -274,10 +305,11 @@ def model_equality(case: Case) -> Iterator[str]:
             yield f"{commit['version']}: what {invocation and invocation.frame} means to {commit['ops']}: {error!r}"
             return
         yield from (f"{commit['version']}: {problem}" for problem in found)
-        for tab, frame in reads.get(commit["version"]["seq"], ()):
-            if list(reference.copy.messages.values()) != frame["messages"]:
-                wrong = _first_difference(reference.copy.messages.values(), frame["messages"])
-                yield f"{tab} read at {commit['version']}: {wrong}"
+        for who, wanted, told in retold.read_at(version, key):
+            if wanted != told:
+                yield f"{version}: {who} {_first_difference(wanted, told)}"
+    if retold.is_blind:
+        return
     yield from reference.floors()
     final = case.evidence.final
     known = reference.copy
@@ -286,8 +318,13 @@ def model_equality(case: Case) -> Iterator[str]:
     if known.metadata != final["metadata"]:
         yield f"a newcomer reads the metadata {final['metadata']}, it is {known.metadata}"
     states = {name: value.get("data") for name, value in case.evidence.states.items() if value is not None}
-    yield from _states_differ("a newcomer reads", known.states, states)
+    is_known = {name: data for name, data in states.items() if reference.follows_floors or name in known.states}
+    yield from _states_differ("a newcomer reads", known.states, is_known)
     disk = case.evidence.disk
+    if case.turned:
+        # Written with the next commit of each.
+        states = {name: value for name, value in states.items() if name not in FLOORS}
+        disk = disk and {**disk, "states": {name: disk["states"][name] for name in disk["states"].keys() - set(FLOORS)}}
     if disk is not None:
         yield from _differs("the files hold", disk, final, states)
         if disk["sync"].get("integrity") not in (None, final["version"]["integrity"], final["head"]["integrity"]):
@@ -304,19 +341,24 @@ def backends(case: Case) -> Iterator[str]:
 
 
 def read_your_writes(case: Case) -> Iterator[str]:
-    acked: dict[str, int] = {}
-    highest = 0
-    asked: dict[str, int] = {}
+    highest, newest = 0, BEGINNING
+    asked: dict[str, tuple[int, int]] = {}
     for event in case.notes.events:
         frame, tab = event.get("frame", {}), event["tab"]
-        if event["what"] == "sent" and frame.get("type") == "open":
-            asked[tab] = highest
+        if event["what"] == "sent" and frame.get("type") in ("open", "backup-create"):
+            asked[tab] = highest, newest
         elif event["what"] == "received":
             if frame["type"] == "ack":
-                acked[tab] = max(acked.get(tab, 0), frame["version"]["seq"])
                 highest = max(highest, frame["version"]["seq"])
-            elif frame["type"] == "opened" and frame["head"]["seq"] < asked.get(tab, 0):
-                yield f"{tab} was shown {frame['head']} after seq {asked[tab]} had been acknowledged"
+                place = case.place_of.get(frame["version"]["integrity"], NEVER)
+                if place in case.touched[CHAT]:
+                    newest = max(newest, place)
+            elif frame["type"] == "opened" and frame["head"]["seq"] < asked.get(tab, (0, 0))[0]:
+                yield f"{tab} was shown {frame['head']} after seq {asked[tab][0]} had been acknowledged"
+            elif frame["type"] == "backup-created":
+                place = case.place_of.get(frame["backup"]["version"]["integrity"], NEVER)
+                if place < asked[tab][1]:
+                    yield f"a backup of {frame['backup']['version']} is older than what had been acknowledged"
 
 
 INVARIANTS: dict[str, Callable[[Case], Iterator[str]]] = {
@@ -346,15 +388,25 @@ def verify(notes: Notes, evidence: Evidence) -> list[Violation]:
 # -- small questions -------------------------------------------------------------------------------------------------
 
 
-def versions_in(frame: Frame) -> Iterator[Frame]:
-    """Every version that a frame shows."""
+def versions_in(frame: Frame, *, floors: bool) -> Iterator[Frame]:
+    """Every version that a frame shows, those of floor states when they are asked for: what another program's edit
+    makes of a floor state has a version that is derived from it, and is not written for having been read.
+    """
+    if not floors and frame.get("namespace", "").removesuffix(LOG_ENDING) in FLOORS:
+        return
     for name in ("version", "head"):
         if isinstance(frame.get(name), dict):
             yield frame[name]
+    for name in ("restored", "backup"):
+        if isinstance(frame.get(name), dict) and "version" in frame[name]:
+            yield frame[name]["version"]
     for missed in frame.get("missed", ()):
         yield missed["version"]
     if frame["type"] == "state":
-        yield from (value["version"] for value in frame["states"].values() if value is not None)
+        yield from (
+            value["version"] for name, value in frame["states"].items()
+            if value is not None and (floors or name.removesuffix(LOG_ENDING) not in FLOORS)
+        )
 
 
 def _identity(frame: Frame) -> str:
@@ -374,19 +426,19 @@ def _bases(frame: Frame) -> Iterator[tuple[str, object]]:
             yield frame["namespace"], frame.get("base")
 
 
-def _base_seq(case: Case, key: Key, base: object) -> int | None:
-    """The seq that a base stands for; -1 for null, None when it says nothing."""
+def _base_place(case: Case, key: Key, base: object) -> int | None:
+    """The place that a base stands for; None when it says nothing."""
     if base is None:
-        return -1
+        return NEVER
     if isinstance(base, dict):
         # What a rebased op vouches for is its own base (BEHAVIOUR B6).
         parent = case.notes.invocations.get((key[0], base["op"]))
         if parent is None or parent.outcome is None or not parent.is_acked:
             return None
         if parent.outcome.get("rebased"):
-            return _base_seq(case, parent.key, parent.frame.get("base"))
-        return int(parent.outcome["version"]["seq"])
-    return None if base == "*" else case.seq_of.get(str(base))
+            return _base_place(case, parent.key, parent.frame.get("base"))
+        return case.place_of.get(parent.outcome["version"]["integrity"])
+    return None if base == "*" else case.place_of.get(str(base))
 
 
 def _differs(who: str, found: Frame, final: Frame, states: Frame) -> Iterator[str]:

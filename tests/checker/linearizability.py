@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from detangle.lin import INFO, OK, Model, Operation, check
 
 from tests.checker.evidence import Evidence
-from tests.checker.invariants import CHAT, Case, documents_of
+from tests.checker.invariants import BEGINNING, CHAT, Case, documents_of
 from tests.checker.notebook import Invocation, Notes
+from tests.checker.turns import timeline
 from tests.checker.workload import NAMESPACES
 
 OPS_MAX = 400
@@ -65,7 +66,8 @@ def second_opinion(notes: Notes, evidence: Evidence) -> list[str]:
     """What no order explains; nothing where the search was given up."""
     case = Case(notes, evidence)
     problems = []
-    for document in (CHAT, *NAMESPACES):
+    # A turn may have touched any state; what of them, no frame tells.
+    for document in (CHAT, *NAMESPACES) if not case.turned else (CHAT,):
         first = evidence.first["version"]["integrity"] if document == CHAT else None
         operations = _numbered(_window(sorted(_seen(case, document), key=lambda one: one.invoked_s)))
         try:
@@ -81,9 +83,9 @@ def _seen(case: Case, document: str) -> Iterator[Seen]:
     tokens = _Tokens(case, document)
     for invocation in case.notes.invocations.values():
         yield from _seen_of(case, document, tokens, invocation)
-    for commit in case.evidence.history:
-        if "by" not in commit and document in documents_of(commit):
-            yield Seen("server", "set", None, tokens.at(commit["version"]["seq"]), 0.0, None)
+    for version, commit in timeline(case.evidence):
+        if document in documents_of(commit) if commit is not None and "by" not in commit else commit is None:
+            yield Seen("server", "set", None, tokens.of(version["integrity"]), 0.0, None)
     if document == CHAT:
         asked: dict[str, float] = {}
         for event in case.notes.events:
@@ -105,13 +107,13 @@ def _seen_of(case: Case, document: str, tokens: _Tokens, invocation: Invocation)
     if outcome["type"] == "conflict":
         version = outcome.get("version")
         if own == document and version is not None and isinstance(base, str):
-            token = tokens.at(version["seq"])
+            token = tokens.of(version["integrity"])
             yield Seen(at[0], "conflict", tokens.of(base), token, at[1], at[2])
         return
     commit = case.by_op.get(invocation.key)
     if commit is None or document not in documents_of(commit):
         return
-    token = tokens.at(commit["version"]["seq"])
+    token = tokens.of(commit["version"]["integrity"])
     free = frame.get("force") or frame.get("on_conflict") == "rebase" or own != document
     if free or isinstance(base, dict) or base == "*" or "base" not in frame or frame["type"].startswith("generation"):
         yield Seen(at[0], "set", None, token, at[1], at[2])
@@ -126,21 +128,20 @@ class _Tokens:
 
     def __init__(self, case: Case, document: str) -> None:
         self._case = case
-        self._seqs = case.touched.get(document, [])
-        self._tokens: dict[int, str] = {}
-        for commit in case.evidence.history:
-            gone = any(effect.get("namespace") == document and effect.get("deleted") for effect in commit["ops"])
-            self._tokens[commit["version"]["seq"]] = (GONE if gone else "") + commit["version"]["integrity"]
-        first = case.evidence.first["version"]
-        self._tokens[first["seq"]] = first["integrity"]
-
-    def at(self, seq: int) -> str | None:
-        at = bisect.bisect_right(self._seqs, seq)
-        return self._tokens.get(self._seqs[at - 1]) if at else None
+        self._places = case.touched.get(document, [])
+        self._tokens: dict[int, str] = {BEGINNING: case.evidence.first["version"]["integrity"]}
+        for place, (version, commit) in enumerate(timeline(case.evidence)):
+            gone = commit is not None and any(
+                effect.get("namespace") == document and effect.get("deleted") for effect in commit["ops"]
+            )
+            self._tokens[place] = (GONE if gone else "") + version["integrity"]
 
     def of(self, integrity: str) -> str | None:
-        seq = self._case.seq_of.get(integrity)
-        return integrity if seq is None else self.at(seq)
+        place = self._case.place_of.get(integrity)
+        if place is None:
+            return integrity
+        at = bisect.bisect_right(self._places, place)
+        return self._tokens.get(self._places[at - 1]) if at else None
 
 
 def _window(seen: list[Seen]) -> list[Seen]:

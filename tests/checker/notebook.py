@@ -6,7 +6,7 @@ One JSON object a line: `at` (monotonic seconds), `tab`, `what`, and the frame o
     sent        noted before the frame is sent; `probe` is true when a number is used again for another body on purpose
     received    noted when the frame was read, before anything is done with it
     chaos       what was done to the server; `tab` is empty
-    edited      another program edits the chat's file
+    edited      another program has edited the chat's file; `text` is what it added
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ class Notebook:
         self._file = path.open("a", buffering=1)
         self.answers = 0
         """How many outcomes were received; the chaos waits for them."""
+        self.made: set[str] = set()
+        """The ids of chats that were made of the chat."""
 
     def note(self, tab: str, what: str, **fields: Any) -> None:
+        if what == "received" and "branch" in fields["frame"]:
+            self.made.add(fields["frame"]["branch"]["chat_id"])
         self._file.write(json.dumps({"at": time.monotonic(), "tab": tab, "what": what, **fields}) + "\n")
 
     def close(self) -> None:
@@ -76,6 +80,13 @@ class Notes:
     """Reused numbers: the op, the other body, the answer."""
     sessions: dict[str, str]
     """Of each tab; it keeps its session for the whole run."""
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether anybody did what begins an epoch."""
+        return any(event["what"] == "edited" for event in self.events) or any(
+            invocation.frame["type"] == "backup-restore" for invocation in self.invocations.values()
+        )
 
 
 def is_outcome(frame: Frame) -> bool:

@@ -69,4 +69,4 @@ def nothing(*_arguments: Any, **_named: Any) -> None:
     """Stands in for what is not done."""
 
 
-from tests.checker import planted_answers, planted_log  # noqa: E402, F401  They register their bugs.
+from tests.checker import planted_answers, planted_life, planted_log  # noqa: E402, F401  They register their bugs.

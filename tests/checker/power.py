@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from tellback_server.fs import File, Fs
+from tellback_server.log.format import BATCH_MAGIC
 from tests.support.crash_states import Disk, StrictDisk
 from tests.support.journaled_states import JournaledDisk
 from tests.support.recording_fs import Call, Mark, RecordingFile, RecordingFs
 
 DISKS_LOOKED_AT = 60
+LENGTH_OFFSET = 8
+"""Of the length in a batch's header (STORAGE "Log")."""
 LOST = "lost"
 """The mark of a file whose pending data an error of the disk has taken."""
 
@@ -145,6 +148,18 @@ def rot(data: Path, chance: random.Random) -> str:
             content[chance.choice(starts[-10:])] ^= 1
             path.write_bytes(content)
             return f"a bit of {path.name} flipped"
+    return "nothing to flip a bit in"
+
+
+def rot_length(data: Path, chance: random.Random) -> str:
+    """Flips one bit of how long a batch is, in one of the last headers of the log, where there is one."""
+    for path in sorted((data / ".tellback/log").glob("*.log"), reverse=True):
+        content = bytearray(path.read_bytes())
+        starts = [found.start() for found in re.finditer(re.escape(BATCH_MAGIC), content)]
+        if starts:
+            content[chance.choice(starts[-10:]) + LENGTH_OFFSET + chance.randrange(4)] ^= 1 << chance.randrange(8)
+            path.write_bytes(content)
+            return f"a bit of a length in {path.name} flipped"
     return "nothing to flip a bit in"
 
 

@@ -75,7 +75,7 @@ class Tab:
         for op, (frame, before) in list(self._pending.items()):
             await self._send_op(raw, op, frame, before)
         while self._pending or not stop.is_set():
-            if self.follower.is_whole and not self.follower.is_open:
+            if not self.follower.is_open:
                 await self._open(raw)
             while len(self._pending) < self._window and not stop.is_set() and self.follower.is_whole:
                 await self._invoke(raw)
@@ -85,15 +85,25 @@ class Tab:
         await self._last_read(raw)
 
     async def _open(self, raw: RawClient) -> None:
-        copy = self.follower.copy
-        fresh = copy is None or not self.follower.is_whole or self._random.random() < 0.15
-        since = None if fresh or copy is None else copy.head
-        await self._send(raw, {"type": "open", "id": OPEN, "chat": self.chat, "since": since})
         while not self.follower.is_open or not self.follower.is_whole:
-            opened = await self._hear(raw)
-            if opened["type"] == "opened" and opened["next_op"] < min(self._pending, default=self._last_op + 1):
-                raise Forgotten(f"op {opened['next_op']} of {self.session} had its outcome")
+            copy = self.follower.copy
+            fresh = copy is None or not self.follower.is_whole or self._random.random() < 0.15
+            since = None if fresh or copy is None else copy.head
+            await self._send(raw, {"type": "open", "id": OPEN, "chat": self.chat, "since": since})
+            await self._opened(raw)
         await self._read(raw)
+
+    async def _opened(self, raw: RawClient) -> None:
+        """Until the chat is there, or is not that chat any more."""
+        is_told = False
+        while not (is_told and self.follower.is_whole):
+            frame = await self._hear(raw)
+            if frame["type"] == "opened":
+                is_told = True
+                if frame["next_op"] < min(self._pending, default=self._last_op + 1):
+                    raise Forgotten(f"op {frame['next_op']} of {self.session} had its outcome")
+            if is_told and not self.follower.is_open:
+                return
 
     async def _invoke(self, raw: RawClient) -> None:
         assert self.follower.copy is not None
@@ -147,7 +157,7 @@ class Tab:
                     self._answered = [*self._answered[-5:], request]
             elif frame["type"] == "error":
                 # Not an outcome: the same op comes again, over a new connection.
-                if frame.get("retry") == "never":
+                if frame.get("retry") == "never" and frame["code"] != "deleted":
                     self._pending.pop(op)
                 raise OSError(frame["code"])
         self.follower.received(frame, request)

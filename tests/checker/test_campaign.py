@@ -1,4 +1,5 @@
-"""Sound runs: kill -9, power cuts, cut wires, pauses and stops under tabs that ask for everything; no promise breaks.
+"""Sound runs: kill -9, power cuts, cut wires, pauses and stops under tabs that ask for everything, while the chat goes
+to the trash and back, is backed up and restored, and other programs edit its file; no promise breaks.
 
 TELLBACK_CHECKER_RUNS says how many (2), TELLBACK_CHECKER_SEED where the seeds begin. Longer:
 `python -m tests.checker --minutes 10 --seed 1`.
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.checker import __main__ as command
-from tests.checker.campaign import Plan, hold, judged
-from tests.checker.plans import SQLITE, planted_plan
+from tests.checker.campaign import CHAOS, Plan, hold, judged
+from tests.checker.plans import OUTSIDE, SQLITE, planted_plan
 
 RUNS = int(os.environ.get("TELLBACK_CHECKER_RUNS", "2"))
 SEED = int(os.environ.get("TELLBACK_CHECKER_SEED") or random.SystemRandom().randrange(1 << 31))
+MIXES = ({**CHAOS, "bin": 3, "backup": 1, "copy": 2}, OUTSIDE)
 KEPT = os.environ.get("TELLBACK_CHECKER_KEEP")
 
 
@@ -26,7 +28,7 @@ KEPT = os.environ.get("TELLBACK_CHECKER_KEEP")
 @pytest.mark.parametrize("number", range(RUNS))
 async def test_no_promise_breaks(tmp_path: Path, number: int) -> None:
     """[D1] [O2] [V1] [V2]: the twelve invariants, and an order for what was seen that needs no seqs."""
-    plan = Plan(seed=SEED + number, rounds=5)
+    plan = Plan(seed=SEED + number, rounds=5, chaos=MIXES[number % len(MIXES)])
     found = await hold(plan, tmp_path, Path(KEPT) if KEPT else None)
     assert not found, f"seed {plan.seed}: {found}"
     notes = (tmp_path / f"run-{plan.seed}-sound/notes.jsonl").read_text()

@@ -213,6 +213,37 @@ def read_before(story: Story) -> None:
     story.received("opened", 2).update(version=version(2), head=version(2))
 
 
+def given_up(story: Story) -> None:
+    """Another program's edit takes a message along, and nobody keeps it."""
+    turn = {"epoch": 2, "seq": 3, "integrity": "t"}
+    story.evidence.turns = [turn]
+    story.note("", "edited", text="theirs")
+    story.note("a", "received", frame={
+        **story.received("opened"), "version": turn, "head": turn, "messages": [{"id": "x", "mes": "theirs"}],
+    })
+    story.evidence.elsewhere = ["ONE", "theirs"]
+
+
+def edit_undone(story: Story) -> None:
+    story.note("", "edited", text="theirs")
+    story.evidence.elsewhere = ["ONE", "two"]
+
+
+def said_again(story: Story) -> None:
+    opened = story.received("opened")
+    opened["messages"] = [*opened["messages"], {"id": "m9", "mes": "one"}]
+
+
+def backup_differs(story: Story) -> None:
+    story.evidence.backups = [{"backup": "3-1", "version": version(3), "messages": [{"id": "m1", "mes": "one"}]}]
+
+
+def backup_is_old(story: Story) -> None:
+    story.note("b", "sent", frame={"type": "backup-create", "id": 70, "chat": CHAT})
+    backup = {"backup": "1-1", "version": version(1)}
+    story.note("b", "received", frame={"type": "backup-created", "id": 70, "chat_id": "c", "backup": backup})
+
+
 LIES: list[tuple[str, Callable[[Story], None]]] = [
     ("durable", lost), ("durable", another_seq), ("exactly-once", twice), ("exactly-once", another_outcome),
     ("exactly-once", body_not_compared), ("exactly-once", number_forgotten), ("no-phantom", nobody_asked),
@@ -222,7 +253,9 @@ LIES: list[tuple[str, Callable[[Story], None]]] = [
     ("conflict-justified", over_others), ("observed-durable", never_existed), ("observed-durable", lost),
     ("broadcast-stream", gap), ("broadcast-stream", told_otherwise), ("model-equality", means_something_else),
     ("model-equality", touched_more), ("model-equality", line_lost), ("model-equality", state_lost),
-    ("backends", store_behind), ("backends", store_differs), ("read-your-writes", read_before),
+    ("durable", given_up), ("durable", edit_undone), ("exactly-once", said_again), ("model-equality", backup_differs),
+    ("read-your-writes", backup_is_old), ("backends", store_behind), ("backends", store_differs),
+    ("read-your-writes", read_before),
 ]
 
 

@@ -26,6 +26,7 @@ class Workload:
         self.tab = tab
         self.chat = chat
         self.count = 0
+        self.texts = 0
         self.old: list[str] = []
         """Integrities that the tab knew once."""
         self.running: dict[str, str] = {}
@@ -57,8 +58,9 @@ class Workload:
         return {**frame, **owner}, []
 
     def text(self) -> str:
-        """A text that nobody else writes."""
-        return f"{self.tab} {self.count} {self.random.choice(ENDINGS)}"
+        """A text that stands nowhere else."""
+        self.texts += 1
+        return f"{self.tab} {self.texts} {self.random.choice(ENDINGS)}"
 
     def _spoil(self, frame: Frame, last_op: int) -> None:
         """Some bases are old, some are my op before, some writes force or rebase."""
