@@ -241,6 +241,34 @@ async def test_a_damaged_log_is_copied_as_far_as_it_can_be_read(tmp_path: Path) 
     assert repaired(data).choices == []
 
 
+async def test_what_files_know_of_a_lost_end_of_the_log_is_settled_by_the_same_repair(tmp_path: Path) -> None:
+    """[X7, X10, X13] The chat goes on in a new epoch with all that its file holds; doing it twice changes nothing."""
+    data = tmp_path / "data"
+    desk = Desk(data)
+    await desk.create()
+    for number in range(10):
+        await desk.append(f"message {number} " + "x" * 200)
+    await desk.checkpoint()
+    head, texts_before = desk.stream.head, desk.texts()
+    desk.stop()
+    segment = max((data / ".tellback" / "log").glob("*.log"), key=lambda path: path.stat().st_size)
+    content = bytearray(segment.read_bytes())
+    end = len(content.rstrip(b"\0"))
+    content[end // 2 : end - 80] = bytes(end - 80 - end // 2)
+    segment.write_bytes(bytes(content))
+    code, out, errors = await told("repair", str(data), "--yes", "--json")
+    assert code == 0, errors
+    codes_told = [code for choice in json.loads(out)["choices"] for code in choice["codes"]]
+    assert codes_told == ["log-corrupt", "sync-ahead-of-log"]
+    assert codes(data) == set()
+    await desk.open()
+    assert (desk.texts(), desk.stream.damage, desk.stream.head.epoch) == (texts_before, [], head.epoch + 1)
+    await desk.append("and on")
+    await desk.checkpoint()
+    desk.stop()
+    assert repaired(data).choices == []
+
+
 @pytest.mark.parametrize("point", [
     "repair.after_manifest", "repair.after_copy", "repair.after_change", "repair.before_done", "repair.log.after_new",
     "repair.log.after_aside", "repair.log.after_log",

@@ -63,19 +63,27 @@ def repair(
     with explained():
         scope = find_scope(fs, os.path.abspath(os.path.expanduser(path)))
         lock = DataLock.take(fs, scope.data_root) if yes or ask else None
+        whole, chosen, kept = Plan([], []), list[Choice](), list[str]()
         try:
-            inspection, report = inspect(fs, scope, is_locked_by_us=lock is not None)
-            if inspection.is_served and lock is None:
-                fail(f"{scope.data_root} is in use by a server. Stop it first.", DATA_LOCKED)
-            repairer = Repairer(fs, clock, scope, inspection)
-            plan = repairer.plan(report.findings)
-            if not as_json:
-                _show(console, plan)
-            chosen = plan.choices if yes else [one for one in plan.choices if ask and _wants(one)]
-            kept = [os.path.relpath(one, scope.data_root) for one in repairer.carry_out(chosen)] if chosen else []
+            is_again = True
+            while is_again:
+                inspection, report = inspect(fs, scope, is_locked_by_us=lock is not None)
+                if inspection.is_served and lock is None:
+                    fail(f"{scope.data_root} is in use by a server. Stop it first.", DATA_LOCKED)
+                repairer = Repairer(fs, clock, scope, inspection)
+                plan = repairer.plan(report.findings)
+                if not as_json:
+                    _show(console, plan)
+                wanted = plan.choices if yes else [one for one in plan.choices if ask and _wants(one)]
+                kept += [os.path.relpath(one, scope.data_root) for one in repairer.carry_out(wanted)] if wanted else []
+                chosen += wanted
+                whole = Plan(whole.choices + plan.choices, plan.left)
+                # Files may know of commits that are in the log no more.
+                is_again = repairer.has_new_log
         finally:
             if lock is not None:
                 lock.release()
+    plan = whole
     is_done = len(chosen) == len(plan.choices)
     if as_json:
         outcome = Outcome(

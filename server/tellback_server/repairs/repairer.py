@@ -374,6 +374,11 @@ class Repairer:
                     choice.run()
         return [*folders, *self._log_repair.folders]
 
+    @property
+    def has_new_log(self) -> bool:
+        """Whether the log was repaired: what else there is has to be held against the new one."""
+        return bool(self._log_repair.folders)
+
     def _replace(self, user: str, above: str, made: list[tuple[Choice, Made]]) -> str:
         aside = Aside(self._fs, os.path.join(above, REPAIRS), self._clock.now_ms())
         root = self._scope.users[user] if user else self._scope.own_folder
