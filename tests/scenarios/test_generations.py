@@ -226,6 +226,14 @@ async def test_a_producer_that_has_the_chat_not_open_is_told_as_well(tmp_path: P
         assert (await worker.raw.receive_until(type="generation-stored"))["state"] == "cancelled"
 
 
+async def left_behind(producer: TabClient, watcher: TabClient) -> None:
+    """A reply of which "half of a sen" was heard when its producer went away without a word."""
+    await start(producer)
+    await delta(producer, 0, "half of a sen")
+    await Listener(watcher).until(13)
+    producer.raw.abort()
+
+
 async def test_a_reply_without_text_ends_without_a_message(tmp_path: Path) -> None:
     """[T8, T16]"""
     async with two(tmp_path) as (_app, producer, watcher):
@@ -256,10 +264,7 @@ async def test_a_producer_that_comes_back_goes_on(tmp_path: Path) -> None:
 async def test_a_page_that_was_loaded_again_and_does_not_go_on_leaves_its_text_within_the_lease(tmp_path: Path) -> None:
     """[T9, T20, R13] The same session opens the chat, and knows nothing of what it wrote before."""
     async with two(tmp_path, generation_lease_s=0.6) as (app, producer, watcher):
-        await start(producer)
-        await delta(producer, 0, "half of a sen")
-        await Listener(watcher).until(13)
-        producer.raw.abort()
+        await left_behind(producer, watcher)
         back = await TabClient.join(app.urls[0], producer.session)
         await back.open(CHAT)
         stored = await watcher.raw.receive_until(type="generation-stored")
@@ -270,10 +275,7 @@ async def test_a_page_that_was_loaded_again_and_does_not_go_on_leaves_its_text_w
 async def test_a_producer_that_is_gone_leaves_its_text_within_the_lease(tmp_path: Path) -> None:
     """[T9, R13]"""
     async with two(tmp_path, generation_lease_s=0.3) as (app, producer, watcher):
-        await start(producer)
-        await delta(producer, 0, "half of a sen")
-        await Listener(watcher).until(13)
-        producer.raw.abort()
+        await left_behind(producer, watcher)
         stored = await watcher.raw.receive_until(type="generation-stored")
         assert stored["state"] == "orphaned"
         reply = (await messages(watcher))[-1]

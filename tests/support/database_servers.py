@@ -46,6 +46,7 @@ class ServerProcess(abc.ABC):
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tellback-server-"))
         self.port = free_port()
+        self._first_starts = 3
         self._log = (self.folder.parent / f"{self.folder.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -76,15 +77,23 @@ class ServerProcess(abc.ABC):
         self.remove()
 
     def start(self) -> None:
+        """Start, and return when it answers. Before the first start its port may still go to somebody else."""
+        while not self._came_up():
+            assert self._first_starts, self._log.read_text(errors="replace")[-2000:]
+            self._first_starts -= 1
+            self.port = free_port()
+        self._first_starts = 0
+
+    def _came_up(self) -> bool:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self.identity()
             )
         deadline = time.monotonic() + START_S
-        while not self.answers():
-            assert self._process.poll() is None, self._log.read_text(errors="replace")[-2000:]
+        while not self.answers() and self._process.poll() is None:
             assert time.monotonic() < deadline, self._log.read_text(errors="replace")[-2000:]
             time.sleep(0.02)
+        return self._process.poll() is None
 
     def kill(self) -> None:
         """kill -9 of the server."""
