@@ -24,8 +24,10 @@ from tests.scenarios.test_faults import eventually, get
 from tests.support.forked_server import ForkedServer
 from tests.support.headless import Headless, Wire, headless
 from tests.support.held_fs import HeldFs
-from tests.support.oracle import LOST, until, whole_history
+from tests.support.oracle import LOST, whole_history
+from tests.support.raw_client import RawClient
 from tests.support.server import Process, TabClient, running, texts
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
 FILE = "default-user/chats/Alice/First meeting.jsonl"
@@ -101,18 +103,23 @@ async def test_without_descriptors_those_who_are_there_go_on_and_the_log_is_not_
         await until(lambda: (data / FILE).exists())
         soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{process.pid}/fd")), hard))
-        strangers = [asyncio.create_task(TabClient.join(process.url)) for _ in range(12)]
+
+        async def join() -> None:
+            # They are in the backlog, and stay there until there is room: their patience is longer than the test.
+            (await RawClient.connect(process.url, timeout_s=GUARD_S)).abort()
+
+        strangers = [asyncio.create_task(join()) for _ in range(12)]
         for number in range(1, 40):
             assert (await tab.append(CHAT, f"{number}"))["type"] == "ack"
             await asyncio.sleep(0.03)
         # A checkpoint that ends leaves room for one or two.
         assert not all(stranger.done() for stranger in strangers)
         told = process.errors.read_text()
-        assert told.count("accept-failed") == 1
-        assert len(told.splitlines()) < 60, told[-3000:]
+        assert told.count("accept-failed") in (1, 2), "once a minute"
+        # Checkpoints tell of their files, once each; a flood is a line for each turn of the loop.
+        assert len(told.splitlines()) < 500, told[-3000:]
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-        joined = await asyncio.gather(*strangers, return_exceptions=True)
-        assert any(isinstance(found, TabClient) for found in joined)
+        await asyncio.gather(*strangers)
         assert texts((await tab.open(CHAT))["messages"]) == [f"{number}" for number in range(40)]
         assert await process.stop() == 0
     assert said(data) == [f"{number}" for number in range(40)]
