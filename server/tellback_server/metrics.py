@@ -68,6 +68,7 @@ GAUGES: Final = {
     "tellback_store_up": "1 while the store answers",
     "tellback_store_failures": "Calls of the store that failed",
     "tellback_store_behind_bytes": "Log that has to stay because the store could not be reached",
+    "tellback_stores_diverged": "Owners of which primary and backup held two histories; what gave way was kept",
     "tellback_store_lag_seconds": "Age of the oldest durable write that the store may not hold",
     "tellback_store_pending_entries": "Writes that the store may not hold: records for a backup, commits else",
     "tellback_loop_lag_seconds": "Longest time the event loop was late since the last scrape",

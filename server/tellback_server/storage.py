@@ -24,6 +24,7 @@ from tellback_server.backing import Backing, StoreReport, probe
 from tellback_server.clock import Clock
 from tellback_server.config import Settings
 from tellback_server.config_problems import ConfigurationError, Problem, flag_of
+from tellback_server.diverged import Diverged
 from tellback_server.file_room import FileRoom
 from tellback_server.flushed import FlushedFile
 from tellback_server.fs import Fs
@@ -162,7 +163,7 @@ class _Store:
 
     def room(self, hub: Hub, files: FileStore, names: Names) -> Vault:
         """Raises ConfigurationError."""
-        self._hub = hub
+        self._hub, self._files = hub, files
         self._watch = StoreWatch(hub, behind_bytes_max=self._behind_bytes_max)
         watched = self._guarded(hub)
         try:
@@ -243,7 +244,8 @@ class _BackedStore(_Store):
         vault, registrar = self._vault, keeper.lifecycle.registrar
         self._stores.is_gone = lambda user, chat_id: is_gone(registrar, user, chat_id)
         survey = StoreSurvey(
-            self._stores, self._binding.data_id, vault.users, vault.names, vault.index
+            self._stores, self._binding.data_id, vault.users, vault.names, vault.index,
+            Diverged(self._stores, self._hub.log, self._files, vault.names, vault.index, self._hub.clock),
         )
         watches = (self._watch, self._backing.watch)
         await self._backing.start(
@@ -278,7 +280,8 @@ class _BackedStore(_Store):
 
     @property
     def gauges(self) -> Gauges:
-        return _gauges_of(lambda: self.reports)
+        gauges = _gauges_of(lambda: self.reports)
+        return {**gauges, "tellback_stores_diverged": lambda: float(self._stores.diverged)}
 
     def close(self) -> None:
         _tell_left(self._hub, "primary", self._watch.error)

@@ -4,7 +4,8 @@
     FileSurvey      users' folders and a store that mirrors them
 
 Rules of this module (STORAGE "Primary and backup"):
-- Compared are ids and heads. Of one owner the later version is right; the log's own commits come on top later.
+- Compared are ids and heads. Of one owner the later version is right; the log's own commits come on top later. A copy
+  that the later one does not continue is kept first (`diverged`).
 - What is in the trash is copied nowhere. What only the backup knows, and nobody deleted, goes to the primary.
 - A store that was emptied, or is new, is claimed again before anything goes there.
 - What another program removed from a folder stays in the backup.
@@ -17,8 +18,9 @@ from typing import Final
 
 import structlog
 
-from tellback_protocol.ids import parse_place
+from tellback_protocol.ids import Version, parse_place
 from tellback_server.clock import Clock
+from tellback_server.diverged import Diverged
 from tellback_server.flusher import Backed, Wanted
 from tellback_server.names import Names
 from tellback_server.records import owner_key
@@ -40,9 +42,11 @@ class StoreSurvey:
     """See flusher.Survey."""
 
     def __init__(
-        self, stores: MultiStore, data_id: str, users: Callable[[], Iterable[str]], names: Names, index: StoreIndex
+        self, stores: MultiStore, data_id: str, users: Callable[[], Iterable[str]], names: Names, index: StoreIndex,
+        diverged: Diverged,
     ) -> None:
         """`users` are those that the data folder knows."""
+        self._diverged = diverged
         self._stores = stores
         self._data_id = data_id
         self._users = users
@@ -74,9 +78,12 @@ class StoreSurvey:
     ) -> None:
         primary, backup, is_gone = self._stores.primary, self._stores.backup, self._stores.is_gone
         filled: list[str] = []
+        given_up: list[ListedOwner] = []
         for one in kept.values():
             other = held.get(one.chat_id)
             if (other is None or is_newer(one.head, other.head)) and not is_gone(user, one.chat_id):
+                if other is not None:
+                    given_up += self._keep(user, other, one.head, primary)
                 with self._stores.turn(user, one.chat_id):
                     _copy(user, one.chat_id, backup, primary)
                 self._index.put(user, one)
@@ -88,11 +95,8 @@ class StoreSurvey:
             if is_gone(user, one.chat_id):
                 continue
             if other is None or (one.head != other.head and not is_newer(other.head, one.head)):
-                if other is not None and (one.head.epoch, one.head.seq) == (other.head.epoch, other.head.seq):
-                    log.error(
-                        "stores-diverged", user=user, chat=one.name, seq=one.head.seq, primary=one.head.integrity,
-                        backup=other.head.integrity, meaning="The primary's is copied to the backup.",
-                    )
+                if other is not None:
+                    given_up += self._keep(user, other, one.head, backup)
                 head = _copy(user, one.chat_id, primary, backup)
                 if head is not None:
                     backed[owner_key(user, one.chat_id)] = Backed(head.head, head.name)
@@ -100,7 +104,21 @@ class StoreSurvey:
             elif other.name != one.name and self._names.name_of(user, one.chat_id) in (None, one.name):
                 backup.rename(user, one.chat_id, one.name)
                 backed[owner_key(user, one.chat_id)].name = one.name
+        for one in given_up:
+            if _copy(user, one.chat_id, primary, backup) is not None:
+                backed[owner_key(user, one.chat_id)] = Backed(one.head, one.name)
         _tell("backup-filled", user, filled)
+
+    def _keep(self, user: str, loser: ListedOwner, winner: Version, store: Guarded) -> list[ListedOwner]:
+        """What will be written over, unless it is what the winner began with; the chat that it is now."""
+        if not self._diverged.are(user, loser.chat_id, loser.head, winner):
+            return []
+        value = store.load(user, loser.chat_id)
+        if value is None or value.head != loser.head:
+            return []
+        kept, listed = self._diverged.keep(user, value)
+        self._diverged.tell(user, loser.name, winner, loser.head, kept)
+        return [] if listed is None else [listed]
 
 
 def _copy(user: str, chat_id: str, source: Store, target: Store) -> ListedOwner | None:

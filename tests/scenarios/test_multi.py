@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from tellback_protocol.ids import Version
 from tellback_server.config import ConfigurationError
 from tellback_server.store.schemes import open_store
 from tests.support.server import TabClient, running, sillytavern_copy, texts, tree
@@ -189,3 +192,41 @@ def listed(url: str) -> list[str]:
 def named(url: str, chat_id: str) -> str | None:
     found = stored(url, chat_id)
     return None if found is None else found.name
+
+
+@pytest.mark.parametrize("at", ["same", "earlier"])
+async def test_what_gives_way_of_two_histories_is_a_chat_of_its_own(at: str, tmp_path: Path) -> None:
+    """[SM10]: told once, kept once, through restarts; both stores hold it, and the other chat is as it was."""
+    settings = pair(tmp_path)
+    async with running(tmp_path / "data", **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one", "two")
+        await tab.write_state("state-update", CHAT, namespace="memory", base=None, set={"in": "memory"})
+        was = await caught_up(settings["backup"], tab, CHAT)
+        opened = await tab.open(CHAT)
+    first = next(iter(was.messages))
+    seq = was.head.seq if at == "same" else was.head.seq - 1
+    head = Version(1, seq, "0e5c0f9a-1111-4222-8333-444455556666")
+    other = msgspec.structs.replace(
+        was, head=head, version=head, messages={first: was.messages[first], "x": b'{"id":"x","mes":"elsewhere"}'}
+    )
+    with contextlib.closing(open_store(settings["backup"])) as backup:
+        backup.check()
+        backup.delete(USER, was.chat_id, was.head)
+        backup.save(USER, None, None, other)
+    kept = f"{CHAT} - recovered #1"
+    for turn in range(2):
+        async with running(tmp_path / "data", **settings) as app:
+            tab = await TabClient.join(app.urls[0])
+            await caught_up(settings["backup"], tab, CHAT)
+            assert app._storage.gauges["tellback_stores_diverged"]() == (1.0 if turn == 0 else 0.0)
+            assert {one["chat"] for one in (await tab.ask("chat-list"))["chats"]} == {CHAT, kept}
+            now = await tab.open(CHAT)
+            assert (now["version"], now["messages"]) == (opened["version"], opened["messages"])
+            found = await tab.open(kept)
+            assert texts(found["messages"]) == ["one", "elsewhere"]
+            assert (await tab.ask("state-get", owner={"chat": kept}))["states"]["memory"]["data"] == {"in": "memory"}
+            if turn:
+                await tab.append(kept, "it goes on")
+            await caught_up(settings["backup"], tab, kept)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.errors import Refused
@@ -21,7 +22,7 @@ from tellback_server.records import FileIdentity
 from tellback_server.store.files import FileStore
 from tellback_server.store.jsonl import parse_chat, render
 
-__all__ = ["keep_recovered", "plain_file", "settle_swap"]
+__all__ = ["keep_recovered", "plain_file", "recovered_names", "settle_swap"]
 
 RECOVERED_MAX = 1000
 """Chats called `<name> - recovered #n` that are tried before giving up."""
@@ -34,15 +35,18 @@ def plain_file(chat: Chat) -> bytes:
     return render(image, chat.messages, chat.bare, image.metadata, "", 0).data
 
 
-def keep_recovered(files: FileStore, user: str, place: ChatName, chat: Chat) -> str:
-    """Makes the chat `<name> - recovered #n` in the same folder; its full name. Raises OSError, Refused `exists`."""
-    data = plain_file(chat)
+def recovered_names(place: ChatName) -> Iterator[ChatName]:
+    """Names for what is recovered of a chat, beside it."""
     stem = place.chat.encode()[: NAME_BYTES_MAX + 64].decode("utf-8", "ignore")
     for number in range(1, RECOVERED_MAX):
         name = f"{stem} - recovered #{number}"
-        other: ChatName = (
-            CharacterChat(place.character, name) if isinstance(place, CharacterChat) else GroupChat(name)
-        )
+        yield CharacterChat(place.character, name) if isinstance(place, CharacterChat) else GroupChat(name)
+
+
+def keep_recovered(files: FileStore, user: str, place: ChatName, chat: Chat) -> str:
+    """Makes the chat `<name> - recovered #n` in the same folder; its full name. Raises OSError, Refused `exists`."""
+    data = plain_file(chat)
+    for other in recovered_names(place):
         standing = files.read_chat(user, other)
         if standing is not None and standing.data == data:
             return str(other)

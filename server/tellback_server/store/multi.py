@@ -69,6 +69,8 @@ class MultiStore:
         """Reads that the backup answered."""
         self.losses = 0
         """How often the primary was found to hold less than it was given, or the backup knew what it did not."""
+        self.diverged = 0
+        """Owners of which neither copy continued the other; what gave way was kept."""
         self.is_partial = False
         """The last list was that of one store: the other one could not be asked."""
         self._locks = [threading.Lock() for _ in range(LOCKS)]
@@ -187,8 +189,18 @@ class MultiStore:
         return list(users)
 
     def claim(self, data_id: str) -> None:
-        """The other one is claimed when it is reached."""
-        self.primary.claim(data_id)
+        """One that cannot be reached is claimed when it is."""
+        away: StoreUnavailable | None = None
+        reached = 0
+        for store in (self.primary, self.backup):
+            try:
+                store.claim(data_id)
+                reached += 1
+            except StoreUnavailable as error:
+                away = error
+        if not reached:
+            assert away is not None, "neither is there"
+            raise away
 
     def close(self) -> None:
         """Whoever writes to the backup closes it."""
