@@ -1,30 +1,35 @@
-/* Above a chat that can be read and not written: which lines of its file are no messages, and the way back. */
+/* Above a chat that can be read and not written: which lines of its file are no messages, and the ways back. */
 
 import { useEffect, useState } from "preact/hooks";
-import { html } from "./html.js";
+import { Twice } from "./console_parts.js";
 import { dateTime } from "./format.js";
-import { restoreFrom, tell } from "./store.js";
+import { html } from "./html.js";
+import { client, restoreFrom, tell, write } from "./store.js";
 
 const LINES_MAX = 5;
 
 export function DamageBanner({ chat }) {
-  const lines = chat.damage ?? [];
-  const [backups, setBackups] = useState(null);
-  const [isAsked, ask] = useState(false);
+  const [last, setLast] = useState(null);
+  const [plan, setPlan] = useState(null);
+  const repair = (more = {}) => client.ask({ type: "chat-repair", chat: `id:${chat.chatId}`, ...more });
   useEffect(() => {
     let isWanted = true;
-    chat.backups().then((found) => isWanted && setBackups(found.backups ?? []), (error) => isWanted && tell(error.reason ?? String(error), "bad"));
+    chat.backups().then(({ backups = [] }) => isWanted && setLast(backups.find(({ reason }) => reason !== "piece")), () => {});
+    // A server whose chats are in a store repairs none.
+    repair().then((found) => isWanted && setPlan(found), () => {});
     return () => (isWanted = false);
-  }, [chat]);
-  const last = backups?.find((one) => one.reason !== "piece");
+  }, [chat, chat.head.integrity]);
+  const mend = async () => {
+    const done = await write(repair({ apply: true }));
+    if (done) tell(done.left.length ? "Some of it cannot be repaired." : "Repaired. Every file as it was is kept among the backups.", done.left.length ? "bad" : "");
+  };
+  const actions = (plan?.repairs ?? []).flatMap((one) => one.actions);
   return html`<section class="banner" role="alert" aria-label="Damaged file">
-    <p><b>This chat can be read, not written:</b> ${lines.length === 1 ? "a line" : "lines"} of its file cannot be read. Nothing is thrown away.</p>
-    ${lines.length > 0 && html`<ul>${lines.slice(0, LINES_MAX).map(({ line, problem }) => html`<li key=${line}>${line ? `Line ${line}` : "The file as a whole"}: ${problem}</li>`)}
-      ${lines.length > LINES_MAX && html`<li>and ${lines.length - LINES_MAX} more</li>`}</ul>`}
-    <p>${last
-      ? isAsked
-        ? html`What there is now is backed up first. <button class="main" onClick=${() => restoreFrom(chat, last.backup).then(() => ask(false))}>Restore it now</button> <button onClick=${() => ask(false)}>Leave it</button>`
-        : html`<button onClick=${() => ask(true)}>Restore the backup of ${dateTime.format(last.taken_ms)} (${last.count} messages)</button>`
-      : backups && "There is no backup of it."} “tellback repair” on the server takes from the log what it can.</p>
+    <p><b>This chat can be read, not written:</b> ${chat.damage.length === 1 ? "a line" : "lines"} of its file cannot be read. Nothing is thrown away.</p>
+    <ul>${chat.damage.slice(0, LINES_MAX).map(({ line, problem }) => html`<li key=${line}>${line ? `Line ${line}` : "The file as a whole"}: ${problem}</li>`)}
+      ${chat.damage.length > LINES_MAX && html`<li>and ${chat.damage.length - LINES_MAX} more</li>`}</ul>
+    ${actions.length > 0 && html`<p>A repair does this: ${actions.slice(0, LINES_MAX).join("; ")}${actions.length > LINES_MAX ? " …" : "."}</p>`}
+    <p class="verbs">${actions.length > 0 && html`<${Twice} sure="Repair it now" act=${mend}>Repair</${Twice}>`}
+      ${last && html`<${Twice} sure="Restore it now" act=${() => restoreFrom(chat, last.backup)}>Restore the backup of ${dateTime.format(last.taken_ms)} (${last.count} messages)</${Twice}>`}</p>
   </section>`;
 }

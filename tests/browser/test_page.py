@@ -285,15 +285,18 @@ async def test_a_tab_that_is_too_slow_is_named_told_so_and_catches_up(
         await picture(slow, "live")
 
 
-async def test_a_damaged_chat_says_which_lines_and_is_restored(
+async def test_a_damaged_chat_says_which_lines_and_is_repaired_and_restored(
     server: Process, client: Client, browser: Browser,
 ) -> None:
     chat = await chat_in(client, "Torn")
     await client.back_up(f"id:{chat.chat_id}")
     await chat.close()
-    path = server.data / "default-user" / "chats" / "Odile" / "Torn.jsonl"
-    with path.open("ab") as file:
-        file.write(b'{"name":"You","mes":"half a li\n{"name":"You","is_user":true,"mes":"Whole."}\n')
+
+    def tear() -> None:
+        with (server.data / "default-user" / "chats" / "Odile" / "Torn.jsonl").open("ab") as file:
+            file.write(b'{"name":"You","mes":"half a li\n{"name":"You","is_user":true,"mes":"Whole."}\n')
+
+    tear()
     async with Profile(browser) as profile:
         page = await profile.tab(server.url, "Torn")
         banner = page.get_by_role("alert")
@@ -304,6 +307,13 @@ async def test_a_damaged_chat_says_which_lines_and_is_restored(
         await expect(page.get_by_role("button", name="Edit")).to_have_count(0)
         assert await violations(page) == []
         await picture(page, "damaged")
+        await banner.get_by_role("button", name="Repair").click()
+        await banner.get_by_role("button", name="Repair it now").click()
+        await expect(banner).to_have_count(0)
+        await expect(message(page, "Whole.")).to_be_visible()
+        tear()
+        await page.reload()
+        await expect(banner).to_contain_text("Line 6: ")
         await banner.get_by_role("button", name=re.compile("Restore the backup")).click()
         await banner.get_by_role("button", name="Restore it now").click()
         await expect(banner).to_have_count(0)
