@@ -74,7 +74,8 @@ class Process:
         """Start it and wait for the address; `under` is a command to run it under, such as strace."""
         arguments = ("serve", "--data", str(self.data), "--port", str(self.port), *self.flags)
         with self.errors.open("ab") as errors:
-            if under:
+            # What the interpreter itself reads has to be there when it starts.
+            if under or any(name.startswith("PYTHON") for name in self.environment):
                 self._process = await asyncio.create_subprocess_exec(
                     *under, sys.executable, "-m", "tellback_server", *arguments,
                     stdout=asyncio.subprocess.PIPE, stderr=errors, env={**os.environ, **self.environment},
