@@ -39,7 +39,7 @@ from .decision import (
     stored_refusal,
 )
 from .effects import AppendEffect, Author, ChatEffect, StateEffect, encode_effects
-from .errors import Refused
+from .errors import Refused, illegal
 from .fields import Base
 from .floors import LOG_SUFFIX
 from .frames import Limits
@@ -413,7 +413,7 @@ def _exactly_one(*fields: object) -> None:
 def _state_document(stream: Stream, namespace: str) -> StateDocument | None:
     problem = namespace_problem(namespace) or state_file_problem(stream.name, namespace)
     if problem:
-        raise Refused("namespace-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer="/namespace")
+        raise illegal("namespace-illegal", problem, "/namespace")
     if is_reserved_namespace(namespace):
         raise Refused("namespace-reserved", f"Only the server writes {namespace!r}.", pointer="/namespace")
     document = stream.states.get(namespace)

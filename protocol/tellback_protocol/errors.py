@@ -131,3 +131,8 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+def illegal(code: str, problem: str, pointer: str) -> Refused:
+    """A refusal that says what is wrong with a name or id; `problem` is in the words of `ids`."""
+    return Refused(code, f"{problem[0].upper()}{problem[1:]}.", pointer=pointer)

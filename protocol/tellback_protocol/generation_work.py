@@ -18,7 +18,7 @@ from msgspec import UNSET, Raw, UnsetType
 from . import swipes
 from .bases import Bases
 from .effects import AppendEffect, DeleteEffect, InsertEffect, StateEffect
-from .errors import Refused
+from .errors import Refused, illegal
 from .generation_requests import (
     Generate,
     GenerationCancel,
@@ -159,7 +159,7 @@ def _reserved(work: Work, reply: dict[str, Any], ids: list[str]) -> str:
     message_id = reply["id"]
     problem = message_id_problem(message_id)
     if problem:
-        raise Refused("message-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer="/reply/id")
+        raise illegal("message-illegal", problem, "/reply/id")
     if work.is_taken(message_id) or message_id in taken:
         raise Refused("message-id-taken", f"The chat already has a message {message_id[:64]!r}.", pointer="/reply/id")
     return str(message_id)

@@ -19,7 +19,7 @@ from .backups import BackupRestore
 from .bases import Bases
 from .chat import Chat
 from .effects import DeletedEffect, RenamedEffect
-from .errors import Refused
+from .errors import Refused, illegal
 from .ids import (
     NAME_BYTES_MAX,
     CharacterChat,
@@ -130,7 +130,7 @@ def _place(name: str) -> ChatName:
 def _check_new(name: str, pointer: str) -> None:
     problem = new_name_problem(name)
     if problem:
-        raise Refused("name-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer=pointer)
+        raise illegal("name-illegal", problem, pointer)
 
 
 # -- what the requests mean ------------------------------------------------------------------------------------------

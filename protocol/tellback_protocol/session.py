@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from . import codec
 from .codec import FrameProblem
-from .errors import Refused
+from .errors import Refused, illegal
 from .frames import (
     CLOSE_FLOOD,
     CLOSE_PROTOCOL,
@@ -93,9 +93,9 @@ class ServerSession:
             raise self._closing(
                 Refused("unsupported-protocol", f"This server speaks protocol {PROTOCOL}.", pointer="/protocol"), data
             )
-        illegal = session_problem(frame.session)
-        if illegal:
-            raise self._closing(Refused("session-invalid", f"{illegal}.", pointer="/session"), data)
+        wrong = session_problem(frame.session)
+        if wrong:
+            raise self._closing(illegal("session-invalid", wrong, "/session"), data)
         self.session = frame.session
         self.state = "greeting"
         return frame

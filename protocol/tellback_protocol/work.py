@@ -26,7 +26,7 @@ from .effects import (
     PatchEffect,
     StateEffect,
 )
-from .errors import Refused
+from .errors import Refused, illegal
 from .floor_work import FloorWork
 from .floors import FloorCommit
 from .frames import Limits
@@ -120,7 +120,7 @@ class Work:
             message_id = value["id"]
             problem = message_id_problem(message_id)
             if problem:
-                raise Refused("message-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer=f"{pointer}/id")
+                raise illegal("message-illegal", problem, f"{pointer}/id")
             if self.is_taken(message_id) or message_id in index_id:
                 raise Refused(
                     "message-id-taken", f"The chat already has a message {message_id[:64]!r}.", pointer=f"{pointer}/id"

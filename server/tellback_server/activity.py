@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from tellback_protocol.errors import Refused
+from tellback_protocol.errors import Refused, illegal
 from tellback_protocol.ids import ChatById, parse_chat
 from tellback_server.active_chats import Remembered
 from tellback_server.paging import BOTTOM, Key
@@ -70,7 +70,7 @@ class Activity:
         """Address and id of a chat that somebody names. Raises: Refused."""
         address = parse_chat(wanted)
         if isinstance(address, str):
-            raise Refused("name-illegal", f"{address[0].upper()}{address[1:]}.", pointer="/chat")
+            raise illegal("name-illegal", address, "/chat")
         name = self._by_id(address.chat_id) if isinstance(address, ChatById) else str(address)
         if name is None or not self._is_there(name):
             raise Refused("not-found", "There is no such chat.", pointer="/chat")

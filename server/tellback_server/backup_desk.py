@@ -25,7 +25,7 @@ from tellback_protocol.backups import (
     ListedBackup,
 )
 from tellback_protocol.chat import with_id
-from tellback_protocol.errors import Refused
+from tellback_protocol.errors import Refused, illegal
 from tellback_protocol.ids import SIDECAR_MARK, ChatById, namespace_problem, parse_chat
 from tellback_protocol.values import UNDECODABLE, servable
 from tellback_server.actor import Actor
@@ -157,7 +157,7 @@ class BackupDesk:
         """The owner's actor when it has been read. Raises Refused `name-illegal`."""
         address = parse_chat(chat)
         if isinstance(address, str):
-            raise Refused("name-illegal", f"{address[0].upper()}{address[1:]}.", pointer="/chat")
+            raise illegal("name-illegal", address, "/chat")
         if isinstance(address, ChatById):
             actor = await self._hub.actor_by_id(user, address.chat_id)
         else:

@@ -81,8 +81,8 @@ class Creation:
             actor.writes.log_failed(letter)
         except Exception as error:
             log.error("create-failed", chat=actor.name, exc_info=error)
-            refusal = Refused(trouble_code(error), "The chat could not be made.")
-            tab.answer_refusal(request, letter.owner_json, letter.size_bytes, refusal)
+            failed = Refused(trouble_code(error), "The chat could not be made.")
+            tab.answer_refusal(request, letter.owner_json, letter.size_bytes, failed)
             actor.not_made()
 
     async def _make(self, actor: Actor, letter: Envelope, request: ChatCreate) -> None:

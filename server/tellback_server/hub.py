@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from tellback_protocol.decide import Committed, Fresh
-from tellback_protocol.errors import Refused
+from tellback_protocol.errors import Refused, illegal
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import ChatAddress, ChatById, StateOwner, new_name_problem, parse_chat, parse_place
 from tellback_protocol.requests import History, Malformed, Open, Request, UserRequest
@@ -314,10 +314,7 @@ class Hub:
         for part in address.__struct_fields__:
             problem = problem or new_name_problem(getattr(address, part))
         if problem is not None:
-            tab.answer_refusal(
-                request, owner_json, size_bytes,
-                Refused("name-illegal", f"{problem[0].upper()}{problem[1:]}.", pointer="/chat"),
-            )
+            tab.answer_refusal(request, owner_json, size_bytes, illegal("name-illegal", problem, "/chat"))
             return
         actor.state = "loading"
         self.shelf.create(actor, tab, request, owner_json, size_bytes)

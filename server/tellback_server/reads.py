@@ -16,7 +16,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from tellback_protocol import codec
-from tellback_protocol.errors import Refused
+from tellback_protocol.errors import Refused, illegal
 from tellback_protocol.frames import Closed, StateFrame, StateValue
 from tellback_protocol.ids import namespace_problem
 from tellback_protocol.requests import Close, History, Open, Read, StateGet
@@ -220,7 +220,7 @@ class Reads:
             is_corrupt = document is not None and document.corrupt
             if (problem or is_corrupt) and not is_all:
                 refusal = (
-                    Refused("namespace-illegal", f"{problem}.", pointer=f"/namespaces/{index}") if problem
+                    illegal("namespace-illegal", problem, f"/namespaces/{index}") if problem
                     else Refused(
                         "state-corrupt", f"The file of {namespace!r} is no JSON; it is kept as it is.",
                         pointer=f"/namespaces/{index}",
