@@ -14,9 +14,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from .backups import BackupCreate, BackupGet, BackupList, BackupRestore
+from .errors import Refused, illegal
 from .fields import AnyJson, Base, Based, Numbered, ObjectJson, OperationsJson, Rebasable, WireInteger
 from .generation_requests import GenerationAck, GenerationAttach, GenerationDelta, GenerationWrite
-from .ids import Version
+from .ids import ChatAddress, StateOwner, Version, parse_chat, parse_state_owner
 from .repairs import ChatRepair
 from .status import StatusGet
 from .trash import TrashEmpty, TrashList
@@ -406,3 +407,33 @@ UserRequest = (
 )
 """What is asked of no single owner."""
 Request = Write | Read | Unnumbered
+
+
+def owner_of(frame: Request | Malformed) -> str:
+    """The one text of whom a request is about. Raises Refused when it names nobody, or more than one."""
+    owner, chat = getattr(frame, "owner", UNSET), getattr(frame, "chat", "")
+    if not isinstance(owner, OwnerName):
+        if not chat and isinstance(frame, Open | Close):
+            raise Refused("bad-frame", "Name exactly one of chat and owner.", pointer="/chat")
+        return str(chat)
+    named = [part for part in (owner.chat, owner.character, owner.preset) if isinstance(part, str)]
+    if len(named) != 1:
+        raise Refused("bad-frame", "An owner is exactly one of chat, character, preset.", pointer="/owner")
+    if chat:
+        raise Refused("bad-frame", "Name exactly one of chat and owner.", pointer="/owner")
+    if isinstance(owner.chat, str):
+        if not isinstance(frame, StateGet | StateUpdate | StateDelete):
+            raise Refused("bad-frame", "A chat is named by chat; an owner here is a character or preset.",
+                          pointer="/owner")
+        return owner.chat
+    return f"character:{owner.character}" if isinstance(owner.character, str) else f"preset:{owner.preset}"
+
+
+def address_of(frame: Request | Malformed, name: str) -> ChatAddress | StateOwner:
+    """The address behind a name. Raises Refused `name-illegal`."""
+    owner = getattr(frame, "owner", UNSET)
+    of_chat = not isinstance(owner, OwnerName) or isinstance(owner.chat, str)
+    address = parse_chat(name) if of_chat else parse_state_owner(name)
+    if isinstance(address, str):
+        raise illegal("name-illegal", address, "/chat" if of_chat else "/owner")
+    return address

@@ -30,7 +30,7 @@ from tellback_protocol.frames import (
     Pong,
 )
 from tellback_protocol.generation_requests import GenerationDelta
-from tellback_protocol.ids import ChatAddress, StateOwner, Version, parse_chat, parse_state_owner
+from tellback_protocol.ids import Version
 from tellback_protocol.requests import (
     Append,
     Close,
@@ -38,11 +38,10 @@ from tellback_protocol.requests import (
     Open,
     OwnerName,
     Request,
-    StateDelete,
-    StateGet,
-    StateUpdate,
     UserRequest,
+    address_of,
     owner_named,
+    owner_of,
 )
 from tellback_protocol.session import HELLO_TIMEOUT_S, ConnectionClosing, ServerSession
 from tellback_server.outbox import Outbox
@@ -377,34 +376,3 @@ class Tab:
     def _overfull(self) -> None:
         self.close(CLOSE_SLOW, "too slow")
         self.connection.abort()
-
-
-def owner_of(frame: Request | Malformed) -> str:
-    """The one text of whom a request is about. Raises Refused when it names nobody, or more than one."""
-    owner, chat = getattr(frame, "owner", UNSET), getattr(frame, "chat", "")
-    if not isinstance(owner, OwnerName):
-        if not chat and isinstance(frame, Open | Close):
-            raise Refused("bad-frame", "Name exactly one of chat and owner.", pointer="/chat")
-        return str(chat)
-    named = [part for part in (owner.chat, owner.character, owner.preset) if isinstance(part, str)]
-    if len(named) != 1:
-        raise Refused("bad-frame", "An owner is exactly one of chat, character, preset.", pointer="/owner")
-    if chat:
-        raise Refused("bad-frame", "Name exactly one of chat and owner.", pointer="/owner")
-    if isinstance(owner.chat, str):
-        if not isinstance(frame, StateGet | StateUpdate | StateDelete):
-            raise Refused("bad-frame", "A chat is named by chat; an owner here is a character or preset.",
-                          pointer="/owner")
-        return owner.chat
-    return f"character:{owner.character}" if isinstance(owner.character, str) else f"preset:{owner.preset}"
-
-
-def address_of(frame: Request | Malformed, name: str) -> ChatAddress | StateOwner:
-    """The address behind a name. Raises Refused `name-illegal`."""
-    owner = getattr(frame, "owner", UNSET)
-    of_chat = not isinstance(owner, OwnerName) or isinstance(owner.chat, str)
-    address = parse_chat(name) if of_chat else parse_state_owner(name)
-    if isinstance(address, str):
-        sentence = f"{address[0].upper()}{address[1:]}."
-        raise Refused("name-illegal", sentence, pointer="/chat" if of_chat else "/owner")
-    return address
