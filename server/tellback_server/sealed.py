@@ -3,6 +3,8 @@
     {...the JSON...}\n
     crc32=0a1b2c3d\n
 
+    {...the JSON...} TAB crc32=0a1b2c3d    a line of a file that grows, without its line end
+
 Rules of this module (STORAGE "Sealed files", X12):
 - One flipped bit, anywhere, is turned back. More is damage: the file tells nothing.
 - A file without the second line is one of an earlier version and is taken as it is, while it is JSON.
@@ -16,7 +18,7 @@ from typing import Final
 
 from tellback_server.one_bit import unflipped
 
-__all__ = ["seal", "unseal"]
+__all__ = ["seal", "seal_line", "unseal", "unseal_line"]
 
 _SEAL: Final = re.compile(rb"crc32=([0-9a-f]{8})\n")
 _SEAL_BYTES: Final = len(b"crc32=00000000\n")
@@ -25,6 +27,17 @@ _SEAL_BYTES: Final = len(b"crc32=00000000\n")
 def seal(body: bytes) -> bytes:
     """The file of a JSON text that holds no line end."""
     return b"%b\ncrc32=%08x\n" % (body, zlib.crc32(body))
+
+
+def seal_line(body: bytes) -> bytes:
+    """A line of a JSON text that holds no line end."""
+    return b"%b\tcrc32=%08x" % (body, zlib.crc32(body))
+
+
+def unseal_line(line: bytes) -> bytes | None:
+    """The JSON text; None when the line is not what was written."""
+    body, _tab, last = line.rpartition(b"\t")
+    return body if last == b"crc32=%08x" % zlib.crc32(body) else None
 
 
 def unseal(data: bytes) -> tuple[bytes, bool] | None:

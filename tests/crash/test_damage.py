@@ -17,10 +17,17 @@ import pytest
 from tellback_protocol.ids import CharacterOwner, Place, Version
 from tellback_server.backup_folder import BackupFolder, FileSource
 from tellback_server.checks.log_image import LogImage, log_folder
+from tellback_server.contract.saved import Saved
+from tellback_server.flushed import FlushedFile
 from tellback_server.fs import Fs
 from tellback_server.loading import ChatMissing, LoadedStream, load_chat
+from tellback_server.log import Position
+from tellback_server.staged import owner_bytes
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.marks import mark_fields, sync_of
+from tellback_server.store_binding import Binding, as_file
+from tellback_server.transfer.journal import Entry as ImportEntry
+from tellback_server.transfer.journal import Journal
 from tests.support.chat_desk import SilentLogger
 from tests.support.damage import (
     PLACE,
@@ -45,6 +52,7 @@ OURS = (
 
 SHOWN_MAX = 20 if SHARE < 1 else 2_000
 """A server's whole view of the folder is looked at for each."""
+CHAT_ID = "5a4b3c2d-1e0f-4a9b-8c7d-6e5f4a3b2c1d"
 
 
 class Shown(NamedTuple):
@@ -202,6 +210,43 @@ def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
         assert codes(kinds.data) == {"backup-broken"}
         path.write_bytes(data)
     assert codes(kinds.data) == set()
+
+
+def own_files(data: Path) -> dict[str, bytes]:
+    """What the server keeps beside files that belong to no chat, as it writes it."""
+    saved = Saved()
+    saved.append(2)
+    journal = Journal(Fs(), str(data / ".tellback"), "default-user", writes=True)
+    for number in range(3):
+        journal.add(ImportEntry("/from", f"{number}.jsonl", f"chats/A/{number}.jsonl", "x", "f", "s", {}, number))
+    journal.close()
+    FlushedFile(Fs(), str(data), "sqlite:///backup").write(Position(4711))
+    return {
+        "store": as_file(Binding(CHAT_ID, "sqlite:///chats"))[1],
+        "mirror": as_file(Binding(CHAT_ID, "files:///mirror"))[1],
+        "flushed": (data / ".tellback" / "flushed").read_bytes(),
+        f"staged/default-user/{CHAT_ID}-{CHAT_ID}": owner_bytes(saved.value()),
+        f"kept/default-user/{CHAT_ID}": owner_bytes(saved.value()),
+        "imports/default-user.jsonl": (data / ".tellback" / "imports" / "default-user.jsonl").read_bytes(),
+    }
+
+
+def test_every_bit_and_every_cut_of_the_server_s_other_files_is_found(tmp_path: Path) -> None:
+    """[X12] Also of those that stand there only beside a store, a backup or an import."""
+    data = tmp_path / "data"
+    (data / "chats").mkdir(parents=True)
+    for name, content in own_files(data).items():
+        path = data / ".tellback" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        assert codes(path) == set(), name
+        assert checked(path) == [], name
+        for what, damaged in some(chain(flips(content), truncations(content), sectors(content)), content, name)[:40]:
+            path.write_bytes(damaged)
+            # A file that lost exactly its checksum, or whole lines at its end, tells the same as far as it goes.
+            is_same = tells_the_same(name, content, damaged) or content.startswith(damaged.rstrip(b"\n") + b"\n")
+            assert checked(path) or is_same or not damaged.strip(b"\n"), f"{name}: {what} was not found"
+        path.unlink()
 
 
 def test_an_older_copy_of_the_log_is_no_history(kinds: Kinds) -> None:

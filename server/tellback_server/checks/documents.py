@@ -14,15 +14,19 @@ from tellback_server.active_chats import ActiveFile
 from tellback_server.checks.findings import Tally
 from tellback_server.log.term import decode_term, repaired_term
 from tellback_server.registrar import Registered
-from tellback_server.sealed import unseal
+from tellback_server.sealed import unseal, unseal_line
 from tellback_server.sessions import SessionFile
+from tellback_server.staged import owner_from
+from tellback_server.store.base import StoreDamaged
 from tellback_server.store.chat_index import index_problem
 from tellback_server.store.marks import ChatSync, sync_of
+from tellback_server.store_binding import Binding
 from tellback_server.trash import Entry
 
 __all__ = [
-    "check_active", "check_floor_log", "check_group", "check_index", "check_manifest", "check_name", "check_preset",
-    "check_session", "check_state", "check_sync", "check_term", "object_of",
+    "check_active", "check_binding", "check_floor_log", "check_flushed", "check_group", "check_index", "check_journal",
+    "check_manifest", "check_name", "check_owner_copy", "check_preset", "check_session", "check_state", "check_sync",
+    "check_term", "object_of",
 ]
 
 _Kept = TypeVar("_Kept")
@@ -176,6 +180,31 @@ def check_index(data: bytes, user: str, tally: Tally) -> None:
     problem = index_problem(data, user)
     if problem is not None:
         tally.add("index-unusable", problem)
+
+
+def check_binding(data: bytes, tally: Tally) -> None:
+    """Which store the folder belongs to."""
+    _sealed_as(Binding, data, tally, "binding-unusable")
+
+
+def check_flushed(data: bytes, tally: Tally) -> None:
+    """How far a backup was brought."""
+    _sealed_as(dict, data, tally, "flushed-unusable")
+
+
+def check_owner_copy(data: bytes, name: str, tally: Tally) -> None:
+    """An owner of a store, kept by the server itself."""
+    try:
+        owner_from(data, name)
+    except StoreDamaged as error:
+        tally.add("owner-copy-broken", str(error)[:120])
+
+
+def check_journal(data: bytes, tally: Tally) -> None:
+    """What was imported."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line and unseal_line(line) is None:
+            tally.add("journal-line-broken", line=number)
 
 
 def check_term(data: bytes, tally: Tally) -> None:

@@ -60,6 +60,7 @@ def _damage(meaning: str, remedy: str, mends: bool = False) -> Code:
 
 _REPAIR: Final = "`tellback repair` keeps the bytes and mends the file."
 _FROM_BACKUP: Final = "Restore it from a backup, or delete it."
+_FROM_OWN_BACKUP: Final = "Restore it from a backup of the data folder."
 _SERVED: Final = "It is served all the same."
 
 CODES: Final[dict[str, Code]] = {
@@ -215,6 +216,15 @@ CODES: Final[dict[str, Code]] = {
         "the remembered active chats cannot be read; the log is read instead", "`tellback repair` puts it aside.", True
     ),
     "index-unusable": _info("the index of lists is rebuilt: it is derived data"),
+    "binding-unusable": _damage(
+        "which store this folder belongs to cannot be read, so that no server starts", _FROM_OWN_BACKUP
+    ),
+    "flushed-unusable": _info("how far the backup was brought cannot be read; everything is compared anew"),
+    "owner-copy-broken": _damage(
+        "an owner on its way into or out of a store is not what was written",
+        "Keep it; store and log may have it whole.",
+    ),
+    "journal-line-broken": _info("a line of the journal of imports cannot be read; its file is compared instead"),
     "lock-odd": _warning("something else than a file stands at LOCK, so that no server can start", "Remove it."),
     "repair-unfinished": _warning("a repair was cut off", "Run `tellback repair` again; it goes on.", True),
 }

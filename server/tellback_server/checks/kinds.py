@@ -35,7 +35,8 @@ Sort = Literal[
     "chat", "sync", "state", "floor-log", "card", "preset", "group", "backup-chat", "backup-state", "backup-manifest",
     "repair-manifest",
     "repair-file", "manifest", "trashed", "temporary", "swap", "odd-state", "not-text", "other",
-    "log", "log-tail", "log-aside", "term", "lock", "session", "active", "name", "index",
+    "log", "log-tail", "log-aside", "term", "lock", "session", "active", "name", "index", "binding", "flushed",
+    "owner-copy", "journal",
 ]
 _SEGMENT: Final = re.compile(r"\d{20}\.log")
 _TAIL: Final = re.compile(r"\d{20}\.log\.torn-\d+")
@@ -137,6 +138,14 @@ def own_kind_of(parts: tuple[str, ...]) -> Kind:
             return Kind("session")
         case ("names", _, name) if name.endswith(".json") and not name.startswith("."):
             return Kind("name")
+        case ("store" | "mirror",):
+            return Kind("binding")
+        case ("flushed",):
+            return Kind("flushed")
+        case ("staged" | "kept", _, name) if not name.endswith(TEMPORARY_SUFFIX):
+            return Kind("owner-copy")
+        case ("imports", name) if name.endswith(".jsonl"):
+            return Kind("journal")
         case ("index", name) if name.endswith(".jsonl") and not name.startswith("."):
             return Kind("index")
     return _left_over(parts[-1])

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 
 from tellback_server.checks.documents import (
     check_active,
+    check_binding,
+    check_flushed,
     check_index,
+    check_journal,
     check_name,
+    check_owner_copy,
     check_session,
     check_term,
 )
@@ -123,6 +127,14 @@ class OwnCheck:
                 check_name(read_steady(self._fs, path)[0], tally)
             case "index":
                 check_index(read_steady(self._fs, path)[0], parts[-1].removesuffix(".jsonl"), tally)
+            case "binding":
+                check_binding(read_steady(self._fs, path)[0], tally)
+            case "flushed":
+                check_flushed(read_steady(self._fs, path)[0], tally)
+            case "owner-copy":
+                check_owner_copy(read_steady(self._fs, path)[0], parts[-1], tally)
+            case "journal":
+                check_journal(read_steady(self._fs, path)[0], tally)
             case "log-tail":
                 tally.add("log-saved-tail")
             case "log-aside":

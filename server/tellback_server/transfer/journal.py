@@ -9,14 +9,16 @@ Rules of this module:
 
 from __future__ import annotations
 
+import contextlib
 import os
-import zlib
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
+from tellback_protocol.values import UNDECODABLE
 from tellback_server.fs import File, FileMissing, Fs
+from tellback_server.sealed import seal_line, unseal_line
 
 __all__ = ["Entry", "Journal"]
 
@@ -73,13 +75,10 @@ class Journal:
             return
         self._ends_whole = not data or data.endswith(b"\n")
         for line in data.split(b"\n"):
-            body, _tab, seal = line.rpartition(b"\t")
-            if seal != b"crc32=%08x" % zlib.crc32(body):
-                continue
-            try:
-                yield _decode(body)
-            except msgspec.MsgspecError:
-                continue
+            body = unseal_line(line)
+            if body is not None:
+                with contextlib.suppress(*UNDECODABLE):
+                    yield _decode(body)
 
     def _learn(self, entry: Entry) -> None:
         self._by_content[entry.fingerprint, entry.place] = entry
@@ -109,10 +108,9 @@ class Journal:
                 self._fs.create(self._path).close()
                 self._fs.fsync_directory(self._folder)
             self._file = self._fs.open_append(self._path)
-        body = msgspec.json.encode(entry)
         start = b"" if self._ends_whole else b"\n"
         self._ends_whole = True
-        self._file.append(b"%b%b\tcrc32=%08x\n" % (start, body, zlib.crc32(body)))
+        self._file.append(b"%b%b\n" % (start, seal_line(msgspec.json.encode(entry))))
         self._unsynced += 1
         if self._unsynced >= _SYNC_EVERY:
             self._file.fdatasync()
