@@ -7,7 +7,6 @@ Rules of this module (BEHAVIOUR Z10, Z11):
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
@@ -25,10 +24,9 @@ from tellback_protocol.backups import (
     ListedBackup,
 )
 from tellback_protocol.chat import with_id
-from tellback_protocol.errors import Refused, illegal
+from tellback_protocol.errors import Refused
 from tellback_protocol.ids import SIDECAR_MARK, ChatById, namespace_problem, parse_chat
 from tellback_protocol.values import UNDECODABLE, servable
-from tellback_server.actor import Actor
 from tellback_server.backup_folder import BackupDamaged, Manifest, Taken
 from tellback_server.backups import Backups
 from tellback_server.fs import FileUnreadable, FileUnsafe
@@ -44,7 +42,6 @@ __all__ = ["BackupDesk"]
 Result = TypeVar("Result")
 PAGE_BYTES: Final = 256 << 10
 """A page ends behind this; one message or state always fits."""
-POLL_S: Final = 0.005
 
 
 class _Held(msgspec.Struct):
@@ -99,7 +96,7 @@ class BackupDesk:
         return BackupCreated(taken.manifest.chat_id, listed(taken.manifest), taken.is_new, request.id)
 
     async def _taken(self, user: str, request: BackupCreate) -> Taken:
-        actor = await self._actor(user, request.chat)
+        actor = await self._hub.settled_chat(user, request.chat)
         if actor is None or actor.stream is None or actor.state == "missing":
             raise Refused("not-found", "There is no such chat.", pointer="/chat")
         if actor.state == "gone":
@@ -153,20 +150,6 @@ class BackupDesk:
 
     # -- whose -------------------------------------------------------------------------------------------------------
 
-    async def _actor(self, user: str, chat: str) -> Actor | None:
-        """The owner's actor when it has been read. Raises Refused `name-illegal`."""
-        address = parse_chat(chat)
-        if isinstance(address, str):
-            raise illegal("name-illegal", address, "/chat")
-        if isinstance(address, ChatById):
-            actor = await self._hub.actor_by_id(user, address.chat_id)
-        else:
-            actor = self._hub.actor(user, address)
-        # What is loading is soon there or not; nobody else waits for it.
-        while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
-        return actor
-
     async def _chat_id(self, user: str, chat: str) -> str:
         """The id of a chat, also of one that is not there any more and has backups."""
         address = parse_chat(chat)
@@ -174,7 +157,7 @@ class BackupDesk:
             chat_id = address.chat_id
             if chat_id in await self._run(lambda: self._backups.folder.owners(user)):
                 return chat_id
-        actor = await self._actor(user, chat)
+        actor = await self._hub.settled_chat(user, chat)
         if actor is not None and actor.stream is not None and actor.chat_id:
             return actor.chat_id
         former = None if isinstance(address, ChatById) else self._hub.lives.former(user, chat)

@@ -39,6 +39,7 @@ log = structlog.get_logger()
 STALLED_S = 5.0
 """A sync of that many seconds is no slow disk any more."""
 
+POLL_S = 0.005
 NAMES_LEFT_MAX = 4096
 """Renames and deletions that are remembered for those who are just looking into folders."""
 
@@ -268,6 +269,20 @@ class Hub:
         place = parse_place(name)
         assert not isinstance(place, str), "a stored name is an address"
         return self.actor(user, place)
+
+    async def settled_chat(self, user: str, chat: str) -> Actor | None:
+        """The actor of a chat by its address, as soon as it was read and nothing is done to it; None for an id that
+        nobody has. Raises Refused `name-illegal`.
+        """
+        address = parse_chat(chat)
+        if isinstance(address, str):
+            raise illegal("name-illegal", address, "/chat")
+        by_id = isinstance(address, ChatById)
+        actor = await self.actor_by_id(user, address.chat_id) if by_id else self.actor(user, address)
+        # Many tasks end it, soon; nobody else waits for it.
+        while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        return actor
 
     async def find_and_submit(
         self, tab: Tab, address: ChatAddress | StateOwner, request: Request | Malformed, owner_json: bytes,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import CharacterChat, ChatById, GroupChat, parse_chat, parse_place
+from tellback_protocol.ids import CharacterChat, GroupChat, parse_place
 from tellback_protocol.repairs import ChatRepair, ChatRepairFrame, FoundDamage, PlannedRepair
 from tellback_server.actor import Actor
 from tellback_server.checks.findings import Finding
@@ -73,16 +73,7 @@ class RepairDesk:
         return _told(request, actor.chat_id, plan, inspection, kept=kept)
 
     async def _actor(self, user: str, chat: str) -> Actor:
-        address = parse_chat(chat)
-        if isinstance(address, str):
-            raise Refused("name-illegal", f"{address[0].upper()}{address[1:]}.", pointer="/chat")
-        actor = (
-            await self._hub.actor_by_id(user, address.chat_id) if isinstance(address, ChatById)
-            else self._hub.actor(user, address)
-        )
-        # What is loading is soon there or not; nobody else waits for it.
-        while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
+        actor = await self._hub.settled_chat(user, chat)
         if actor is None or actor.stream is None or actor.state in ("missing", "ended"):
             raise Refused("not-found", "There is no such chat, or it cannot be read.", pointer="/chat")
         if actor.state == "gone":
