@@ -277,8 +277,10 @@ class Hub:
         address = parse_chat(chat)
         if isinstance(address, str):
             raise illegal("name-illegal", address, "/chat")
-        by_id = isinstance(address, ChatById)
-        actor = await self.actor_by_id(user, address.chat_id) if by_id else self.actor(user, address)
+        actor = (
+            await self.actor_by_id(user, address.chat_id) if isinstance(address, ChatById)
+            else self.actor(user, address)
+        )
         # Many tasks end it, soon; nobody else waits for it.
         while actor is not None and actor.state in ("loading", "busy"):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
