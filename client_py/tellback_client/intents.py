@@ -51,7 +51,7 @@ from tellback_protocol.values import dumps, equal, loads
 from .errors import refused
 from .own_write import LiveWrite, OwnWrite
 from .payload import payload, value_of
-from .replica import show
+from .replica import copied, show
 
 Json = Any
 Message = dict[str, Any]
@@ -291,11 +291,7 @@ class BatchIntent:
         self.intents = list(intents)
 
     def parts(self, view: View) -> list[Batched]:
-        draft = view()
-        states = dict(draft.states)
-        draft = Stream("", draft.name, draft.chat_id, draft.chat.copy(), draft.head)
-        for namespace, document in states.items():
-            draft.states[namespace] = type(document)(document.version, document.data)
+        draft = copied(view())
         parts: list[Batched] = []
         for intent in self.intents:
             mine = [part for part in intent.parts(lambda: draft) if not isinstance(part, LiveWrite)]

@@ -162,13 +162,18 @@ class Replica:
 
     def view(self, writes: Iterable[DocumentWrite]) -> Stream:
         """The chat with own writes on top, in order. Cost: one pointer a message, and what the writes change."""
-        base = self.stream
-        view = Stream("", base.name, base.chat_id, base.chat.copy(), base.head)
-        for namespace, document in base.states.items():
-            view.states[namespace] = StateDocument(document.version, document.data)
+        view = copied(self.stream)
         for write in writes:
             show(view, write)
         return view
+
+
+def copied(stream: Stream) -> Stream:
+    """A chat and its states, to put something on top of. Cost: one pointer a message."""
+    copy = Stream("", stream.name, stream.chat_id, stream.chat.copy(), stream.head)
+    for namespace, document in stream.states.items():
+        copy.states[namespace] = StateDocument(document.version, document.data)
+    return copy
 
 
 def show(view: Stream, write: OwnWrite) -> None:
@@ -202,9 +207,7 @@ def _install(view: Stream, decision: Committed) -> None:
 
 def finished(stream: Stream, running: Mapping[str, Running]) -> Stream:
     """A copy in which generations have ended as they stand now: what `decide` would make of them."""
-    view = Stream("", stream.name, stream.chat_id, stream.chat.copy(), stream.head)
-    for namespace, document in stream.states.items():
-        view.states[namespace] = StateDocument(document.version, document.data)
+    view = copied(stream)
     for one_id, text in running.items():
         if one_id not in view.generations:
             continue
