@@ -468,6 +468,39 @@ export interface Error {
   duplicate?: boolean;
 }
 
+/** Bytes from `offset` on. When `file` is another one than that of the first piece, it was changed meanwhile. */
+export interface FileFrame {
+  type: "file";
+  file: ListedFile;
+  offset: number;
+  data: string;
+  id?: number | null;
+}
+
+/** A piece of one of them. */
+export interface FileGet {
+  type: "file-get";
+  path: string;
+  offset?: number;
+  id?: number | null;
+}
+
+/** A page of the user's cards, files of groups and presets, in the order of their paths. */
+export interface FileList {
+  type: "file-list";
+  limit?: number;
+  cursor?: string | null;
+  id?: number | null;
+}
+
+/** `cursor` null: that was the last page. */
+export interface FileListFrame {
+  type: "file-list";
+  files: ListedFile[];
+  cursor: string | null;
+  id?: number | null;
+}
+
 /** A commit that stands in a floor state's log from here on: at the end, or behind `after` (null: first). */
 export interface FloorCommitAdded {
   commit: Json;
@@ -814,6 +847,13 @@ export interface ListedChat {
   damaged?: boolean;
   deleted_ms?: number;
   deleted_with?: string;
+}
+
+/** One file. */
+export interface ListedFile {
+  path: string;
+  size_bytes: number;
+  changed_ms: number;
 }
 
 /** A generation as a tab finds it when it opens the chat. */
@@ -1206,5 +1246,5 @@ export interface Welcome {
   upstreams?: ModelServer[];
 }
 
-export type ClientFrame = Hello | Auth | Ping | Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate | ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore | GenerationStart | GenerationEnd | GenerationCancel | Generate | Open | Close | StateGet | History | GenerationDelta | GenerationAttach | GenerationAck | ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet | TrashList | TrashEmpty | ChatRepair | StatusGet;
-export type ServerFrame = Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied | ChatRepairFrame | StatusFrame;
+export type ClientFrame = Hello | Auth | Ping | Append | Patch | Delete | MetadataUpdate | StateUpdate | StateDelete | Batch | Swipe | FloorUpdate | ChatCreate | ChatRename | ChatDelete | ChatRestore | ChatBranch | OwnerRename | OwnerDelete | OwnerRestore | BackupRestore | GenerationStart | GenerationEnd | GenerationCancel | Generate | Open | Close | StateGet | History | GenerationDelta | GenerationAttach | GenerationAck | ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet | TrashList | TrashEmpty | ChatRepair | StatusGet | FileList | FileGet;
+export type ServerFrame = Welcome | Opened | SnapshotPart | Closed | Ack | IntegrityFrame | Conflict | Error | StateFrame | HistoryFrame | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied | ChatRepairFrame | StatusFrame | FileListFrame | FileFrame;

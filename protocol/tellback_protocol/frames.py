@@ -23,6 +23,7 @@ from .catalog_frames import (
 )
 from .effects import AnyJson, Author, Effect, MessageJson, SkippedCommit
 from .fields import ObjectJson, WireInteger
+from .files import FileFrame, FileListFrame
 from .generation_requests import GenerationError, GenerationTarget
 from .ids import Version
 from .outcomes import OUTCOMES_MAX
@@ -419,5 +420,5 @@ ServerFrame = (
     | HistoryPart | Reset | Behind | Goaway | Pong | ChatListFrame | ChatSearchFrame | ActiveChatFrame
     | CharacterListFrame | GroupListFrame | GenerationStarted | GenerationDeltaFrame | GenerationStored
     | GenerationDone | BackupListFrame | BackupCreated | BackupFrame | TrashListFrame | TrashEmptied
-    | ChatRepairFrame | StatusFrame
+    | ChatRepairFrame | StatusFrame | FileListFrame | FileFrame
 )

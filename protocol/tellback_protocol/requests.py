@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from .backups import BackupCreate, BackupGet, BackupList, BackupRestore
 from .errors import Refused, illegal
 from .fields import AnyJson, Base, Based, Numbered, ObjectJson, OperationsJson, Rebasable, WireInteger
+from .files import FileGet, FileList
 from .generation_requests import GenerationAck, GenerationAttach, GenerationDelta, GenerationWrite
 from .ids import ChatAddress, StateOwner, Version, parse_chat, parse_state_owner
 from .repairs import ChatRepair
@@ -403,7 +404,7 @@ class GroupList(msgspec.Struct, tag="group-list", tag_field="type", gc=False):
 
 UserRequest = (
     ChatList | ChatSearch | ActiveChat | CharacterList | GroupList | BackupList | BackupCreate | BackupGet
-    | TrashList | TrashEmpty | ChatRepair | StatusGet
+    | TrashList | TrashEmpty | ChatRepair | StatusGet | FileList | FileGet
 )
 """What is asked of no single owner."""
 Request = Write | Read | Unnumbered

@@ -30,6 +30,7 @@ from tellback_server.catalog import Catalog
 from tellback_server.clock import Clock
 from tellback_server.config import ConfigurationError, Problem, Settings, flag_of, upstream_keys
 from tellback_server.control import Control
+from tellback_server.file_desk import FileDesk
 from tellback_server.fs import Fs
 from tellback_server.gateway import Gateway
 from tellback_server.generation_desk import GenerationLimits
@@ -217,6 +218,7 @@ class App:
         self._catalog.backups = BackupDesk(self._hub, self._keeper.backups)
         self._catalog.repairs = RepairDesk(self._hub, self._files, offers=room.must_settle)
         self._catalog.trash = TrashDesk(self._hub, Trash(self._files), self._keeper.lifecycle.lock_of)
+        self._catalog.files = FileDesk(self._hub, self._files)
         self._catalog.status = StatusDesk(self._hub, self._keeper.lag_s)
         self._hub.desk = self._catalog
         self._keeper.needed_elsewhere = self._needed

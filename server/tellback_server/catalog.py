@@ -35,6 +35,7 @@ from tellback_protocol.catalog_frames import (
     ListedChat,
 )
 from tellback_protocol.errors import Refused
+from tellback_protocol.files import FileGet, FileList
 from tellback_protocol.repairs import ChatRepair
 from tellback_protocol.requests import ActiveChat, CharacterList, ChatList, ChatSearch, GroupList, UserRequest
 from tellback_protocol.status import StatusGet
@@ -43,6 +44,7 @@ from tellback_server.active_chats import ActiveChats
 from tellback_server.activity import Activity, LiveChat
 from tellback_server.actor import Actor
 from tellback_server.backup_desk import BackupDesk
+from tellback_server.file_desk import FileDesk
 from tellback_server.hub import Hub
 from tellback_server.library import FolderIndex, Library
 from tellback_server.listed import Filter, listed_live, listed_stored, live_chats, live_key
@@ -131,6 +133,8 @@ class Catalog:
         """As `backups`, for the trash."""
         self.repairs: RepairDesk | None = None
         """As `backups`, for damaged chats."""
+        self.files: FileDesk | None = None
+        """As `backups`, for files of other programs."""
         self.status: StatusDesk | None = None
         """As `backups`, for how everything stands."""
         self._stopping = False
@@ -219,6 +223,9 @@ class Catalog:
                 case ChatRepair():
                     assert self.repairs is not None, "set before the first request"
                     frame = await self.repairs.answer(tab, request)
+                case FileList() | FileGet():
+                    assert self.files is not None, "set before the first request"
+                    frame = await self.files.answer(tab, request)
                 case StatusGet():
                     assert self.status is not None, "set before the first request"
                     frame = self.status.answer(tab, request)

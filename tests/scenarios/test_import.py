@@ -62,6 +62,9 @@ async def test_a_real_folder_from_import_to_served_chats_and_back(tmp_path: Path
     assert json.loads(filed[path].rstrip(b"\n").split(b"\n")[-1])["mes"] == "and one more"
     assert filed[path].startswith(were[path])
     changed = {path, "group chats/2024-10-12@19h00m00s.jsonl"}
+    assert {name for name in served if "chat_sync" not in name} == {
+        name for name in filed if not name.startswith("backups") and "chat_sync" not in name
+    }, "cards, presets and groups come from a running server, too"
     for name, found in served.items():
         assert name in changed or found == were[name]
     assert {name: found for name, found in filed.items() if name != path} == {

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 import typer
@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.text import Text
 
 from tellback_protocol.catalog_frames import ChatListFrame
+from tellback_protocol.files import FileFrame, FileGet, FileList, FileListFrame, ListedFile
 from tellback_protocol.frames import StateFrame
 from tellback_protocol.ids import CharacterOwner
 from tellback_protocol.requests import ChatList, StateGet, owner_named
-from tellback_protocol.values import loads
+from tellback_protocol.values import dumps, loads
 from tellback_server.checks.log_image import LogImage, log_folder
 from tellback_server.checks.scope import is_served
 from tellback_server.commands.conversation import Json, asked, out
@@ -32,15 +33,19 @@ from tellback_server.logging_setup import configure_logging
 from tellback_server.remote import Remote, RemoteRefused, served
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.transfer.active import chosen
-from tellback_server.transfer.anomalies import Anomaly, Notes
+from tellback_server.transfer.anomalies import Anomaly
 from tellback_server.transfer.exporter import Exporter, Form, Given, wants
 from tellback_server.transfer.folder_source import FolderSource
-from tellback_server.transfer.item import Item
+from tellback_server.transfer.item import GroupFile, Item, target_of_path
 from tellback_server.transfer.served_chat import item_of
 from tellback_server.transfer.source import Source, overlap
 from tellback_server.transfer.store_source import StoreSource
 
 __all__ = ["export_chats"]
+
+Page = TypeVar("Page")
+Row = TypeVar("Row")
+_MS_NS: Final = 1_000_000
 
 
 class Report(msgspec.Struct, omit_defaults=True):
@@ -75,7 +80,7 @@ def export_chats(
     dest: Annotated[str, typer.Argument(help='The folder to write; "-" for one chat on stdout.')],
     data: Annotated[str | None, typer.Option("--data", help="A data folder that nobody serves.")] = None,
     url: Annotated[
-        str | None, typer.Option(envvar="TELLBACK_URL", help="A running server instead: its chats and their states.")
+        str | None, typer.Option(envvar="TELLBACK_URL", help="A running server instead.")
     ] = None,
     store: StoreUrl = None,
     user: Annotated[str, typer.Option(help="Whose, of a folder; a server knows by the token.")] = DEFAULT_USER,
@@ -155,11 +160,6 @@ class _Run:
         if anomaly.severity != "info" and not self.only:
             self._report.add(Given("left-out", anomaly.path, notes=[anomaly]))
 
-    def tell(self, notes: list[Anomaly]) -> None:
-        """What is said of all of them."""
-        if self._form in ("sillytavern", "luker") and not self.only:
-            self._report.items.append(Given("left-out", "", notes=notes))
-
     def finish(self) -> None:
         """What stands beside all of them. Ends the command when a chat was not there."""
         missing = sorted(self.only - self._found)
@@ -229,33 +229,68 @@ def _behind(fs: Fs, files: FileStore, user: str) -> list[str]:
 
 
 def _of_server(url: str, run: _Run) -> None:
-    notes = Notes("")
-    notes.add("export-without", "left out; export its folder to have them", detail="cards, presets and groups")
-    run.tell(notes.take())
-
     async def work(remote: Remote) -> None:
-        cursor: str | None = None
-        changed: dict[str, int] = {}
-        while True:
-            page = await remote.ask(ChatList(limit=1000, cursor=cursor), ChatListFrame)
-            changed.update({one.chat: one.changed_ms for one in page.chats})
-            cursor = page.cursor
-            if cursor is None:
-                break
-        with watching("exporting", len(changed)) as progress:
-            for name in sorted(changed):
+        files = await _pages(remote, FileList(), FileListFrame, lambda page: page.files)
+        chats = await _pages(remote, ChatList(limit=1000), ChatListFrame, lambda page: page.chats)
+        with watching("exporting", len(files) + len(chats)) as progress:
+            groups: list[Item] = []
+            for listed in files:
                 progress.advance(progress.task_ids[0])
-                if run.only and name not in run.only:
+                target = target_of_path(listed.path)
+                if target is None or (run.only and not isinstance(target, CharacterOwner)):
                     continue
-                opened = await remote.open(name, header=True)
-                answer = await remote.ask(StateGet(owner_named(name)), StateFrame)
-                states = {
-                    namespace: loads(bytes(state.data)) for namespace, state in answer.states.items()
-                    if state is not None and not isinstance(state.data, UnsetType)
-                }
-                run.take(item_of(opened, changed[name], states))
+                item = Item(
+                    source=listed.path, target=target, data=await _content(remote, listed),
+                    states=await _states(remote, str(target)) if not isinstance(target, GroupFile) else {},
+                    mtime_ns=listed.changed_ms * _MS_NS, size_bytes=listed.size_bytes,
+                )
+                if isinstance(target, GroupFile):
+                    # They name chats, which come first.
+                    groups.append(item)
+                else:
+                    run.take(item)
+            for chat in sorted(chats, key=lambda one: one.chat):
+                progress.advance(progress.task_ids[0])
+                if not run.only or chat.chat in run.only:
+                    opened = await remote.open(chat.chat, header=True)
+                    run.take(item_of(opened, chat.changed_ms, await _states(remote, chat.chat)))
+            for item in groups:
+                run.take(item)
 
     asked(work, url, None)
+
+
+async def _pages(
+    remote: Remote, request: ChatList | FileList, answer: type[Page], rows: Callable[[Page], list[Row]]
+) -> list[Row]:
+    found: list[Row] = []
+    while True:
+        page = await remote.ask(request, answer)
+        found += rows(page)
+        cursor = page.cursor  # type: ignore[attr-defined]  # Both have one.
+        if cursor is None:
+            return found
+        request = msgspec.structs.replace(request, cursor=cursor)
+
+
+async def _content(remote: Remote, listed: ListedFile) -> bytes:
+    """A file's bytes, all of one moment."""
+    while True:
+        first = piece = await remote.ask(FileGet(listed.path), FileFrame)
+        data = piece.data
+        while piece.file == first.file and len(data) < first.file.size_bytes and piece.data:
+            piece = await remote.ask(FileGet(listed.path, len(data)), FileFrame)
+            data += piece.data
+        if piece.file == first.file:
+            return data
+
+
+async def _states(remote: Remote, owner: str) -> dict[str, bytes]:
+    answer = await remote.ask(StateGet(owner_named(owner)), StateFrame)
+    return {
+        namespace: dumps(loads(bytes(state.data))) for namespace, state in answer.states.items()
+        if state is not None and not isinstance(state.data, UnsetType)
+    }
 
 
 def _tell(report: Report, show_all: bool) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from tellback_protocol.ids import (
     NAME_BYTES_MAX,
+    PRESET_FOLDERS,
     CharacterChat,
     CharacterOwner,
     GroupChat,
@@ -24,10 +25,11 @@ from tellback_protocol.ids import (
     new_name_problem,
     parse_place,
 )
-from tellback_server.store.place import STATE_ENDING, file_of
+from tellback_server.store.groups import FOLDER as GROUPS
+from tellback_server.store.place import CARD_ENDING, CHARACTERS, STATE_ENDING, file_of
 from tellback_server.transfer.anomalies import Anomaly
 
-__all__ = ["GroupFile", "Item", "Target", "beside", "digest", "legal_name", "path_of", "target_of"]
+__all__ = ["GroupFile", "Item", "Target", "beside", "digest", "legal_name", "path_of", "target_of", "target_of_path"]
 
 
 class GroupFile(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +93,16 @@ def target_of(text: str) -> Target | None:
         return GroupFile(text.removeprefix("groups/"))
     place = parse_place(text)
     return None if isinstance(place, str) else place
+
+
+def target_of_path(path: str) -> Target | None:
+    """What a card, a group's file or a preset at a path below the user's folder is."""
+    folder, _slash, name = path.partition("/")
+    if folder == GROUPS:
+        return GroupFile(name.removesuffix(STATE_ENDING))
+    if folder == CHARACTERS:
+        return CharacterOwner(name.removesuffix(CARD_ENDING))
+    return PresetOwner(folder, name.removesuffix(STATE_ENDING)) if folder in PRESET_FOLDERS else None
 
 
 def beside(target: Target, number: int) -> Target:

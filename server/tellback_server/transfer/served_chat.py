@@ -6,8 +6,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import UNSET
 
 from tellback_protocol.frames import Opened
@@ -20,8 +18,8 @@ from tellback_server.transfer.item import Item
 __all__ = ["item_of", "line_as_filed"]
 
 
-def item_of(opened: Opened, changed_ms: int, states: dict[str, Any]) -> Item:
-    """What an opened chat would be imported or exported as. `states`: documents by namespace."""
+def item_of(opened: Opened, changed_ms: int, states: dict[str, bytes]) -> Item:
+    """What an opened chat would be imported or exported as. `states`: files by namespace."""
     place = parse_chat(str(opened.chat))
     assert not isinstance(place, str | ChatById), "a server tells names"
     messages = opened.messages if isinstance(opened.messages, list) else []
@@ -36,7 +34,7 @@ def item_of(opened: Opened, changed_ms: int, states: dict[str, Any]) -> Item:
     data = b"\n".join(lines)
     return Item(
         source=str(place), target=place, data=data, mtime_ns=changed_ms * 1_000_000, size_bytes=len(data),
-        messages=len(messages), states={one: dumps(value) for one, value in states.items()},
+        messages=len(messages), states=states,
         notes=notes.take(),
     )
 
