@@ -1,13 +1,14 @@
 """The reference workload of the crash states: one user's day on a whole server, and what is shown after each step.
 
 Appends, patches, a batch, states, floors, swipes, metadata, a generation, renames of a chat and of a character, a
-branch, a deletion and a restore, an emptied trash, a file that another program wrote, checkpoints, segment rolls,
-retention, three lives.
+branch, a deletion and a restore, an emptied trash, a backup and its restore in the chat's place, a file that another
+program wrote, checkpoints, segment rolls, retention, three lives.
 
 Rules of this module:
 - A world is everything a tab is shown of every name the workload ever uses. After step k the server showed world k; a
   start on any disk that a cut may leave shows one of the worlds from the last one told to the last one asked for.
 - A generation that runs is shown with as much of its text as reached the log: that may be shorter than in the world.
+- A backup that was told is there. One that nobody was told of yet may be there as well.
 """
 
 from __future__ import annotations
@@ -101,6 +102,13 @@ async def world_of(tab: Wire) -> World:
         world[f"character {owner}"] = states.get("states") or states["code"]
     trash = await tab.ask("trash-list")
     world["trash"] = sorted((entry["name"], entry["reason"], entry["files"]) for entry in trash["entries"])
+    world["backups"] = []
+    for chat in (await tab.ask("backup-list"))["chats"]:
+        kept = (await tab.ask("backup-list", chat=f"id:{chat['chat_id']}"))["backups"]
+        world["backups"] += sorted(
+            [chat["chat_id"], entry["version"]["integrity"], entry["count"], *entry["namespaces"]]
+            for entry in kept if "version" in entry
+        )
     return world
 
 
@@ -108,7 +116,7 @@ def is_same(shown: World, wanted: World) -> bool:
     """Whether a start shows that world."""
     for name in wanted:
         mine, theirs = shown[name], wanted[name]
-        if mine == theirs:
+        if mine == theirs or (name == "backups" and all(backup in mine for backup in theirs)):
             continue
         if not (isinstance(mine, dict) and isinstance(theirs, dict)):
             return False
@@ -136,6 +144,7 @@ class Day:
         self.app: Headless
         self.tab: Wire
         self.ids: dict[str, list[str]] = {}
+        self.backup = ""
 
     async def shown(self, step: str) -> None:
         """The step is done: what is shown now must stay."""
@@ -231,6 +240,16 @@ async def _branch(day: Day) -> None:
     await day.write("chat-branch", TALK, base="*", message=day.ids[TALK][1], to="Talk - Branch #1")
 
 
+async def _backup(day: Day) -> None:
+    answer = await day.tab.ask("backup-create", chat=TALK)
+    assert answer["type"] == "backup-created", answer
+    day.backup = answer["backup"]["backup"]
+
+
+async def _back_to_it(day: Day) -> None:
+    await day.write("backup-restore", TALK, base="*", backup=day.backup)
+
+
 async def _big(day: Day) -> None:
     """More than half a segment: the log rolls at the next one."""
     await day.write("append", TALK, base="*", messages=[{"mes": "x" * 9_000}])
@@ -286,8 +305,8 @@ async def _last(day: Day) -> None:
 
 LIVES: list[list[Step]] = [
     [_create, _append, _fold, _patch, _state, _floor, _fold, _swipe, _old, _metadata, _rename, _batch, _delete],
-    [_restore, _branch, _big, _fold, _big, _remove, _fold, _start, _text],
-    [_end, _owner_state, _fold, _owner_rename, _delete_again, _forget, _collect, _last],
+    [_restore, _branch, _big, _backup, _big, _remove, _fold, _start, _text],
+    [_end, _owner_state, _fold, _back_to_it, _owner_rename, _delete_again, _forget, _collect, _last],
 ]
 
 

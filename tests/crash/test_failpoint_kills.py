@@ -270,7 +270,7 @@ def plain(world: World) -> dict[str, Any]:
     return {
         name: [message["mes"] for message in shown["messages"]] if isinstance(shown, dict) and "messages" in shown
         else shown.get("code", sorted(shown)) if isinstance(shown, dict) else str(shown)
-        for name, shown in world.items() if name != "trash"
+        for name, shown in world.items() if name not in ("trash", "backups")
     }
 
 

@@ -25,7 +25,7 @@ from tests.support.injected_fs import SimulatedCrash
 from tests.support.recording_fs import RecordingFile
 from tests.support.sim_fs import SimFs
 
-EVERY = {"strict": 210, "journaled": 28}
+EVERY = {"strict": 270, "journaled": 36}
 """Every how many of the states are started on; TELLBACK_SERVER_STATES=all for each."""
 EVERYTHING = os.environ.get("TELLBACK_SERVER_STATES") == "all"
 STATES_MIN = {"strict": 270, "journaled": 90}

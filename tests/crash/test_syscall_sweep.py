@@ -170,7 +170,7 @@ def plain(world: World) -> dict[str, Any]:
     return {
         name: [message["mes"] for message in found["messages"]] if isinstance(found, dict) and "messages" in found
         else found.get("code", sorted(found)) if isinstance(found, dict) else str(found)
-        for name, found in world.items() if name != "trash"
+        for name, found in world.items() if name not in ("trash", "backups")
     }
 
 
