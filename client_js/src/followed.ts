@@ -1,7 +1,7 @@
 /* One generation as a tab knows it: its text so far, what became of it, and of own text how far it has gone. */
 
 import type { TellbackError } from "./errors.js";
-import type { GenerationError, GenerationTarget, Version } from "./frames.js";
+import type { GenerationError, GenerationTarget, Salvage, Version } from "./frames.js";
 
 /** What became of a generation. The chat holds it. */
 export interface GenerationResult {
@@ -43,7 +43,7 @@ export class Followed {
   offered = false;
   sending: Sending | undefined;
   isAttaching = false;
-  salvage: { offset: number; text: string; prefix_sha256: string } | undefined;
+  salvage: Salvage | undefined;
   readonly watchers = new Set<() => void>();
 
   constructor(readonly id: string, readonly target: GenerationTarget, readonly message: string, readonly by: string, readonly supersedes?: string) {}

@@ -7,11 +7,13 @@
    Loading it gives chats the verbs of `Replies`; it is `tellback/generations`. */
 
 import type { Followed, GenerationResult } from "./followed.js";
-import { Generations } from "./generations.js";
+import { Generations, NAMESPACE } from "./generations.js";
 import { Chat, inner, newMessageId, TellbackError } from "./index.js";
 import type { Intent } from "./intents.js";
 import type { WriteResult } from "./outbox.js";
-import type { Write } from "./replica.js";
+import { previewed } from "./preview.js";
+import type { Message, Write } from "./replica.js";
+import { fetched } from "./states.js";
 import type { Subscription } from "./subscription.js";
 
 export type { GenerationResult };
@@ -230,6 +232,15 @@ export abstract class Replies {
   /** Those that run now, and results that were offered when this session came back. */
   get generations(): readonly Generation[] {
     return [...follower(this).known.values()].filter((one) => !one.isOver || one.offered).map((one) => new Generation(this, one));
+  }
+
+  /** The messages with the texts in progress where they will stand; `messages` has only what is stored. Asks the server the first time only. */
+  async preview(): Promise<readonly Message[]> {
+    const { subscription } = this;
+    const { running } = follower(this);
+    if (!running.length) return subscription.view().all;
+    await fetched(subscription, NAMESPACE);
+    return previewed(subscription.view(), subscription.view().states.get(NAMESPACE)?.data, follower(this).running);
   }
 
   /** One that runs, or that ended while this chat was open. */

@@ -13,7 +13,7 @@ import type { TellbackError } from "./errors.js";
 import type { Told } from "./events.js";
 import { Followed, Sending } from "./followed.js";
 import type { Follower, GenerationFrame } from "./follower.js";
-import type { Ack, Error as ErrorFrame, GenerationDeltaFrame, GenerationStarted, GenerationTarget, ListedGeneration, Version } from "./frames.js";
+import type { Ack, Error as ErrorFrame, GenerationDeltaFrame, GenerationStarted, GenerationTarget, ListedGeneration, Salvage, Version } from "./frames.js";
 import { inner } from "./index.js";
 import type { ChatDocument, Effect, Write } from "./replica.js";
 import { sha256 } from "./sha256.js";
@@ -28,7 +28,7 @@ const CHUNK_UNITS = 16 << 10;
 const SALVAGE_UNITS_MAX = 256 << 10;
 const ENDED_MAX = 64;
 /** The state document of a chat that says what became of its generations. */
-const NAMESPACE = "tellback_generations";
+export const NAMESPACE = "tellback_generations";
 
 type Listed = { target: GenerationTarget; message: string; by: string; supersedes?: string };
 
@@ -336,19 +336,13 @@ export class Generations implements Follower {
       Object.assign(sending, { sent: text.length, reasoningSent: reasoning.length, isAligned: true, isFresh: false });
       return one.changed();
     }
-    const isLess = one.text.length > text.length && one.text.startsWith(text);
-    one.salvage = undefined;
-    if (isLess) this.salvage(one, text);
-    this.become(one, isLess ? one.text : text, one.reasoning.startsWith(reasoning) ? one.reasoning : reasoning);
-  }
-
-  /** What a crash took from the server and this client still has. */
-  private salvage(one: Followed, prefix: string): void {
-    const text = one.text.slice(prefix.length);
-    if (text.length > SALVAGE_UNITS_MAX) return;
-    one.salvage = { offset: prefix.length, text, prefix_sha256: sha256(new TextEncoder().encode(prefix)) };
-    this.toAttach.add(one.id);
-    this.held.wake();
+    const isOurs = one.text.startsWith(text) && one.reasoning.startsWith(reasoning);
+    one.salvage = isOurs ? salvageOf(one, text, reasoning) : undefined;
+    if (one.salvage) {
+      this.toAttach.add(one.id);
+      this.held.wake();
+    }
+    this.become(one, isOurs ? one.text : text, isOurs ? one.reasoning : reasoning);
   }
 
   private become(one: Followed, text: string, reasoning: string): void {
@@ -362,6 +356,18 @@ export class Generations implements Follower {
 function joined(text: string, offset: number, more: string): string | undefined {
   const overlapping = text.slice(offset, offset + more.length);
   return offset > text.length || !more.startsWith(overlapping) ? undefined : text + more.slice(overlapping.length);
+}
+
+/** What a crash took from the server and this client still has; undefined when there is nothing, or too much of it. */
+function salvageOf(one: Followed, text: string, reasoning: string): Salvage | undefined {
+  const more = one.text.slice(text.length);
+  const thought = one.reasoning.slice(reasoning.length);
+  if (!(more || thought) || more.length + thought.length > SALVAGE_UNITS_MAX) return undefined;
+  const digest = (prefix: string) => sha256(new TextEncoder().encode(prefix));
+  return {
+    offset: text.length, text: more, prefix_sha256: digest(text),
+    ...(thought ? { reasoning_offset: reasoning.length, reasoning: thought, reasoning_prefix_sha256: digest(reasoning) } : {}),
+  };
 }
 
 /** A chunk behind `start` that cuts no surrogate pair. */

@@ -1,7 +1,5 @@
 /* Names and ids, as far as a client needs them before the server says. */
 
-import { text } from "./values.js";
-
 /** `bytes` random bytes in hexadecimal. */
 export function randomId(bytes: number): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -47,5 +45,3 @@ export function ownerNamed(name: string): OwnerName {
 
 export const textOf = (owner: OwnerName | undefined): string =>
   owner?.chat ?? (owner?.character !== undefined ? `character:${owner.character}` : owner?.preset !== undefined ? `preset:${owner.preset}` : "");
-
-export const checkedName = (name: string): string => text(name, "/chat");

@@ -203,6 +203,7 @@ export function askedEffects(write: Write, ack: Ack, document: ChatDocument): Ef
     if (effect.op === "append") return [{ ...effect, messages: effect.messages.map((message, index) => ({ ...message, id: ack.messages![index]! })) }];
     if (!("patch" in effect)) return [effect];
     const patch = effect.patch!.filter(({ op }) => op !== "test");
-    return patch.length ? [{ ...effect, patch }] : [];
+    // A state document has another version although nothing in it changed.
+    return patch.length || effect.op === "state" ? [{ ...effect, patch }] : [];
   });
 }

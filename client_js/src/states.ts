@@ -144,6 +144,15 @@ function ask(held: Writes, namespaces: readonly string[]): void {
   });
 }
 
+/** @internal A document, asked for when it is not known. */
+export async function fetched(held: Writes, namespace: string): Promise<StateDocument> {
+  for (;;) {
+    const document = held.view().states.get(namespace);
+    if (document) return document;
+    await new Promise<void>((resolve, reject) => want(held, namespace, (error) => (error ? reject(error) : resolve())));
+  }
+}
+
 // -- as the user holds them
 
 /** The verbs of a state document; what they give is a promise, or nothing in a batch. */
@@ -183,12 +192,7 @@ export class State extends StateVerbs<Promise<WriteResult>> {
 
   /** The document with the own writes on top, a copy; undefined when there is none. Asks the server the first time only. */
   async get(): Promise<any> {
-    const { subscription } = this.owner;
-    for (;;) {
-      const document = subscription.view().states.get(this.namespace);
-      if (document) return structuredClone(document.data);
-      await new Promise<void>((resolve, reject) => want(subscription, this.namespace, (error) => (error ? reject(error) : resolve())));
-    }
+    return structuredClone((await fetched(this.owner.subscription, this.namespace)).data);
   }
 }
 

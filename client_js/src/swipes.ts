@@ -48,8 +48,8 @@ export abstract class Swipes<Done> {
   }
 }
 
-/** The message as it will be, as far as it can be told here. */
-function swiped(message: Message, write: Write): Message {
+/** @internal The message as it will be, as far as it can be told here. */
+export function swiped(message: Message, write: Write): Message {
   const texts: string[] = [...(message.swipes ?? [message.mes])];
   const first = Object.fromEntries(WORKING_COPY.filter((member) => Object.hasOwn(message, member)).map((member) => [member, message[member]]));
   const infos: any[] = [...(message.swipe_info ?? [first])];

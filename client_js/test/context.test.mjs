@@ -51,6 +51,17 @@ test("messages, by index and id, with the events of their commits", () => shown(
   ]);
 }));
 
+test("deprecated verbs do what they did", () => shown(async (context) => {
+  await context.addOneMessage({ mes: "a" });
+  await context.appendChatMessages([{ mes: "b" }, { mes: "c" }]);
+  await context.updateMessageBlock(1, { mes: "B" });
+  await context.patchChatMessages([{ op: "move", from: "/0", path: "/2" }, { op: "add", path: "/0/extra", value: { k: 1 } }]);
+  assert.deepEqual(context.chat.map(({ mes, extra }) => [mes, extra?.k]), [["B", 1], ["c", undefined], ["a", undefined]]);
+  assert.equal((await context.deleteLastMessage()).mes, "a");
+  assert.equal((await context.deleteMessage(0)).mes, "B");
+  assert.deepEqual(context.chat.map(({ mes }) => mes), ["c"]);
+}, { chat: "group:Deprecated" }));
+
 test("metadata, states and floor states", () => shown(async (context) => {
   assert.equal(await context.saveChatMetadata({ note: { a: 1 } }), true);
   assert.deepEqual(context.chat_metadata.note, { a: 1 });

@@ -77,6 +77,26 @@ test("a chat without the modules beside it, and replies that are followed from t
   await one.close();
 });
 
+test("text that a crash took from the server comes back from a tab that watched it", async () => {
+  const one = await client(server);
+  const chat = await one.open("group:Salvage", { create: true });
+  await chat.append({ id: "a", name: "User", is_user: true, mes: "And?" });
+  const { say } = await producer("group:Salvage");
+  say("upon a time", 5);
+  await until(() => chat.generations[0].text === "Once upon a time");
+  assert.deepEqual((await chat.preview()).map(({ name, mes }) => [name, mes]), [["User", "And?"], ["Alice", "Once upon a time"]]);
+  assert.deepEqual(chat.messages.map(({ mes }) => mes), ["And?"]);
+  await server.kill();
+  await server.start();
+  one.reconnect();
+  const other = await client(server);
+  const theirs = await other.open("group:Salvage");
+  await until(() => theirs.generations[0]?.text === "Once upon a time");
+  assert.equal((await chat.generations[0].cancel()).state, "cancelled");
+  assert.deepEqual(chat.messages.map(({ mes }) => mes), ["And?", "Once upon a time"]);
+  await Promise.all([one.close(), other.close()]);
+});
+
 test("what is wrong with a damaged file reaches the app, and the server alone says what it still takes", async () => {
   const one = await client(server);
   const chat = await one.open("group:Damaged");

@@ -1,5 +1,7 @@
 // The SDK against the real server, in Node.
 import assert from "node:assert/strict";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import test, { after, before } from "node:test";
 import { WebSocket } from "ws";
 import "../dist/catalog.js";
@@ -13,7 +15,12 @@ import "../dist/swipes.js";
 import { client, Locks, Server, until } from "./server.mjs";
 
 const server = new Server();
-before(() => server.start());
+before(() => {
+  const characters = join(server.data, "data", "default-user", "characters");
+  mkdirSync(characters, { recursive: true });
+  writeFileSync(join(characters, "Bob.png"), Buffer.from("89504e470d0a1a0a0000000d49484452", "hex"));
+  return server.start();
+});
 after(() => server.end());
 
 let chats = 0;
@@ -41,7 +48,8 @@ test("all verbs of messages, and both replicas are equal", together(async (one, 
   await mine.delete(mine.messages[2].id);
   await mine.swipeAdd(mine.messages[1].id, "A");
   assert.deepEqual(mine.messages[1].swipes, ["a", "A"]);
-  await mine.swipeSelect(mine.messages[1].id, 0);
+  await mine.swipeDelete(mine.messages[1].id, 1);
+  await refused(mine.swipeDelete(mine.messages[1].id, 0), "swipe-last");
   await mine.updateMetadata({ note: "n", tags: { x: 1 } });
   await mine.updateMetadata((metadata) => ({ ...metadata, count: mine.messages.length }));
   await mine.patch(null, [{ op: "replace", path: "/messages/2/mes", value: "C" }]);
@@ -250,6 +258,18 @@ test("what a dead tab left is sent once by a living one, in its name", async () 
   assert.deepEqual(texts(await third.open(at)), ["seen by the server", "one", "two"]);
   await Promise.all([living.close(), beside.close(), third.close()]);
 });
+
+test("a character's state goes with its name, into the trash and back", together(async (one) => {
+  const owner = await one.owner({ character: "Bob" });
+  await owner.state("memory").set({ n: 1 });
+  await one.renameOwner({ character: "Bob" }, "Robert");
+  const renamed = await one.owner({ character: "Robert" });
+  assert.deepEqual(await renamed.state("memory").get(), { n: 1 });
+  await one.deleteOwner({ character: "Robert" });
+  await refused(one.owner({ character: "Robert" }), "deleted");
+  await one.restoreOwner({ character: "Robert" });
+  assert.deepEqual(await (await one.owner({ character: "Robert" })).states(), { memory: { n: 1 } });
+}));
 
 test("a session has one user", async () => {
   const session = "one-session-for-two-tabs";
