@@ -4,7 +4,7 @@ import { useRef, useState } from "preact/hooks";
 import { DamageBanner } from "./damage.js";
 import { html } from "./html.js";
 import { LiveReply, Message } from "./message.js";
-import { chatOwner, chatTitle, client, connection, generate, running, say, sent, stop, swipeBy, turn } from "./store.js";
+import { chatOwner, chatTitle, client, connection, generate, leave, running, say, sent, stop, swipeBy, turn } from "./store.js";
 import { Virtual } from "./virtual.js";
 
 const LINES_MAX = 8;
@@ -26,7 +26,7 @@ export function Conversation({ chat }) {
   const row = (item, index) => (item.target ? html`<${LiveReply} generation=${item}/>` : html`<${Message} chat=${chat} message=${item} isSaved=${chat.isSaved(item.id)} index=${index} count=${items.length}
     generation=${swiped.get(item.id)} isReadOnly=${isReadOnly} isEditing=${editing === item.id} edit=${setEditing}/>`);
   return html`<main class="conversation" onKeyDown=${keys}>
-    <div class="head"><a class="back" href="#" aria-label="Back to the list" onClick=${(event) => (event.preventDefault(), history.replaceState(null, "", location.pathname), document.querySelector(".brand").click())}>‹</a>
+    <div class="head"><a class="back" href="#" aria-label="Back to the list" onClick=${(event) => (event.preventDefault(), leave())}>‹</a>
       <h1>${chatTitle(chat.name)}<small>${chatOwner(chat.name) ?? "group"}</small></h1>
       <span class="saved" role="status" data-test="saved">${savedWord(chat)}</span></div>
     ${isReadOnly && html`<${DamageBanner} chat=${chat}/>`}

@@ -8,7 +8,7 @@ import { Console } from "./console.js";
 import { Conversation } from "./conversation.js";
 import { html } from "./html.js";
 import { Sidebar } from "./sidebar.js";
-import { announced, chat, client, conflict, connection, dismiss, isConsoleOpen, notices, opening, pending, signOut, start, trouble, turn } from "./store.js";
+import { announced, chat, client, conflict, connection, dismiss, isConsoleOpen, leave, notices, opening, pending, signOut, start, trouble, turn } from "./store.js";
 import { ThemeSwitch } from "./theme.js";
 
 const WORDS = { connecting: "Connecting", offline: "Offline", closed: "Stopped", connected: "Live" };
@@ -53,7 +53,7 @@ function App() {
   }, [shown]);
   if (error) return /^(unauthenticated|forbidden)$/.test(error.code) ? html`<${SignIn} error=${error}/>` : html`<${Stopped} error=${error}/>`;
   return html`<div class="app ${shown ? "showing" : ""} ${isConsoleOpen.value ? "with-console" : ""}">
-    <header class="top"><a class="brand" href="#" onClick=${(event) => (event.preventDefault(), (chat.value = null), history.replaceState(null, "", location.pathname))}>tellback</a><${Badge}/>
+    <header class="top"><a class="brand" href="#" onClick=${(event) => (event.preventDefault(), leave())}>tellback</a><${Badge}/>
       <span class="tools">${sessionStorage.getItem("tellback token") && html`<button class="plain" onClick=${signOut} title=${`Signed in as ${client?.user}`}>Sign out</button>`}<${ThemeSwitch}/></span></header>
     <${Sidebar}/>
     ${shown ? html`<${Conversation} key=${shown.chatId} chat=${shown}/>` : html`<main class="empty"><h1>${opening.value ? "Opening …" : "No chat is open"}</h1><p>Choose one from the list, or make one with +.</p></main>`}

@@ -1,15 +1,14 @@
 /* One message: its text or its editor, its swipes, and whether it is saved. */
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { dateTime } from "./format.js";
 import { html } from "./html.js";
 import { addSwipe, branch, connection, editText, removeMessage, stop, swipeBy } from "./store.js";
 import { textOf } from "./text.js";
 
-const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-
 function time(message) {
   const at = new Date(message.send_date ?? NaN);
-  return Number.isNaN(at.getTime()) ? null : html`<time dateTime=${at.toISOString()}>${when.format(at)}</time>`;
+  return Number.isNaN(at.getTime()) ? null : html`<time dateTime=${at.toISOString()}>${dateTime.format(at)}</time>`;
 }
 
 export function Message({ chat, message, isSaved, index, count, generation, isReadOnly, isEditing, edit }) {

@@ -117,6 +117,12 @@ async function show(name) {
   }
 }
 
+/** Back to the list; the chat stays open behind it. */
+export function leave() {
+  chat.value = null;
+  history.replaceState(null, "", location.pathname);
+}
+
 function hold(one) {
   const known = held.has(one);
   held.delete(one);
@@ -156,10 +162,7 @@ function listen(one) {
   });
   const over = (sentence) => {
     held.delete(one);
-    if (chat.value === one) {
-      chat.value = null;
-      history.replaceState(null, "", location.pathname);
-    }
+    if (chat.value === one) leave();
     tell(sentence);
     relistSoon();
     step();

@@ -231,6 +231,12 @@ async def test_the_console_shows_the_past_the_wire_and_brings_back(
         await thrown.get_by_role("button", name="For good").click()
         await expect(thrown).to_have_count(0)
         assert "character:Odile/Kept" not in [entry.name for entry in await client.trash()]
+        await client.delete_character("Quill", chats=True)
+        await (await console(page, "Server")).get_by_text("Takes writes").wait_for()
+        thrown = (await console(page, "Trash")).get_by_role("listitem").filter(has_text="character:Quill")
+        await thrown.get_by_role("button", name="Restore").click()
+        await expect(page.get_by_role("status", name="Notices")).to_contain_text("Quill is back.")
+        assert [entry.name for entry in await client.trash()] == []
 
 
 async def test_the_console_shows_what_a_state_is_at_each_floor_and_swipe(
