@@ -12,6 +12,7 @@ from tellback_protocol.errors import Refused
 from tellback_server.loading import LoadedStream
 from tests.support.chat_desk import Desk
 from tests.support.damage import checked, codes, repaired, rot
+from tests.support.server import TabClient, running, texts
 
 
 def log_and_term(data: Path) -> list[Path]:
@@ -160,6 +161,34 @@ async def test_two_files_that_say_that_they_are_one_chat_are_two(tmp_path: Path)
     desk.stop()
     repaired(data)
     assert codes(data) == set()
+
+
+async def test_of_two_files_that_nothing_else_knows_the_one_that_is_open_is_the_chat(tmp_path: Path) -> None:
+    """[X13] The other one is an error that says what to do, never a second history under the same id."""
+    data = tmp_path / "data"
+    desk = Desk(data)
+    await desk.create()
+    await desk.append("one")
+    await desk.checkpoint()
+    desk.stop()
+    sync = desk.path.with_name("talk.luker-state.chat_sync.json")
+    told = json.loads(sync.read_bytes())
+    del told["tellback"]["crc32"]
+    told["tellback"]["name"] = "character:Pip/twin"
+    desk.path.with_name("twin.jsonl").write_bytes(desk.path.read_bytes())
+    sync.with_name("twin.luker-state.chat_sync.json").write_text(json.dumps(told))
+    shutil.rmtree(data / ".tellback")
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        first = await tab.open("character:Pip/talk")
+        refused = await tab.open("character:Pip/twin")
+        assert (refused["code"], "character:Pip/talk" in refused["message"]) == ("unreadable", True)
+        assert (await tab.append("character:Pip/talk", "two"))["type"] == "ack"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        other = await tab.open("character:Pip/twin")
+        assert (other["chat_id"] != first["chat_id"], texts(other["messages"])) == (True, ["one"])
+        assert (await tab.open("character:Pip/talk"))["chat_id"] == first["chat_id"]
 
 
 async def test_a_state_that_rotted_is_no_edit(tmp_path: Path) -> None:
