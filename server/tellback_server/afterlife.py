@@ -8,8 +8,6 @@ Rules of this module (BEHAVIOUR J5, J6):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
 
 import structlog
 
@@ -27,7 +25,6 @@ from tellback_server.releases import Envelope
 from tellback_server.store.files import FileStore
 
 log = structlog.get_logger()
-Result = TypeVar("Result")
 
 POLL_S = 0.005
 REST_S = 60.0
@@ -103,7 +100,7 @@ class Afterlife:
     async def _load_departed(self, actor: Actor, registered: Registered, above: str) -> None:
         now_ms = self._hub.clock.now_ms()
         try:
-            stream = await self._run(lambda: load_departed(self._files, self._hub.log, registered, now_ms))
+            stream = await self._hub.in_thread(lambda: load_departed(self._files, self._hub.log, registered, now_ms))
         except Exception as error:
             log.error("departed-not-loaded", chat=actor.name, exc_info=error)
             actor.failed(Refused("unreadable", "What is known of the deleted chat cannot be read now."))
@@ -132,12 +129,9 @@ class Afterlife:
         base, now_ms = registered.gone.base, self._hub.clock.now_ms()
         await self._hub.log.flush()
         try:
-            await self._run(save_departed(self._files, stream, base, now_ms))
+            await self._hub.in_thread(save_departed(self._files, stream, base, now_ms))
         except OSError as error:
             log.error("sessions-not-saved", chat=actor.name, error=str(error))
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
 
 
 def _as_registered(user: str, chat: GoneChat, above: Registered) -> Registered:

@@ -7,8 +7,8 @@ Rules of this module (BEHAVIOUR Z10, Z11):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -39,7 +39,6 @@ from tellback_server.tab import Tab
 
 __all__ = ["BackupDesk"]
 
-Result = TypeVar("Result")
 PAGE_BYTES: Final = 256 << 10
 """A page ends behind this; one message or state always fits."""
 
@@ -75,7 +74,7 @@ class BackupDesk:
         folder = self._backups.folder
         if isinstance(request.chat, str):
             chat_id = await self._chat_id(user, request.chat)
-            found = await self._run(lambda: folder.entries(user, chat_id))
+            found = await self._hub.in_thread(lambda: folder.entries(user, chat_id))
             return BackupListFrame(chat_id=chat_id, backups=[listed(one) for one in found], id=request.id)
 
         def chats() -> list[BackedUpChat]:
@@ -89,7 +88,7 @@ class BackupDesk:
                     rows.append(BackedUpChat(chat_id, len(entries), sum(sizes.values()), listed(last)))
             return sorted(rows, key=lambda row: row.last.taken_ms, reverse=True)
 
-        return BackupListFrame(chats=await self._run(chats), id=request.id)
+        return BackupListFrame(chats=await self._hub.in_thread(chats), id=request.id)
 
     async def _create(self, user: str, request: BackupCreate) -> BackupCreated:
         taken = await self._taken(user, request)
@@ -124,7 +123,7 @@ class BackupDesk:
         chat_id = await self._chat_id(user, request.chat)
         held = self._held.get(user)
         if held is None or held.chat_id != chat_id or held.manifest.backup != request.backup or request.cursor is None:
-            held = await self._run(lambda: self._read(user, chat_id, request.backup))
+            held = await self._hub.in_thread(lambda: self._read(user, chat_id, request.backup))
             self._held[user] = held
         frame = _page(held, request.cursor, request.id)
         if frame.cursor is None:
@@ -155,7 +154,7 @@ class BackupDesk:
         address = parse_chat(chat)
         if isinstance(address, ChatById):
             chat_id = address.chat_id
-            if chat_id in await self._run(lambda: self._backups.folder.owners(user)):
+            if chat_id in await self._hub.in_thread(lambda: self._backups.folder.owners(user)):
                 return chat_id
         actor = await self._hub.settled_chat(user, chat)
         if actor is not None and actor.stream is not None and actor.chat_id:
@@ -164,9 +163,6 @@ class BackupDesk:
         if former is not None and former.chat_id:
             return former.chat_id
         raise Refused("not-found", "There is no such chat.", pointer="/chat")
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
 
 
 def listed(manifest: Manifest) -> ListedBackup:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import structlog
@@ -41,7 +41,6 @@ from tellback_server.thinning import Policy
 __all__ = ["BackupSettings", "Backups"]
 
 log = structlog.get_logger()
-Result = TypeVar("Result")
 
 TRIES_MAX: Final = 5
 """Checkpoints that a backup waits for, of a chat that is written to all the time."""
@@ -162,7 +161,7 @@ class Backups:
         self._learning.add(key)
         found: Manifest | None = None
         try:
-            found = await self._run(lambda: self.folder.find(user, chat_id, "last"))
+            found = await self._hub.in_thread(lambda: self.folder.find(user, chat_id, "last"))
         except OSError as error:
             log.error("backups-not-read", chat=actor.name, error=str(error))
         finally:
@@ -189,11 +188,11 @@ class Backups:
             await hub.log.flush()
             async with self._locks.setdefault(actor.user, asyncio.Lock()):
                 now_ms = hub.clock.now_ms()
-                taken = await self._run(lambda: self.folder.take(source, reason, now_ms))
+                taken = await self._hub.in_thread(lambda: self.folder.take(source, reason, now_ms))
                 self._last[actor.key] = _Known(source.head, hub.clock.monotonic_s())
                 if taken.is_new:
                     hub.counters.backed_up(reason, taken.written_bytes)
-                    await self._run(
+                    await self._hub.in_thread(
                         lambda: self.folder.thin(actor.user, source.chat_id, now_ms, settings.policy)
                     )
                     await self._make_room(actor.user, taken.written_bytes)
@@ -270,12 +269,9 @@ class Backups:
             room.size_bytes += written_bytes
             if room.size_bytes <= bound or (room.is_over and now_s - room.looked_s < ALARM_S):
                 return
-        crowd = await self._run(lambda: self.folder.make_room(user, bound))
+        crowd = await self._hub.in_thread(lambda: self.folder.make_room(user, bound))
         room.size_bytes, room.looked_s, room.is_over = crowd.size_bytes, now_s, crowd.size_bytes > bound
         if crowd.going:
             log.warning("backups-dropped", user=user, count=len(crowd.going), size_bytes=crowd.size_bytes, bound=bound)
         if room.is_over:
             log.error("backups-over-bound", user=user, size_bytes=crowd.size_bytes, bound=bound)
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)

@@ -8,8 +8,8 @@ Rules of this module (BEHAVIOUR I16):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.files import FileFrame, FileGet, FileList, FileListFrame, ListedFile
@@ -28,7 +28,6 @@ from tellback_server.tab import Tab
 
 __all__ = ["FileDesk"]
 
-Result = TypeVar("Result")
 PIECE_BYTES: Final = 192 << 10
 """Of one frame; a quarter more in base64."""
 _NS_MS: Final = 1_000_000
@@ -46,8 +45,8 @@ class FileDesk:
     async def answer(self, tab: Tab, request: FileList | FileGet) -> object:
         """The frame that answers. Raises Refused, OSError."""
         if isinstance(request, FileGet):
-            return await self._run(lambda: self._piece(tab.user, request))
-        return await self._run(lambda: self._page(tab.user, request))
+            return await self._hub.in_thread(lambda: self._piece(tab.user, request))
+        return await self._hub.in_thread(lambda: self._page(tab.user, request))
 
     def _page(self, user: str, request: FileList) -> FileListFrame:
         """Cost: listing the folders, and a look at each file of the page."""
@@ -89,9 +88,6 @@ class FileDesk:
                 )
         except FileMissing:
             raise missing from None
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
 
 
 def _is_told(folder: str, name: str) -> bool:

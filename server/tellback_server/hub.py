@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from tellback_server.tab import Tab
 from tellback_server.writes import UNCOMMITTED_BYTES_MAX
 
 log = structlog.get_logger()
+Result = TypeVar("Result")
 
 STALLED_S = 5.0
 """A sync of that many seconds is no slow disk any more."""
@@ -435,6 +436,10 @@ class Hub:
             tab.outbox.flush()
 
     # -- tasks -------------------------------------------------------------------------------------------------------
+
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """Call what blocks on files."""
+        return await self.loop.run_in_executor(self.executor, work)
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run something beside the actors. A failure is logged; it never ends the server."""

@@ -8,8 +8,7 @@ Rules of this module (BEHAVIOUR R7, H1-H4):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import structlog
 
@@ -21,7 +20,6 @@ from tellback_server.log import LogError
 from tellback_server.replay import Missed, missed_since, replay_bytes_max
 
 log = structlog.get_logger()
-Result = TypeVar("Result")
 
 LOOKS_MAX = 2
 """Tabs for which the log is read at the same time: chats that are read or written must not wait for a crowd of them."""
@@ -38,13 +36,15 @@ class Lookback:
         key, records = actor.key, self._hub.log
         if not isinstance(request.at, int):
             after = request.after if isinstance(request.after, int) else 0
-            return await self._run(lambda: page(records, key, request.chat, request.id, after, request.limit)), None
+            return await self._hub.in_thread(
+                lambda: page(records, key, request.chat, request.id, after, request.limit)
+            ), None
         at = request.at
         stream = actor.stream
         assert stream is not None, "history is asked of a chat that is there"
         copy, head = stream.chat.copy(), stream.head
         await records.flush()
-        return await self._run(
+        return await self._hub.in_thread(
             lambda: as_it_was(request.chat, request.id, chat_at(records, key, copy, head, at))
         )
 
@@ -59,7 +59,7 @@ class Lookback:
                 await records.flush()
                 while actor.stream is stream and stream.since(missed.last) is None and not missed.is_too_large:
                     last, bytes_max = missed.last, replay_bytes_max(stream) - missed.size_bytes
-                    more = await self._run(lambda: missed_since(records, key, last, bytes_max))  # noqa: B023
+                    more = await self._hub.in_thread(lambda: missed_since(records, key, last, bytes_max))  # noqa: B023
                     missed.extend(more)
                     if more.verdict != "known" or not more.commits:
                         break
@@ -67,6 +67,3 @@ class Lookback:
             log.error("log-not-readable", chat=actor.name, error=str(error))
             return None
         return missed
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Final
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterChat, GroupChat, parse_place
@@ -26,7 +26,6 @@ from tellback_server.tab import Tab
 
 __all__ = ["RepairDesk"]
 
-Result = TypeVar("Result")
 POLL_S: Final = 0.005
 
 
@@ -46,7 +45,8 @@ class RepairDesk:
         actor = await self._actor(tab.user, request.chat)
         if not request.apply:
             inspection = self._inspection(actor)
-            return _told(request, actor.chat_id, await self._run(lambda: self._planned(inspection)[1]), inspection)
+            plan = await self._hub.in_thread(lambda: self._planned(inspection)[1])
+            return _told(request, actor.chat_id, plan, inspection)
         self._hub.admit()
         while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon.
             await asyncio.sleep(POLL_S)
@@ -58,7 +58,7 @@ class RepairDesk:
         try:
             await self._hub.log.flush()
             inspection = self._inspection(actor)
-            plan, kept = await self._run(lambda: self._carried_out(inspection))
+            plan, kept = await self._hub.in_thread(lambda: self._carried_out(inspection))
         finally:
             actor.folding = False
             if actor.state == "busy" and actor.turn == turn:
@@ -95,9 +95,6 @@ class RepairDesk:
         repairer, plan = self._planned(inspection)
         root = inspection.scope.users[inspection.user]
         return plan, [os.path.relpath(folder, root) for folder in repairer.carry_out(plan.choices)]
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
 
 
 def _told(

@@ -15,7 +15,7 @@ Rules of this module (BEHAVIOUR O9, STORAGE R4):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
@@ -37,7 +37,6 @@ from tellback_server.store.files import FileStore
 __all__ = ["Retention"]
 
 log = structlog.get_logger()
-Result = TypeVar("Result")
 
 OWNERS_AT_ONCE: Final = 256
 """Owners that nobody has open whose session files one round writes at most."""
@@ -113,7 +112,7 @@ class Retention:
         try:
             # Nothing is told by a file that a crash of the log could undo.
             await self._hub.log.flush()
-            await self._run(lambda: write_sessions(self._files, taken))
+            await self._hub.in_thread(lambda: write_sessions(self._files, taken))
         except (OSError, LogError) as error:
             log.error("sessions-not-saved", chat=actor.name, error=str(error))
             return False
@@ -166,7 +165,7 @@ class Retention:
         if self._hub.is_loading:
             # It may have read its session file before it was written, and would miss what goes now.
             return
-        await self._run(lambda: records.collect(safe))
+        await self._hub.in_thread(lambda: records.collect(safe))
         self._told(holding)
         for known in (self._free, self._folded, self._saved):
             for key in known.keys() - records.owners().keys() - live.keys():
@@ -189,7 +188,7 @@ class Retention:
         self._writing.add(key)
         try:
             await records.flush()
-            name = await self._run(lambda: self._cover_now(user, owner_id, last))
+            name = await self._hub.in_thread(lambda: self._cover_now(user, owner_id, last))
         except (OSError, LogError) as error:
             log.error("sessions-not-saved", owner=key, error=str(error))
             return "the session file cannot be written"
@@ -242,9 +241,6 @@ class Retention:
         assert not isinstance(place, str), "a stored name is an address"
         keep_unfolded(self._files, self._hub.log, user, place, owner_id, now_ms)
         return True
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
 
 
 def _as_checkpointed(base: BaseRecord) -> Checkpointed:

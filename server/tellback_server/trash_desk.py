@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.trash import TrashEmptied, TrashEmpty, TrashEntry, TrashList, TrashListFrame
@@ -18,7 +17,6 @@ from tellback_server.trash import Trash
 
 __all__ = ["TrashDesk"]
 
-Result = TypeVar("Result")
 
 
 class TrashDesk:
@@ -32,12 +30,12 @@ class TrashDesk:
     async def answer(self, tab: Tab, request: TrashList | TrashEmpty) -> object:
         """The frame that answers. Raises Refused, OSError."""
         if isinstance(request, TrashList):
-            return TrashListFrame(await self._run(lambda: self._entries(tab.user)), request.id)
+            return TrashListFrame(await self._hub.in_thread(lambda: self._entries(tab.user)), request.id)
         if isinstance(request.entries, list) == isinstance(request.before_ms, int):
             raise Refused("bad-frame", "Give entries or before_ms.", pointer="/entries")
         self._hub.admit()
         async with self._lock_of(tab.user):
-            gone, size_bytes = await self._run(lambda: self._empty(tab.user, request))
+            gone, size_bytes = await self._hub.in_thread(lambda: self._empty(tab.user, request))
         return TrashEmptied(gone, size_bytes, request.id)
 
     def _entries(self, user: str) -> list[TrashEntry]:
@@ -60,6 +58,3 @@ class TrashDesk:
                 self._trash.remove(user, entry)
                 gone.append(entry.folder)
         return gone, size_bytes
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await self._hub.loop.run_in_executor(self._hub.executor, work)
