@@ -185,6 +185,23 @@ def test_st9_a_full_memory_refuses_and_keeps_what_is_there(valkey: ValkeyProcess
     same(store.load("default-user", saved.chat_id), newer)
 
 
+def test_st9_a_server_that_became_a_replica_takes_nothing_and_says_so(valkey: ValkeyProcess, store: Store) -> None:
+    saved = Saved()
+    saved.append()
+    value = saved.save(store)
+    with valkey.connect() as administrator:
+        administrator.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+        try:
+            saved.append()
+            with pytest.raises(StoreUnavailable):
+                store.save("default-user", value.head, saved.effects, saved.value())
+        finally:
+            administrator.execute_command("REPLICAOF", "NO", "ONE")
+    same(store.load("default-user", saved.chat_id), value)
+    newer = saved.save(store)
+    same(store.load("default-user", saved.chat_id), newer)
+
+
 def test_st9_a_changed_value_and_a_strange_type_are_told(valkey: ValkeyProcess, store: Store, prefix: str) -> None:
     saved = Saved()
     saved.append(2)

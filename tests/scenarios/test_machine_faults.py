@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
 
+from tellback_protocol.work import Work
 from tellback_server import hub
 from tellback_server.clock import Clock
 from tests.campaign.workload import record
@@ -338,3 +340,36 @@ async def test_a_wall_clock_that_jumps_changes_no_order_and_no_id() -> None:
             seqs = [commit["version"]["seq"] for commit in commits]
             assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
             assert len({commit["version"]["integrity"] for commit in commits}) == len(commits)
+
+
+async def test_a_MemoryError_is_that_of_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY F35: it costs its connection and nothing else; sent again, it is carried out once."""
+    is_tight = True
+    patch_message = Work.patch_message
+
+    def patched(self: Work, message_id: str, *rest: Any) -> None:
+        patch_message(self, message_id, *rest)
+        if is_tight:
+            raise MemoryError
+
+    monkeypatch.setattr(Work, "patch_message", patched)
+    async with running(tmp_path) as app:
+        tab, other = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        message = (await tab.append(CHAT, "one", "two"))["messages"][0]
+        batch = {"base": "*", "requests": [
+            {"type": "append", "messages": [{"mes": "three"}]},
+            {"type": "patch", "message": message, "patch": [
+                {"op": "test", "path": "/mes", "value": "one"}, {"op": "replace", "path": "/mes", "value": "uno"},
+            ]},
+        ]}
+        with pytest.raises(ConnectionClosedError):
+            await tab.ask("batch", chat=CHAT, op=2, **batch)
+        assert tab.raw.close_code == 1011
+        assert texts((await other.open(CHAT))["messages"]) == ["one", "two"]
+        assert (await other.append(CHAT, "meanwhile"))["type"] == "ack"
+        is_tight = False
+        tab = await TabClient.join(app.urls[0], tab.session)
+        assert (await tab.ask("batch", chat=CHAT, op=2, **batch))["type"] == "ack"
+        assert texts((await other.open(CHAT))["messages"]) == ["uno", "two", "meanwhile", "three"]
+    assert said(tmp_path) == ["uno", "two", "meanwhile", "three"]
