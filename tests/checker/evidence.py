@@ -74,7 +74,7 @@ async def read_beside(url: str, chat: str, chats: Iterable[str], evidence: Evide
         found: Frame = {"messages": []}
         cursor = None
         while True:
-            more = {} if cursor is None else {"cursor": cursor}
+            more: Frame = {} if cursor is None else {"cursor": cursor}
             page = await reader.ask("backup-get", chat=chat, backup=entry["backup"], timeout_s=30, **more)
             assert page["type"] == "backup", page
             found["messages"] += page["messages"]
