@@ -9,5 +9,6 @@ export const ENTRIES = {
   catalog: "catalog.ts",
   life: "life.ts",
   memory: "memory.ts",
+  names: "names.ts",
   context: "context/index.ts",
 };

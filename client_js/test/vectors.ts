@@ -8,7 +8,8 @@
 
 import { applyPatch, difference, mergeToPatch } from "../src/patch.js";
 import { askedEffects, ChatDocument, Replica, type Effect } from "../src/replica.js";
-import { chatAddress, isMessageId, isNamespace, isSession, ownerNamed, textOf } from "../src/ids.js";
+import { ownerNamed, textOf } from "../src/ids.js";
+import { chatAddress, isMessageId, isNamespace, isSession } from "../src/names.js";
 import "../src/generation.js";
 import { installState } from "../src/states.js";
 import "../src/swipes.js";
