@@ -52,6 +52,7 @@ export function ConflictDialogue({ conflict }) {
     <div class="sides">${all.slice(0, SHOWN_MAX).map(({ id, mine, theirs }) => html`<div class="side-by-side" key=${id}>
       <div><h3>Theirs, now in the chat</h3><div class="text">${theirs ? theirs.mes : html`<i>deleted</i>`}</div></div>
       <div class="mine"><h3>Yours</h3><div class="text">${mine ? mine.mes : html`<i>deleted</i>`}</div></div></div>`)}
+      ${!all.length && html`<p>No message is different: ${conflict.reason}</p>`}
       ${all.length > SHOWN_MAX && html`<p>And ${all.length - SHOWN_MAX} more.</p>`}</div>
     <div class="exits">
       <button disabled=${isBusy} onClick=${() => write(Promise.resolve(conflict.takeTheirs()))}>Take theirs</button>

@@ -5,10 +5,11 @@ import "@preact/signals"; // Draws a component again when a signal that it read 
 import { signal } from "@preact/signals";
 import { render } from "preact";
 import { incrementalSave } from "../examples/incremental_save.js";
+import { connect } from "../src/index.js";
+import "../src/life.js"; // What puts a chat into the trash.
 import { serverAddress } from "./address.js";
 import { bytes, number } from "./format.js";
 import { html } from "./html.js";
-import { connect } from "./sdk.js";
 import { TappedSocket, wire } from "./tap.js";
 import { ThemeSwitch } from "./theme.js";
 

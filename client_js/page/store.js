@@ -40,7 +40,7 @@ let noticed = 0;
 export async function start(token = sessionStorage.getItem("tellback token")) {
   try {
     client = await connect(serverAddress(), { connectTimeoutMs: 0, WebSocket: TappedSocket, ...(token ? { token } : {}) });
-    client.on("connection", () => step());
+    for (const name of ["connection", "changed"]) client.on(name, () => step());
     step();
     await client.connected();
     trouble.value = null;
