@@ -31,19 +31,24 @@ from tellback_protocol.ids import Place, Version, stem_of
 from tellback_protocol.values import UNDECODABLE
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FsError
+from tellback_server.one_bit import unflipped
 from tellback_server.records import FileIdentity
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, FileStore, LoadedFile
 from tellback_server.store.held import OutsideEdit
 from tellback_server.survey import owner_files
 from tellback_server.thinning import Crowd, Policy, Stored, kept, make_room
 
-__all__ = ["BackupDamaged", "BackupFolder", "FileSource", "KeptFile", "Manifest", "Reason", "Source", "Taken"]
+__all__ = [
+    "BackupDamaged", "BackupFolder", "FileSource", "KeptFile", "Manifest", "Reason", "Source", "Taken",
+    "manifest_bytes", "manifest_from",
+]
 
 FOLDER: Final = "backups/tellback"
 FORMAT: Final = 1
 _STEM: Final = re.compile(r"([0-9]{1,20}-[0-9]{1,20})(\.[^/\0]+)")
 _ENDING: Final = re.compile(r"\.[^/\0]+")
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
+_SEAL: Final = re.compile(rb',\n  "crc32": ([0-9]{1,10})\n\}\n\Z')
 
 Reason = Literal["schedule", "idle", "demand", "force", "deletion", "restore", "repair", "piece"]
 """Why a backup was taken; `piece`: a file without a manifest."""
@@ -161,6 +166,27 @@ class BackupDamaged(Exception):
 _decode = msgspec.json.Decoder(Manifest).decode
 
 
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The file: JSON for people, whose last member is the CRC-32 of what stands before it."""
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=2).removesuffix(b"\n}")
+    return b'%b,\n  "crc32": %d\n}\n' % (body, zlib.crc32(body))
+
+
+def manifest_from(data: bytes) -> tuple[Manifest, bool]:
+    """What a file tells, and whether one bit of it had flipped. Without the checksum it is of an earlier version.
+
+    Raises one of UNDECODABLE.
+    """
+    sealed = _SEAL.search(data)
+    if sealed is None:
+        return _decode(data), False
+    body, crc32 = data[: sealed.start()], int(sealed[1])
+    whole = body if zlib.crc32(body) == crc32 else unflipped(body, crc32)
+    if whole is None:
+        raise msgspec.DecodeError("it does not match its checksum")
+    return _decode(whole + sealed[0]), whole != body
+
+
 class BackupFolder:
     """The backups of all users. Every method blocks; one call at a time for one owner."""
 
@@ -212,7 +238,7 @@ class BackupFolder:
             sizes[name] = stat.size_bytes
             if match[2] == STATE_ENDING:
                 with contextlib.suppress(FsError, *UNDECODABLE):
-                    manifest = _decode(fs.read(os.path.join(folder, name)))
+                    manifest, _was_flipped = manifest_from(fs.read(os.path.join(folder, name)))
                     if manifest.format == FORMAT and manifest.backup == match[1] and manifest.chat_id == chat_id:
                         manifests.append(manifest)
             else:
@@ -285,7 +311,7 @@ class BackupFolder:
                 reason=reason, count=source.count, files=files, inherited=source.inherited,
             )
             failpoint("backup.before_manifest")
-            body = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+            body = manifest_bytes(manifest)
             self._files.publish_new(os.path.join(folder, stem + STATE_ENDING), body)
             failpoint("backup.after_manifest")
             line.update(backup=stem, size_bytes=written, shared=len(same))

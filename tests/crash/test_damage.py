@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from tellback_protocol.ids import CharacterOwner, Place, Version
-from tellback_server.backup_folder import BackupFolder, FileSource
+from tellback_server.backup_folder import BackupFolder, FileSource, manifest_from
 from tellback_server.checks.log_image import LogImage, log_folder
 from tellback_server.contract.saved import Saved
 from tellback_server.flushed import FlushedFile
@@ -200,6 +200,14 @@ def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
     manifest = BackupFolder(files).take(source, "demand", 1_763_700_000_000).manifest
     assert codes(kinds.data) == set()
     folder = kinds.data / DEFAULT_USER / "backups" / "tellback" / kinds.chat_id
+    path = folder / f"{manifest.backup}.json"
+    data = path.read_bytes()
+    for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, "backup-manifest")[:30]:
+        path.write_bytes(damaged)
+        assert codes(path) or manifest_from(damaged) == (manifest, False), what
+        repaired(kinds.data)
+        assert "session-bit-flipped" not in codes(path), f"{what} was not turned back"
+    path.write_bytes(data)
     for kept in manifest.files.values():
         path = folder / kept.file
         data = path.read_bytes()

@@ -7,6 +7,7 @@ import errno
 import json
 import zlib
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.thinning import DAY_MS, Policy
 from tests.support.chat_desk import SilentLogger
+from tests.support.damage import flips, sectors, some, truncations
 from tests.support.injected_fs import InjectedFs, SimulatedCrash
 
 CHAT_ID = "3c6a0b1e-0000-4000-8000-000000000001"
@@ -194,6 +196,8 @@ def test_what_is_no_backup_is_not_read_z10(tmp_path: Path) -> None:
     manifest = backups.take(source(files), "demand", NOW_MS).manifest
     folder = tmp_path / DEFAULT_USER / "backups/tellback" / CHAT_ID
     told = json.loads((folder / f"4-{NOW_MS}.json").read_text())
+    # Who writes one by hand knows nothing of our checksum.
+    del told["crc32"]
     for file in ("../../../../secret", "/etc/passwd", "nothing.jsonl", ""):
         told["files"][".jsonl"]["file"] = file
         (folder / f"4-{NOW_MS}.json").write_text(json.dumps(told))
@@ -207,6 +211,29 @@ def test_what_is_no_backup_is_not_read_z10(tmp_path: Path) -> None:
             **{name: getattr(manifest, name) for name in manifest.__struct_fields__}, "chat_id": "../" * 12
         }))
     assert backups.entries(DEFAULT_USER, "..") == []
+
+
+def test_a_manifest_that_is_not_as_it_was_written_is_mended_or_none_z10(tmp_path: Path) -> None:
+    """[X12]: one bit is turned back; more, or bytes that are no text, make its files pieces, which are still there."""
+    put(tmp_path)
+    files = store(tmp_path)
+    backups = BackupFolder(files)
+    manifest = backups.take(source(files), "demand", NOW_MS).manifest
+    path = tmp_path / DEFAULT_USER / "backups/tellback" / CHAT_ID / f"4-{NOW_MS}.json"
+    whole = path.read_bytes()
+    assert json.loads(whole)["crc32"]
+    told = 0
+    for what, damaged in some(chain(flips(whole), truncations(whole), sectors(whole)), whole, "manifest"):
+        path.write_bytes(damaged)
+        (found,) = backups.entries(DEFAULT_USER, CHAT_ID)
+        assert found == manifest or found.is_piece, what
+        told += found.is_piece
+    assert told
+    path.write_bytes(whole.replace(b"demand", b"\xff\xfemand"))
+    assert backups.entries(DEFAULT_USER, CHAT_ID)[0].is_piece
+    lines = whole.split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:-4], lines[-4].rstrip(b","), *lines[-2:]]))
+    assert backups.entries(DEFAULT_USER, CHAT_ID) == [manifest], "as an earlier version wrote it"
 
 
 def test_a_file_that_is_not_as_it_is_known_is_no_backup_z1(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from tellback_protocol.values import UNDECODABLE
-from tellback_server.backup_folder import Manifest as BackupManifest
+from tellback_server.backup_folder import manifest_from
 from tellback_server.checks.findings import Tally
 from tellback_server.checks.reading import read_steady, steady_pieces
 from tellback_server.fs import Fs, FsError
@@ -77,10 +77,12 @@ def decode_manifest(data: bytes) -> Manifest | None:
 def check_backup(fs: Fs, path: str, tally: Tally) -> None:
     """The manifest of a backup, and the files that it was the first to name. Raises FsError, OSError, Busy."""
     try:
-        manifest = msgspec.json.decode(read_steady(fs, path)[0], type=BackupManifest)
+        manifest, was_flipped = manifest_from(read_steady(fs, path)[0])
     except UNDECODABLE as error:
         tally.add("backup-broken", f"the manifest cannot be read: {error}"[:160])
         return
+    if was_flipped:
+        tally.add("session-bit-flipped")
     folder, stem = os.path.split(path.removesuffix(".json"))
     if manifest.backup != stem:
         tally.add("backup-broken", "the manifest is that of another backup")

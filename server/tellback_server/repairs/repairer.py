@@ -24,6 +24,8 @@ import msgspec
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.ids import CharacterChat, ChatName, GroupChat, Place, StateOwner, Version
+from tellback_protocol.values import UNDECODABLE
+from tellback_server.backup_folder import manifest_bytes, manifest_from
 from tellback_server.checks.findings import Finding
 from tellback_server.checks.kinds import Kind, kind_of, own_kind_of
 from tellback_server.checks.log_image import Image
@@ -55,6 +57,7 @@ from tellback_server.trash import Trash
 
 __all__ = ["Plan", "Repairer"]
 
+_TURNED_BACK: Final = "one bit turned back; proved by the checksum"
 _PUT_ASIDE: Final = frozenset(("session-unusable", "name-unusable", "active-unusable"))
 
 
@@ -146,6 +149,8 @@ class Repairer:
                 folder = os.path.join(self._scope.users[user], *parts[:2])
                 absolute = os.path.join(folder, "manifest.json")
                 make = partial(mended_manifest, self._fs, folder)
+            case "backup-manifest":
+                make = partial(self._rewritten, absolute)
             case "repair-manifest":
                 make = partial(self._resealed, absolute)
             case _:
@@ -262,7 +267,7 @@ class Repairer:
         for size_bytes, crc32 in pairs:
             turned = unflipped(data, crc32) if size_bytes == len(data) else None
             if turned is not None:
-                return Made(data, turned, ["one bit turned back; proved by the checksum"])
+                return Made(data, turned, [_TURNED_BACK])
         if (len(data), zlib.crc32(data)) in pairs:
             # Its broken bytes were adopted as somebody's edit; what was written before is meant.
             pairs = [pair for pair in self._told_before(user, known, namespace) if pair not in pairs]
@@ -340,13 +345,22 @@ class Repairer:
         unsealed = unseal(data)
         if unsealed is None or not unsealed[1]:
             return None
-        return Made(data, seal(unsealed[0]), ["one bit turned back; proved by the checksum"])
+        return Made(data, seal(unsealed[0]), [_TURNED_BACK])
+
+    def _rewritten(self, absolute: str) -> Made | None:
+        """The manifest of a backup."""
+        data = self._read(absolute)
+        try:
+            manifest, was_flipped = manifest_from(data)
+        except UNDECODABLE:
+            return None
+        return Made(data, manifest_bytes(manifest), [_TURNED_BACK]) if was_flipped else None
 
     def _term(self, absolute: str) -> Made | None:
         data = self._read(absolute)
         line = repaired_term(data)
         if line is not None:
-            return Made(data, encode_term(line), ["one bit turned back; proved by the checksum"])
+            return Made(data, encode_term(line), [_TURNED_BACK])
         return rebuilt_term(self._fs, self._image.directory, data)
 
     # -- doing it ----------------------------------------------------------------------------------------------------
