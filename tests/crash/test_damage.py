@@ -202,7 +202,7 @@ def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
     folder = kinds.data / DEFAULT_USER / "backups" / "tellback" / kinds.chat_id
     path = folder / f"{manifest.backup}.json"
     data = path.read_bytes()
-    for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, "backup-manifest")[:30]:
+    for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, "backup-manifest")[:8]:
         path.write_bytes(damaged)
         assert codes(path) or manifest_from(damaged) == (manifest, False), what
         repaired(kinds.data)
