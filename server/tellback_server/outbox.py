@@ -2,7 +2,7 @@
 
 Five classes (BEHAVIOUR D2-D5, T12):
 
-    urgent     heartbeats, goaway, behind             ahead of everything
+    urgent     heartbeats, goaway, behind             ahead of everything; never dropped, with a reserve of their own
     answers    acks, conflicts, errors, reads         never dropped; their reserve exceeded closes the connection
     commits    integrity frames of what is open       over the bound (1 MiB) the fullest chat is demoted: `behind`
     parts      pieces of snapshots                    one at a time, made when there is room
@@ -27,6 +27,8 @@ COMMIT_BYTES_MAX = 1 << 20
 """When nothing else was set."""
 ANSWER_BYTES_MAX = 16 << 20
 """Reads can be large; a peer that asks and never reads is closed (4008)."""
+URGENT_BYTES_MAX = 1 << 20
+"""As `ANSWER_BYTES_MAX`, for one that asks for heartbeats and never reads; all that it has open may fall behind."""
 PUMP_BYTES = 64 << 10
 """Given to the socket at once; then its fill level is looked at again."""
 DELTA_PAUSE_S = 0.04
@@ -61,7 +63,7 @@ class Outbox:
     __slots__ = (
         "_answer_bytes", "_commit_bytes", "_commit_bytes_max", "_delta_timer", "_deltas", "_demoted", "_lanes",
         "_loop", "_overfull", "_parts",
-        "_pumping", "_urgent", "is_waiting", "wire",
+        "_pumping", "_urgent", "_urgent_bytes", "is_waiting", "wire",
     )
 
     def __init__(
@@ -78,6 +80,8 @@ class Outbox:
         self._demoted = demoted
         self._overfull = overfull
         self._urgent: deque[bytes] = deque()
+        self._urgent_bytes = 0
+        """Given to us since the socket last took something, of urgent frames."""
         self._lanes: dict[Hashable, _Lane] = {}
         self._parts: deque[tuple[Hashable, Iterator[bytes]]] = deque()
         self._deltas: dict[tuple[Hashable, str], Callable[[], bytes | None]] = {}
@@ -109,6 +113,11 @@ class Outbox:
             self._urgent.append(frame)
         else:
             self.wire.send_frame(frame)
+            if not self.wire.write_paused:
+                return
+        self._urgent_bytes += len(frame)
+        if self._urgent_bytes > URGENT_BYTES_MAX:
+            self._overfull()
 
     def answer(self, lane: Hashable, frame: bytes) -> None:
         """A frame that is never dropped, in the order of its lane."""
@@ -179,6 +188,7 @@ class Outbox:
 
     def writable(self) -> None:
         """The socket takes more."""
+        self._urgent_bytes = sum(map(len, self._urgent))
         if self.is_waiting:
             self._pump_soon()
         elif self._deltas:
@@ -225,6 +235,7 @@ class Outbox:
             sent = 0
             while self._urgent and sent < PUMP_BYTES:
                 frame = self._urgent.popleft()
+                self._urgent_bytes -= len(frame)
                 sent += len(frame)
                 wire.send_frame(frame)
             while self._lanes and sent < PUMP_BYTES:

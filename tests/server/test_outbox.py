@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Hashable
 
 from tellback_protocol.ids import Version
-from tellback_server.outbox import ANSWER_BYTES_MAX, COMMIT_BYTES_MAX, PUMP_BYTES, Outbox
+from tellback_server.outbox import ANSWER_BYTES_MAX, COMMIT_BYTES_MAX, PUMP_BYTES, URGENT_BYTES_MAX, Outbox
 
 
 class NarrowWire:
@@ -148,6 +148,30 @@ async def test_answers_are_never_dropped_and_their_reserve_ends_the_connection()
     case.outbox.answer("a", b"x")
     assert case.overfull == 1
     assert case.demoted == []
+
+
+async def test_heartbeats_for_a_peer_that_never_reads_have_a_reserve_too() -> None:
+    """[D5] [C7]: whether something waits behind them or not; while the socket takes them there is no bound."""
+    for waits in (False, True):
+        case = Case(room=0)
+        if waits:
+            case.outbox.answer("a", b"answer")
+        frame = b"x" * (URGENT_BYTES_MAX // 4)
+        for _ in range(4):
+            case.outbox.urgent(frame)
+        assert case.overfull == 0
+        await case.give_room(1 << 30)
+        for _ in range(8):
+            case.outbox.urgent(frame)
+        assert (len(case.wire.sent), case.overfull) == (12 + waits, 0)
+        case.wire.room = 0
+        if waits:
+            case.outbox.answer("a", b"answer")
+        for _ in range(4):
+            case.outbox.urgent(frame)
+        assert case.overfull == 0
+        case.outbox.urgent(b"x")
+        assert case.overfull == 1
 
 
 async def test_a_closed_chat_leaves_only_its_answers() -> None:
