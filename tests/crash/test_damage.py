@@ -5,6 +5,7 @@ and never shown as what it is not. The ordinary run takes a seeded part; TELLBAC
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
     manifest = BackupFolder(files).take(source, "demand", 1_763_700_000_000).manifest
     assert codes(kinds.data) == set()
     folder = kinds.data / DEFAULT_USER / "backups" / "tellback" / kinds.chat_id
-    path = folder / f"{manifest.backup}.json"
+    path = told = folder / f"{manifest.backup}.json"
     data = path.read_bytes()
     for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, "backup-manifest")[:8]:
         path.write_bytes(damaged)
@@ -213,11 +214,27 @@ def test_a_backup_is_held_against_its_manifest(kinds: Kinds) -> None:
         data = path.read_bytes()
         for what, damaged in some(chain(flips(data), truncations(data), sectors(data)), data, kept.file)[:12]:
             rot(path, damaged)
-            assert codes(kinds.data) & {"backup-differs", "backup-broken"}, f"{kept.file}: {what}"
+            assert codes(told) & {"backup-differs", "backup-broken"}, f"{kept.file}: {what}"
         path.unlink()
-        assert codes(kinds.data) == {"backup-broken"}
+        assert codes(told) == {"backup-broken"}
         path.write_bytes(data)
     assert codes(kinds.data) == set()
+
+
+def test_every_bit_of_the_log_is_told(kinds: Kinds) -> None:
+    """[X4] A check says what a start would do: turn it back, cut it off, or refuse."""
+    for path in sorted((kinds.data / ".tellback" / "log").glob("*.log")):
+        content = path.read_bytes()
+        used = len(content.rstrip(b"\0"))
+        chance = random.Random(path.name)
+        for bit in sorted(chance.sample(range(used * 8), 25 if SHARE < 1 else used * 8)):
+            damaged = bytearray(content)
+            damaged[bit >> 3] ^= 1 << (bit & 7)
+            path.write_bytes(bytes(damaged))
+            told = {finding.code for finding in checked(path)}
+            # What stands between a segment's header and its first batch is nobody's.
+            assert told & {"log-bit-flipped", "log-corrupt", "log-torn-tail"} or 640 <= bit < 4096, (path.name, bit)
+        path.write_bytes(content)
 
 
 def own_files(data: Path) -> dict[str, bytes]:
