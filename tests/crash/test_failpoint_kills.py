@@ -280,7 +280,7 @@ async def test_a_day_goes_on_after_a_real_kill_at_a_failpoint(tmp_path: Path) ->
     chance = random.Random(11)
     reached = [
         name for name in sorted(names_in_code())
-        if name.split(".")[0] in ("log", "fs", "checkpoint", "operation", "trash", "generation")
+        if name.split(".")[0] in ("log", "fs", "checkpoint", "operation", "trash", "generation", "backup")
     ]
     points = reached if ALL else [*ALWAYS, *chance.sample(reached, SAMPLE)]
     async with ForkedServer(tmp_path / "unused") as server:
