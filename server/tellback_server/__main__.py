@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "repair": "repair:repair",
     "import": "importing:import_chats",
     "export": "exporting:export_chats",
+    "move": "moving:move",
     "chats": "chats:app",
     "backup": "backup:app",
     "trash": "trash:app",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tellback_protocol.ids import Version
@@ -27,10 +27,10 @@ from tellback_server.store.files import SERVER_FOLDER
 from tellback_server.store.store_state import decode_listing
 from tellback_server.store_binding import Binding, as_file, read_binding, write_binding
 
-__all__ = ["OwnersCopying", "fill_store", "owners_size_bytes"]
+__all__ = ["OwnersCopying", "begin_filling", "copy_owners", "end_filling", "fill_store", "owners_size_bytes"]
 
-RESTORING: Final = f"{SERVER_FOLDER}/restoring"
-"""The binding of a folder that is being restored; goes when all owners are in the store."""
+FILLING: Final = f"{SERVER_FOLDER}/filling"
+"""The binding of a folder whose store is being filled; goes when all owners are there."""
 
 
 class OwnersCopying:
@@ -76,7 +76,13 @@ def fill_store(
     """Bind a restored data folder to a store that holds nothing, or that a restore which was cut off began to fill,
     and save every owner there. Raises BackupUnusable, ConfigurationError, StoreError, OSError: the same call goes on.
     """
-    binding = _taken(fs, data, manifest, url, store, new_id)
+    durability = store.check().durability
+    if durability != manifest.durability:
+        # A log that forgets what a store confirmed is no copy for one that confirms nothing, nor the other way round.
+        option = "add" if manifest.durability == "log" else "leave out"
+        reason = f"the chats were in a store with durability={manifest.durability}; {option} ?durability=log"
+        raise BackupUnusable(str(StoreAddress(url)), reason)
+    binding = begin_filling(fs, data, url, store, new_id)
     for path, told in manifest.files.items():
         if not path.startswith(f"{OWNERS}/"):
             continue
@@ -93,27 +99,38 @@ def fill_store(
         user = path.removeprefix(f"{OWNERS}/").partition("/")[0]
         store.save(user, None, None, value)
         report(path, len(content))
-    write_binding(fs, data, binding)
-    fs.unlink(os.path.join(data, RESTORING))
+    end_filling(fs, data, binding)
 
 
-def _taken(
-    fs: Fs, data: str, manifest: Manifest, url: str, store: Store, new_id: Callable[[], str]
-) -> Binding:
-    here, durability = str(StoreAddress(url)), store.check().durability
-    if durability != manifest.durability:
-        # A log that forgets what a store confirmed is no copy for one that confirms nothing, nor the other way round.
-        option = "add" if manifest.durability == "log" else "leave out"
-        reason = f"the chats were in a store with durability={manifest.durability}; {option} ?durability=log"
-        raise BackupUnusable(here, reason)
-    mark = os.path.join(data, RESTORING)
+def begin_filling(fs: Fs, data: str, url: str, store: Store, new_id: Callable[[], str]) -> Binding:
+    """Claim a store that holds nothing for a data folder, or one that a run which was cut off began to fill.
+
+    Raises BackupUnusable, ConfigurationError, StoreError, OSError.
+    """
+    here, mark = str(StoreAddress(url)), os.path.join(data, FILLING)
     if fs.stat(mark) is None:
         if store.users():
             raise BackupUnusable(here, "holds chats already; name an empty store")
         fs.write_atomically(mark, as_file(Binding(new_id(), here))[1])
-    binding = read_binding(fs, data, os.path.basename(RESTORING))
+    binding = read_binding(fs, data, os.path.basename(FILLING))
     assert binding is not None, "just written"
     if binding.store != here:
-        raise BackupUnusable(here, f"the restore that was cut off went into {binding.store}")
+        raise BackupUnusable(here, f"what was cut off went into {binding.store}")
     store.claim(binding.data_id)
     return binding
+
+
+def end_filling(fs: Fs, data: str, binding: Binding) -> None:
+    """The folder belongs to the store from now on. Durable on return. Raises OSError."""
+    write_binding(fs, data, binding)
+    fs.unlink(os.path.join(data, FILLING))
+
+
+def copy_owners(source: Store, target: Store) -> Iterator[str]:
+    """Every owner of a store into another one; their names, one by one. Raises StoreError."""
+    for user in source.users():
+        for one in source.list(user):
+            value = source.load(user, one.chat_id)
+            if value is not None:
+                target.save(user, None, None, value)
+                yield value.name

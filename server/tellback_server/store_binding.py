@@ -22,7 +22,7 @@ from tellback_server.sealed import seal, unseal
 from tellback_server.store.address import StoreAddress
 
 __all__ = [
-    "Binding", "as_file", "bind", "check_files", "mirror_binding", "moved", "read_binding", "refuse_files",
+    "Binding", "as_file", "bind", "check_files", "mirror_binding", "moved", "read_binding", "refuse_files", "unbind",
     "write_binding",
 ]
 
@@ -91,6 +91,13 @@ def write_binding(fs: Fs, data: str, binding: Binding, name: str = NAME) -> Bind
     fs.make_directories(os.path.dirname(path))
     fs.write_atomically(path, as_file(binding)[1])
     return binding
+
+
+def unbind(fs: Fs, data: str) -> None:
+    """The chats are in users' folders from now on. Durable on return."""
+    path = _path(data, NAME)
+    fs.unlink(path)
+    fs.fsync_directory(os.path.dirname(path))
 
 
 def as_file(binding: Binding) -> tuple[str, bytes]:

@@ -1,0 +1,320 @@
+"""Moving: all owners of a data folder out of users' folders into a store, or out of a store into users' folders, with
+versions, ids, log, outcomes and trash. Nobody serves the folder; everything was folded before.
+
+    moving = Moving(files, log, store, clock)
+    moving.check_files(), moving.check_store()      what is in the way, as sentences; nothing was changed
+    moving.into_store(), moving.into_files()        each owner; again goes on
+    moving.put_aside()                              files of owners that are in the store now
+
+Rules of this module (STORAGE SV12):
+- An owner is durable at its new place before the log says so, and the log says so before the old place is left.
+- What was never written here comes without a record, as a server on the other kind of place would find it.
+- Nothing is put over anything, and nothing is removed: a store is left as it is, files are put aside.
+- In the trash an owner stands in both forms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tellback_protocol.ids import (
+    FILE_NAME_BYTES_MAX,
+    ChatName,
+    Place,
+    StateOwner,
+    Version,
+    file_integrity,
+    parse_place,
+    sidecar_name,
+    stem_of,
+)
+from tellback_protocol.values import dumps
+from tellback_server.clock import Clock
+from tellback_server.failpoint import failpoint
+from tellback_server.flush_snapshot import Snapshot
+from tellback_server.fs import FileMissing
+from tellback_server.loaded import LoadedStream
+from tellback_server.loading import load_chat
+from tellback_server.log import Log
+from tellback_server.records import CHECKPOINT, Checkpointed, FileIdentity, StateMark, decode_base, encode, owner_key
+from tellback_server.registrar import Registrar, write_registered
+from tellback_server.sessions import read_sessions, write_sessions
+from tellback_server.staged import owner_bytes, owner_from
+from tellback_server.store.base import Store, StoredChat
+from tellback_server.store.chat_index import ChatIndex
+from tellback_server.store.filed import chat_as_found, from_files, own_files, parse_chat_of
+from tellback_server.store.files import CHAT_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
+from tellback_server.store.marks import mark_fields
+from tellback_server.store.place import OWNER_FOLDERS, state_of
+from tellback_server.store.store_state import decode_listing, image_of, listing_of
+from tellback_server.store_restoring import base_of
+from tellback_server.store_trash import OWNERS
+from tellback_server.survey import folder_of, owner_files
+from tellback_server.trash import Entry, Trash, chats_of
+
+__all__ = ["Moving"]
+
+Report = Callable[[str], None]
+_MS_NS = 1_000_000
+
+
+class Moving:
+    """See the module. Every method blocks and raises OSError, StoreError."""
+
+    def __init__(self, files: FileStore, log: Log, store: Store, clock: Clock, report: Report) -> None:
+        self._files = files
+        self._fs = files.fs
+        self._log = log
+        self._store = store
+        self._now_ms = clock.now_ms()
+        self._clock = clock
+        self._report = report
+        self._registrar = Registrar(files)
+        self._left: list[tuple[str, Place]] = []
+        """Owners whose files the store holds now."""
+
+    def _load_names(self, users: list[str]) -> None:
+        self._registrar.load(users, self._now_ms)
+
+    def _record(self, base: Checkpointed) -> None:
+        """The log and the session file say where the owner is; nothing of one that nobody ever wrote to."""
+        key = owner_key(base.user, base.chat_id)
+        if base.head.seq or self._log.last_of(key):
+            self._log.append(CHECKPOINT, key, base.head.seq, encode(base))
+        saved = read_sessions(self._files, base.user, base.chat_id)
+        if saved is not None and saved.base.head == base.head:
+            write_sessions(self._files, msgspec.structs.replace(saved, base=base))
+
+    # -- out of a store ----------------------------------------------------------------------------------------------
+
+    def _stored(self) -> Iterator[tuple[str, Place, StoredChat]]:
+        for user in self._store.users():
+            for one in self._store.list(user):
+                value, place = self._store.load(user, one.chat_id), parse_place(one.name)
+                if value is not None and not isinstance(place, str):
+                    yield user, place, value
+
+    def check_store(self) -> Iterator[str]:
+        """Cost: every owner."""
+        for user, place, value in self._stored():
+            for path, data in self._as_files(place, value).items():
+                if len(path.rpartition("/")[2].encode("utf-8", "surrogatepass")) > FILE_NAME_BYTES_MAX:
+                    yield f"{path} is too long for a file's name"
+                    continue
+                full = self._files.checked_path(user, path)
+                if self._fs.stat(full) is not None and self._fs.read(full) != data:
+                    yield f"{full} stands there and is another one"
+
+    def into_files(self) -> None:
+        """Every owner of the store."""
+        users = list(self._store.users())
+        self._load_names(users)
+        for user, place, value in self._stored():
+            self._record(self._filed(user, place, value))
+            failpoint("moving.after_owner")
+            self._report(value.name)
+        for user in users:
+            for entry in Trash(self._files).entries(user):
+                self._trash_into_files(user, entry)
+
+    def _as_files(self, place: Place, value: StoredChat) -> dict[str, bytes]:
+        """Paths below the user's root, the chat's own file last."""
+        image = image_of(place, decode_listing(value.summary), value.metadata)
+        own = own_files(value, image, self._now_ms)
+        if not value.head.seq and CHAT_ENDING in own:
+            own[CHAT_ENDING] = chat_as_found(value, self._now_ms)
+        start = f"{folder_of(place)}/{stem_of(place)}"
+        return {f"{start}{ending}": own[ending] for ending in sorted(own, key=lambda one: one == CHAT_ENDING)}
+
+    def _filed(self, user: str, place: Place, value: StoredChat) -> Checkpointed:
+        changed_ns = decode_listing(value.summary).changed_ms * _MS_NS
+        identities: dict[str, FileIdentity] = {}
+        for path, data in self._as_files(place, value).items():
+            full = os.path.join(self._files.user_root(user), path)
+            self._fs.make_directories(os.path.dirname(full))
+            if self._fs.stat(full) is None:
+                self._files.publish_new(full, data)
+                self._fs.set_mtime(full, changed_ns)
+            stat = self._fs.stat(full)
+            assert stat is not None, "just written"
+            identities[path] = FileIdentity(len(data), zlib.crc32(data), stat.mtime_ns, stat.inode)
+        own = f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}"
+        base = base_of(user, value)
+        base.file = identities.get(own)
+        for namespace, document in value.states.items():
+            found = identities.get(f"{folder_of(place)}/{sidecar_name(place, namespace)}")
+            if found is not None and document.version is not None:
+                base.states[namespace] = StateMark(
+                    document.version, found.size_bytes, found.crc32, found.mtime_ns, found.inode
+                )
+        if value.head.seq:
+            self._write_sync(user, place, value, base)
+        return base
+
+    def _write_sync(self, user: str, place: Place, value: StoredChat, base: Checkpointed) -> None:
+        found = base.file
+        watermark = Watermark(0, 0, 0)
+        if found is not None:
+            watermark = Watermark(found.size_bytes, len(value.messages), found.crc32)
+        mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, base.states)
+        of_chat = not isinstance(place, StateOwner)
+        fields = {
+            "integrity": (value.version if of_chat else value.head).integrity, "updated_at": self._now_ms,
+            "tellback": mark_fields(mark),
+        }
+        path = self._files.checked_path(user, f"{folder_of(place)}/{sidecar_name(place, SYNC_NAMESPACE)}")
+        self._fs.write_atomically(path, dumps(fields))
+
+    def _trash_into_files(self, user: str, entry: Entry) -> None:
+        """What a restore out of files asks of the deletion: which bytes it had."""
+        registered = self._registrar.of(user, entry.id)
+        if registered is None or registered.gone is None or registered.gone.base.file is not None:
+            return
+        base = msgspec.structs.replace(registered.gone.base)
+        for name, path in chats_of(entry):
+            if name == entry.name:
+                with contextlib.suppress(FileMissing):
+                    data = self._fs.read(self._files.checked_path(user, f"trash/{entry.folder}/{path}"))
+                    base.file = FileIdentity(len(data), zlib.crc32(data), 0, 0)
+        for value in self._owners_in(user, entry):
+            if value.chat_id == entry.id:
+                base.states = {
+                    namespace: StateMark(one.version, len(state), zlib.crc32(state))
+                    for namespace, one in value.states.items()
+                    if (state := one.data) is not None and one.version is not None
+                }
+        gone = msgspec.structs.replace(registered.gone, base=base)
+        write_registered(self._files, msgspec.structs.replace(registered, gone=gone))
+
+    def _owners_in(self, user: str, entry: Entry) -> list[StoredChat]:
+        folder = self._files.checked_path(user, f"trash/{entry.folder}/{OWNERS}")
+        with contextlib.suppress(FileMissing):
+            paths = [os.path.join(folder, name) for name in self._fs.listdir(folder)]
+            return [owner_from(self._fs.read(path), path) for path in paths if not path.endswith(".tellback-tmp")]
+        return []
+
+    # -- out of users' folders ---------------------------------------------------------------------------------------
+
+    def _found(self) -> Iterator[tuple[str, Place, LoadedStream]]:
+        for user in self._files.known_users():
+            places: dict[Place, None] = {}
+            for name in ChatIndex(self._files, user, self._clock).look().chats:
+                place = parse_place(name)
+                assert not isinstance(place, str), "a listed chat has a name"
+                places[place] = None
+            for folder in OWNER_FOLDERS:
+                with contextlib.suppress(FileMissing):
+                    root = os.path.dirname(self._files.checked_path(user, f"{folder}/x"))
+                    for file in self._fs.listdir(root):
+                        owned = state_of((folder,), file)
+                        if owned is not None and self._files.stat_owner(user, owned[0]) is not None:
+                            places[owned[0]] = None
+            for place in places:
+                if self._is_moved(user, place):
+                    self._left.append((user, place))
+                    continue
+                loaded = load_chat(self._files, self._log, user, place, now_ms=self._now_ms)
+                if isinstance(loaded, LoadedStream):
+                    yield user, place, loaded
+
+    def _is_moved(self, user: str, place: Place) -> bool:
+        """An earlier run brought it to the store and told the log so."""
+        sync = self._files.read_sync(user, place)
+        if sync is None or sync.mark is None:
+            return False
+        newest: Checkpointed | None = None
+        for _position, record in self._log.records(owner_key(user, sync.mark.chat_id), sync.mark.head.seq - 1):
+            if record.kind == CHECKPOINT:
+                found = decode_base(record.body)
+                newest = found if isinstance(found, Checkpointed) else newest
+        if isinstance(place, StateOwner) or newest is None or newest.file is not None:
+            return False
+        value = self._store.load(user, newest.chat_id)
+        return value is not None and value.head == newest.head == sync.mark.head
+
+    def check_files(self) -> Iterator[str]:
+        """Cost: every owner."""
+        self._load_names(self._files.known_users())
+        for _user, _place, loaded in self._found():
+            if loaded.stream.damage:
+                yield f"{loaded.stream.name} is damaged: `tellback repair` first"
+            elif loaded.file.pending:
+                yield f"the log knows more than the files of {loaded.stream.name}"
+
+    def into_store(self) -> None:
+        """Every owner of the users' folders."""
+        self._load_names(self._files.known_users())
+        bases: list[Checkpointed] = []
+        self._left.clear()
+        for user, place, loaded in self._found():
+            stream, held = loaded.stream, loaded.file
+            value = Snapshot.take(stream, held).finish(self._now_ms)
+            changed_ms = self._now_ms if held.identity is None else held.identity.mtime_ns // _MS_NS
+            value.summary = msgspec.json.encode(listing_of(held.image, value, changed_ms))
+            self._store.save(user, None, None, value)
+            bases.append(base_of(user, value))
+            self._left.append((user, place))
+            failpoint("moving.after_owner")
+            self._report(value.name)
+        for user in self._files.known_users():
+            for entry in Trash(self._files).entries(user):
+                self._trash_into_store(user, entry)
+        # Last, and at once: from here on the files are not what the log tells of.
+        for base in bases:
+            self._record(base)
+
+    def _trash_into_store(self, user: str, entry: Entry) -> None:
+        registered = self._registrar.of(user, entry.id)
+        if registered is None or registered.gone is None or self._owners_in(user, entry):
+            return
+        gone = registered.gone
+        known = {one.name: one for one in gone.chats}
+        place = parse_place(entry.name)
+        wanted: list[tuple[Place, str, Version, Version]] = []
+        for name, _path in chats_of(entry):
+            other, one = parse_place(name), known.get(name)
+            if isinstance(other, str) or name == entry.name or one is None:
+                continue
+            version = one.version or Version(1, 0, file_integrity(1, 0, name, b""))
+            wanted.append((other, one.chat_id, version, one.head or version))
+        if not isinstance(place, str):
+            wanted.append((place, entry.id, gone.base.version, gone.base.head))
+        for other, chat_id, version, head in wanted:
+            value = self._in_trash(user, entry, other, chat_id, version)
+            value.head = head
+            path = self._files.checked_path(user, f"trash/{entry.folder}/x").removesuffix("x")
+            self._fs.make_directories(f"{path}{OWNERS}")
+            self._fs.write_atomically(f"{path}{OWNERS}/{chat_id}", owner_bytes(value))
+
+    def _in_trash(self, user: str, entry: Entry, place: Place, chat_id: str, version: Version) -> StoredChat:
+        root, states, parsed = f"trash/{entry.folder}", dict[str, bytes](), None
+        for path in entry.files:
+            folder, _slash, name = path.rpartition("/")
+            owned = state_of(tuple(folder.split("/")), name)
+            with contextlib.suppress(FileMissing):
+                if owned is not None and owned[0] == place:
+                    states[owned[1]] = self._fs.read(self._files.checked_path(user, f"{root}/{path}"))
+                elif path == f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}" and isinstance(place, ChatName):
+                    parsed = parse_chat_of(place, self._fs.read(self._files.checked_path(user, f"{root}/{path}")))
+        return from_files(place, parsed, states, chat_id=chat_id, version=version, now_ms=entry.deleted_ms)
+
+    def put_aside(self) -> str:
+        """Files of owners that stand in the store now; where they are, below each user's folder."""
+        aside = f"backups/tellback/moved/{self._now_ms}"
+        for user, place in self._left:
+            own = owner_files(self._files, user, place)
+            for name in [*own.files, own.sync_name]:
+                if isinstance(place, StateOwner) and state_of((own.folder,), name) is None:
+                    # The card or preset itself is no business of the store.
+                    continue
+                source = self._files.checked_path(user, f"{own.folder}/{name}")
+                target = os.path.join(self._files.user_root(user), aside, own.folder, name)
+                self._fs.make_directories(os.path.dirname(target))
+                with contextlib.suppress(FileMissing):
+                    self._fs.rename(source, target)
+        return aside
