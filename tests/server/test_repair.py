@@ -143,6 +143,23 @@ def test_damage_is_told_mended_and_kept(item: str, tmp_path: Path) -> None:
     assert path.read_bytes() == mended
 
 
+async def test_ids_are_written_into_messages_when_somebody_asks_for_it(tmp_path: Path) -> None:
+    """[X3, X7] A missing id is no damage; written, it is the one that the message was served under, for good."""
+    data = tmp_path / "data"
+    path = chat_in(data, b"\r\n".join([HEADER, *LINES, LINES[1], b'{"id":"mine","mes":"four"}']))
+    before = path.read_bytes()
+    served = load(data).stream.chat.order()
+    assert (await told("repair", "--yes", str(data)))[0] == 0
+    assert path.read_bytes() == before
+    code, out, errors = await told("repair", "--yes", "--ids", str(data))
+    assert (code, "4 messages get the ids" in out) == (0, True), errors
+    lines = path.read_bytes().split(b"\r\n")
+    assert [json.loads(line)["id"] for line in lines[1:]] == served == load(data).stream.chat.order()
+    assert lines[0] == HEADER
+    assert before in kept_bytes(data)
+    assert "Nothing to repair" in (await told("repair", "--yes", "--ids", str(data)))[1]
+
+
 def test_lines_that_cannot_be_read_stand_in_the_quarantine_as_they_were(tmp_path: Path) -> None:
     """[X8]"""
     data = tmp_path / "data"

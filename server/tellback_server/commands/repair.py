@@ -51,6 +51,9 @@ def repair(
     path: Where,
     yes: Annotated[bool, typer.Option("--yes", help="Do everything that is shown.")] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Ask for each file.")] = False,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Also write into messages without an id the one that they are served under.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show how damage can be put right; with --yes or --ask do it. Every file is kept as it was.
@@ -70,7 +73,7 @@ def repair(
                 inspection, report = inspect(fs, scope, is_locked_by_us=lock is not None)
                 if inspection.is_served and lock is None:
                     fail(f"{scope.data_root} is in use by a server. Stop it first.", DATA_LOCKED)
-                repairer = Repairer(fs, clock, scope, inspection)
+                repairer = Repairer(fs, clock, scope, inspection, writes_ids=ids)
                 plan = repairer.plan(report.findings)
                 if not as_json:
                     _show(console, plan)

@@ -53,12 +53,12 @@ class _Line(msgspec.Struct):
 
 def mend_chat(
     data: bytes, *, headed: bool, known: Sequence[FileIdentity], remembered: Remembered, facts: HeaderFacts,
-    is_rotten: bool,
+    is_rotten: bool, writes_ids: bool = False,
 ) -> Mended | None:
     """The file put right; None when nothing has to be done or nothing can be.
 
     `known` is what we wrote (size and CRC). `is_rotten`: nobody wrote, so that a message that the log tells otherwise
-    is as the log tells it.
+    is as the log tells it. `writes_ids`: messages without an id get the one that they are served under.
     """
     if is_rotten or parse_chat(data, headed=headed).damage:
         for identity in known:
@@ -66,7 +66,7 @@ def mend_chat(
             if turned is not None and not parse_chat(turned, headed=headed).damage:
                 at = next(index for index, (one, other) in enumerate(zip(data, turned, strict=True)) if one != other)
                 return Mended(turned, [f"one bit at byte {at} turned back; proved by the checksum"], [])
-    work = _Work(data, headed, facts)
+    work = _Work(data, headed, facts, writes_ids=writes_ids)
     work.read(remembered if is_rotten else Remembered({}))
     if work.quarantined or is_rotten:
         work.put_back(remembered)
@@ -83,11 +83,13 @@ def mend_chat(
 
 
 class _Work:
-    def __init__(self, data: bytes, headed: bool, facts: HeaderFacts) -> None:
+    def __init__(self, data: bytes, headed: bool, facts: HeaderFacts, *, writes_ids: bool) -> None:
         self.actions: list[str] = []
         self.quarantined: list[tuple[int, bytes]] = []
         self._headed = headed
         self._facts = facts
+        self._writes_ids = writes_ids
+        self._ids_written = 0
         utf8 = utf16_as_utf8(data)
         if utf8 is not None:
             self.actions.append("UTF-16 written as UTF-8")
@@ -118,6 +120,8 @@ class _Work:
         if self._headed and not self._has_header and any(line.message_id for line in self._lines):
             self._make_header(b"")
             self.actions.append("a header line put in front")
+        if self._ids_written:
+            self.actions.append(f"{self._ids_written:,} messages get the ids that they are served under")
 
     def _pieces(self, line: bytes, end: bytes, number: int) -> list[tuple[bytes, bytes]]:
         if line_object(line)[0] is not None:
@@ -152,6 +156,9 @@ class _Work:
             why = "cannot be one" if message_id_problem(explicit) is not None else "stands on an earlier line too"
             line = with_id(line, message_id)
             self.actions.append(f"line {number}: its id {why}, and is written as it is served")
+        elif is_bare and self._writes_ids:
+            line = with_id(line, message_id)
+            self._ids_written += 1
         known = corrected.lines.get(message_id)
         if known is not None and known != line:
             self.quarantined.append((number, line + end))

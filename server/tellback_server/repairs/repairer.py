@@ -57,6 +57,7 @@ from tellback_server.trash import Trash
 
 __all__ = ["Plan", "Repairer"]
 
+_WITHOUT_ID: Final = "message-id-missing"
 _TURNED_BACK: Final = "one bit turned back; proved by the checksum"
 _PUT_ASIDE: Final = frozenset(("session-unusable", "name-unusable", "active-unusable"))
 
@@ -85,10 +86,12 @@ class Plan(msgspec.Struct):
 class Repairer:
     """One repair of one data folder."""
 
-    def __init__(self, fs: Fs, clock: Clock, scope: Scope, inspection: Looked) -> None:
+    def __init__(self, fs: Fs, clock: Clock, scope: Scope, inspection: Looked, *, writes_ids: bool = False) -> None:
         self._fs = fs
         self._clock = clock
         self._scope = scope
+        self._writes_ids = writes_ids
+        """Also of messages that have none, which is no damage."""
         self._image = inspection.image
         self._inspection = inspection
         is_single = scope.users == {DEFAULT_USER: scope.data_root}
@@ -105,7 +108,7 @@ class Repairer:
         plan = Plan([], [])
         by_path: dict[str, list[Finding]] = {}
         for finding in findings:
-            if finding.mends and finding.severity != "info":
+            if (finding.mends and finding.severity != "info") or (self._writes_ids and finding.code == _WITHOUT_ID):
                 by_path.setdefault(finding.path, []).append(finding)
             elif finding.severity == "damage":
                 plan.left.append(Unmendable(finding, finding.remedy))
@@ -225,7 +228,7 @@ class Repairer:
         mended = mend_chat(
             data, headed=isinstance(place, CharacterChat), known=known.files, remembered=remembered,
             facts=self._header_facts(user, place, absolute, known),
-            is_rotten="chat-rotten" in codes or "chat-bit-flipped" in codes,
+            is_rotten="chat-rotten" in codes or "chat-bit-flipped" in codes, writes_ids=self._writes_ids,
         )
         if mended is None:
             return None
