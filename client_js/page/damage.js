@@ -4,23 +4,22 @@ import { useEffect, useState } from "preact/hooks";
 import { Twice } from "./console_parts.js";
 import { dateTime } from "./format.js";
 import { html } from "./html.js";
-import { client, restoreFrom, tell, write } from "./store.js";
+import { restoreFrom, tell, write } from "./store.js";
 
 const LINES_MAX = 5;
 
 export function DamageBanner({ chat }) {
   const [last, setLast] = useState(null);
   const [plan, setPlan] = useState(null);
-  const repair = (more = {}) => client.ask({ type: "chat-repair", chat: `id:${chat.chatId}`, ...more });
   useEffect(() => {
     let isWanted = true;
     chat.backups().then(({ backups = [] }) => isWanted && setLast(backups.find(({ reason }) => reason !== "piece")), () => {});
     // A server whose chats are in a store repairs none.
-    repair().then((found) => isWanted && setPlan(found), () => {});
+    chat.repair().then((found) => isWanted && setPlan(found), () => {});
     return () => (isWanted = false);
   }, [chat, chat.head.integrity]);
   const mend = async () => {
-    const done = await write(repair({ apply: true }));
+    const done = await write(chat.repair({ apply: true }));
     if (done) tell(done.left.length ? "Some of it cannot be repaired." : "Repaired. Every file as it was is kept among the backups.", done.left.length ? "bad" : "");
   };
   const actions = (plan?.repairs ?? []).flatMap((one) => one.actions);

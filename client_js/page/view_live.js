@@ -6,7 +6,7 @@ import { html } from "./html.js";
 import { chatTitle, client } from "./store.js";
 
 export function Live() {
-  const found = usePolled(() => client.ask({ type: "status" }));
+  const found = usePolled(() => client.serverStatus());
   if (!found) return html`<p class="hint">Asking …</p>`;
   if (!found.value) return html`<p class="hint">The server does not answer.</p>`;
   const { connections, connections_total, owners, owners_total } = found.value;

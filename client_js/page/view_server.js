@@ -9,7 +9,7 @@ const BOUNDS_MS = [5, 10, 20, 50, 100, 200, 500, 1000];
 
 async function look() {
   const [status, metrics, { log }] = await Promise.all([
-    fetch("/statusz").then((answer) => answer.json()), fetch("/metrics").then((answer) => answer.text()), client.ask({ type: "status", limit: 1 }),
+    fetch("/statusz").then((answer) => answer.json()), fetch("/metrics").then((answer) => answer.text()), client.serverStatus(1),
   ]);
   return { status, log, metrics: new Map([...metrics.matchAll(/^(tellback_\S+) ([\d.e+-]+)$/gm)].map(([, name, value]) => [name, Number(value)])) };
 }

@@ -1,11 +1,11 @@
-/* Lists, search, active chats and the trash: what is asked of no single chat.
+/* Lists, search, active chats, the trash and how everything stands: what is asked of no single chat.
 
    - Questions are asked again on the next connection when one ends first.
 
    Loading it gives clients the verbs of `Catalog`; it is `tellback/catalog`. */
 
 import type {
-  ActiveChatFrame, Character, CharacterListFrame, ChatListFrame, ChatSearchFrame, FoundMessage, GroupListFrame, ListedChat, TrashListFrame,
+  ActiveChatFrame, Character, CharacterListFrame, ChatListFrame, ChatSearchFrame, FoundMessage, GroupListFrame, ListedChat, StatusFrame, TrashListFrame,
 } from "./frames.js";
 import { Client, inner } from "./index.js";
 import type { Write } from "./replica.js";
@@ -59,6 +59,11 @@ export abstract class Catalog {
   /** Entries go for good: those named, or those deleted before a time. */
   emptyTrash(which: { entries: string[] } | { before_ms: number }): Promise<unknown> {
     return this.ask({ type: "trash-empty", ...which });
+  }
+
+  /** How the user's connections and live owners stand, at most `limit` of each, and the log below them. */
+  serverStatus(limit = 200): Promise<StatusFrame> {
+    return this.ask({ type: "status", limit });
   }
 
   /** Page by page, as far as one reads; what changed meanwhile is told once. */

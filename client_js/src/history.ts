@@ -1,7 +1,7 @@
-/* What a chat was: its commits, itself at an earlier version, its backups. Loading this gives chats the verbs of `Past`; it
-   is `tellback/history`. */
+/* What a chat was: its commits, itself at an earlier version, its backups, and how it is repaired. Loading this gives chats
+   the verbs of `Past`; it is `tellback/history`. */
 
-import type { BackupCreated, BackupFrame, BackupListFrame, HistoryFrame, HistoryPart } from "./frames.js";
+import type { BackupCreated, BackupFrame, BackupListFrame, ChatRepairFrame, HistoryFrame, HistoryPart } from "./frames.js";
 import { Chat, inner, type Client } from "./index.js";
 import type { Intent } from "./intents.js";
 import type { WriteResult } from "./outbox.js";
@@ -53,6 +53,11 @@ export abstract class Past {
   /** Make the chat that of a backup; with `to` a new chat beside it. */
   restoreBackup(backup: string, { to, force = false }: { to?: string; force?: boolean } = {}): Promise<WriteResult> {
     return this.write(live({ type: "backup-restore", backup, ...(to === undefined ? {} : { to }), ...(force ? { force } : {}) }));
+  }
+
+  /** What is wrong with the chat's files and what the server can put right; with `apply` it does. */
+  repair({ apply = false } = {}): Promise<ChatRepairFrame> {
+    return asked(this, { type: "chat-repair", ...(apply ? { apply } : {}) });
   }
 }
 

@@ -21,6 +21,7 @@ from tellback_protocol.backups import ListedBackup
 from tellback_protocol.catalog_frames import Character, FoundMessage, ListedChat
 from tellback_protocol.ids import Version
 from tellback_protocol.repairs import ChatRepairFrame
+from tellback_protocol.status import StatusFrame
 
 from .backups import BackupContent
 from .blocking_generation import BlockingGeneration, BlockingProducing
@@ -138,6 +139,10 @@ class BlockingClient:
     def groups(self) -> list[dict[str, Any]]:
         """As `Client.groups`."""
         return self.wait(self.client.groups)
+
+    def server_status(self, limit: int = 200) -> StatusFrame:
+        """As `Client.server_status`."""
+        return self.wait(lambda: self.client.server_status(limit))
 
     def saved(self) -> None:
         """As `Client.saved`."""

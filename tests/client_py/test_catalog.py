@@ -143,3 +143,4 @@ def test_the_blocking_client_asks_the_same(tmp_path: Path) -> None:
         assert client.active_chat(character="Alice") == "character:Alice/One"
         assert client.characters() == []
         assert client.groups() == []
+        assert client.server_status().connections_total == 1
