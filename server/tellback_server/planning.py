@@ -12,7 +12,7 @@ Rules of this module (BEHAVIOUR J):
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -52,8 +52,8 @@ from tellback_server.survey import Live, OwnerFiles, all_files, folder_of, linke
 from tellback_server.trash import Entry, Trash
 
 __all__ = [
-    "Plan", "chat_of", "chats_out", "delete_operation", "held_back", "place_of", "plan_branch", "plan_delete",
-    "plan_rename", "plan_restore", "rename_operation", "restore_operation", "stage_branch", "sync_file",
+    "Plan", "chat_of", "chats_out", "delete_operation", "held_back", "name_branch", "place_of", "plan_branch",
+    "plan_delete", "plan_rename", "plan_restore", "rename_operation", "restore_operation", "stage_branch", "sync_file",
 ]
 
 NUMBERS_MAX = 100_000
@@ -400,30 +400,38 @@ def plan_branch(
 ) -> Plan:
     """`live` are names of chats that may have no file yet."""
     own = owner_files(files, user, place_of(name))
-    refused: tuple[str, str] | None = None
+    named = name_branch(
+        registrar, user, name, request, live, now_ms,
+        lambda to: _refused(files, registrar, user, to, now_ms, None, "", beside),
+    )
+    if named is None:
+        return Plan(facts=Facts(), own=own)
+    return Plan(facts=Facts(to=named[0], refused=named[1], chat_id=chat_id, integrity=integrity), own=own)
+
+
+def name_branch(
+    registrar: Registrar, user: str, name: str, request: ChatBranch, live: set[str], now_ms: int,
+    refused: Callable[[str], tuple[str, str] | None],
+) -> tuple[str, tuple[str, str] | None] | None:
+    """What a branch will be called, and why it cannot be; None for a name that no chat can be given. `refused` says so
+    of one name, `live` are names of chats that may not be stored yet.
+    """
     if isinstance(request.to, str):
         if new_name_problem(request.to) is not None:
-            return Plan(facts=Facts(), own=own)
+            return None
         to = sibling(name, request.to)
-        refused = _refused(files, registrar, user, to, now_ms, None, "", beside)
-    elif not branch_stem(name):
-        to, refused = name, ("name-illegal", "No name can be made from the chat's name; give one.")
-    else:
-        for number in range(1, NUMBERS_MAX):
-            to = branched_name(name, request.kind, number)
-            if new_name_problem(chat_of(to).chat) is not None:
-                # An old name that nobody could give today: its branches need a name of their own.
-                refused = "name-illegal", "A name made from the chat's name would not be legal; give one."
-                break
-            former = registrar.former(user, to, now_ms)
-            if (
-                to not in live and (former is None or former.gone is None) and taken(files, user, place_of(to)) is None
-                and held_back(registrar, files, user, to, now_ms, live=beside) is None
-            ):
-                break
-        else:
-            refused = "exists", "There are too many branches of this chat."
-    return Plan(facts=Facts(to=to, refused=refused, chat_id=chat_id, integrity=integrity), own=own)
+        return to, refused(to)
+    if not branch_stem(name):
+        return name, ("name-illegal", "No name can be made from the chat's name; give one.")
+    for number in range(1, NUMBERS_MAX):
+        to = branched_name(name, request.kind, number)
+        if new_name_problem(chat_of(to).chat) is not None:
+            # An old name that nobody could give today: its branches need a name of their own.
+            return to, ("name-illegal", "A name made from the chat's name would not be legal; give one.")
+        former = registrar.former(user, to, now_ms)
+        if to not in live and (former is None or former.gone is None) and refused(to) is None:
+            return to, None
+    return to, ("exists", "There are too many branches of this chat.")
 
 
 def stage_branch(

@@ -31,7 +31,7 @@ from tellback_protocol.ids import (
     new_name_problem,
     stem_of,
 )
-from tellback_protocol.life import Facts, branch_stem, branch_twig, branched_name, sibling
+from tellback_protocol.life import Facts, branch_twig, sibling
 from tellback_protocol.links import holds, spellings
 from tellback_protocol.requests import (
     ChatBranch,
@@ -50,7 +50,7 @@ from tellback_server.failpoint import failpoint
 from tellback_server.loaded import LoadedStream, NewRecord
 from tellback_server.namesakes import held_back
 from tellback_server.operations import Operation, StoredChange
-from tellback_server.planning import NUMBERS_MAX, chat_of, place_of
+from tellback_server.planning import chat_of, name_branch, place_of
 from tellback_server.records import ANCHOR, Checkpointed, encode, owner_key
 from tellback_server.registrar import FormerName, Gone, GoneChat, Registered, Registrar, write_registered
 from tellback_server.restoring import Chosen, choose_backup
@@ -185,31 +185,15 @@ class StorePlans:
         return msgspec.structs.replace(plan, facts=Facts(to=name, refused=refused))
 
     def _plan_branch(self, stream: Stream, request: ChatBranch, around: Around, now_ms: int) -> StorePlan:
-        user, name = stream.user, stream.name
-        refused: tuple[str, str] | None = None
-        if isinstance(request.to, str):
-            if new_name_problem(request.to) is not None:
-                return StorePlan(facts=Facts())
-            to = sibling(name, request.to)
-            refused = self._refused(stream, to, around, now_ms, "")
-        elif not branch_stem(name):
-            to, refused = name, ("name-illegal", "No name can be made from the chat's name; give one.")
-        else:
-            for number in range(1, NUMBERS_MAX):
-                to = branched_name(name, request.kind, number)
-                if new_name_problem(chat_of(to).chat) is not None:
-                    refused = "name-illegal", "A name made from the chat's name would not be legal; give one."
-                    break
-                former = self._registrar.former(user, to, now_ms)
-                if (
-                    to not in around.live and (former is None or former.gone is None)
-                    and self._refused(stream, to, around, now_ms, "") is None
-                ):
-                    break
-            else:
-                refused = "exists", "There are too many branches of this chat."
-        facts = Facts(to=to, refused=refused, chat_id=around.chat_id, integrity=around.integrity)
-        return StorePlan(facts=facts)
+        named = name_branch(
+            self._registrar, stream.user, stream.name, request, around.live, now_ms,
+            lambda to: self._refused(stream, to, around, now_ms, ""),
+        )
+        if named is None:
+            return StorePlan(facts=Facts())
+        return StorePlan(facts=Facts(
+            to=named[0], refused=named[1], chat_id=around.chat_id, integrity=around.integrity
+        ))
 
     def _plan_backup_restore(
         self, stream: Stream, request: BackupRestore, around: Around, now_ms: int

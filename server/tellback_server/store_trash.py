@@ -16,15 +16,13 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing
 from tellback_server.staged import Staged
 from tellback_server.store.base import StoredChat, StoreError
 from tellback_server.store.filed import as_files
 from tellback_server.store.files import FileStore
-from tellback_server.trash import MANIFEST, Entry, Trash
+from tellback_server.trash import MANIFEST, Entry, Trash, manifest_bytes
 
 __all__ = ["StoreTrash"]
 
@@ -57,7 +55,7 @@ class StoreTrash:
                 self._write(user, f"{root}/{path}", data)
             self._staged.hand_over(user, name, self._made(user, f"{root}/{OWNERS}/{value.chat_id}"))
             failpoint("trash.after_move")
-        fs.write_atomically(manifest, msgspec.json.encode(entry))
+        fs.write_atomically(manifest, manifest_bytes(entry))
         failpoint("trash.after_manifest")
 
     def _made(self, user: str, path: str) -> str:

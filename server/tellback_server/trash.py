@@ -34,7 +34,7 @@ from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
 from tellback_server.store.marks import sync_of
 
-__all__ = ["Entry", "Trash", "chats_of"]
+__all__ = ["Entry", "Trash", "chats_of", "manifest_bytes"]
 
 FOLDER: Final = "trash"
 MANIFEST: Final = "manifest.json"
@@ -66,6 +66,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _decode = msgspec.json.Decoder(Entry).decode
 
 
+def manifest_bytes(entry: Entry) -> bytes:
+    """The file that tells an entry."""
+    return seal(msgspec.json.encode(entry))
+
+
 def chats_of(entry: Entry) -> list[tuple[str, str]]:
     """Name and path of each chat in an entry: the one that it is about, or those that went with their character."""
     found: list[tuple[str, str]] = []
@@ -93,7 +98,7 @@ class Trash:
         fs.make_directories(folder)
         manifest = os.path.join(folder, MANIFEST)
         if fs.stat(manifest) is None:
-            fs.write_atomically(manifest, seal(msgspec.json.encode(entry)))
+            fs.write_atomically(manifest, manifest_bytes(entry))
         failpoint("trash.after_manifest")
         with files.operation("trash", folder, owner=entry.name, reason=entry.reason, count=len(entry.files)):
             for path in entry.files:

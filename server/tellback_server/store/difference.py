@@ -9,7 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -29,7 +29,7 @@ from tellback_protocol.effects import (
 from tellback_protocol.stream import documents_of
 from tellback_server.store.base import StoredChat
 
-__all__ = ["POSITION_STEP", "Difference", "difference_of", "places_between", "position_at"]
+__all__ = ["POSITION_STEP", "Difference", "difference_of", "placed", "position_at"]
 
 POSITION_STEP: Final = 1 << 20
 """Between the positions of neighbours: room for twenty insertions at one place, and for 2^33 messages in a double."""
@@ -130,7 +130,7 @@ def position_at(index: int) -> int:
     return index * POSITION_STEP
 
 
-def places_between(below: int | None, above: int | None, count: int) -> list[int] | None:
+def _places_between(below: int | None, above: int | None, count: int) -> list[int] | None:
     """Positions for `count` messages between two that stand there (None: there is none on that side), in order; None
     when there is no room.
     """
@@ -141,3 +141,24 @@ def places_between(below: int | None, above: int | None, count: int) -> list[int
         return [above - POSITION_STEP * (count - index) for index in range(count)]
     step = (above - below) // (count + 1)
     return [below + step * (index + 1) for index in range(count)] if step else None
+
+
+def placed(
+    difference: Difference, end: int | None, known: Mapping[str, int], above: Callable[[int | None], int | None]
+) -> list[tuple[str, int]] | None:
+    """New ids and their positions, from what stands there before anything is removed; None when there is no room or a
+    neighbour is missing. `end` is the last position, `known` has those of the neighbours, and `above` tells the first
+    one behind a position, of None the very first; None when there is none.
+    """
+    places: list[tuple[str, int]] = []
+    for after, ids in difference.after.items():
+        if after is not None and after not in known:
+            return None
+        below = None if after is None else known[after]
+        between = _places_between(below, above(below), len(ids))
+        if between is None:
+            return None
+        places.extend(zip(ids, between, strict=True))
+        end = between[-1] if end is None else max(end, between[-1])
+    behind = _places_between(end, None, len(difference.appended))
+    return None if behind is None else [*places, *zip(difference.appended, behind, strict=True)]

@@ -18,7 +18,7 @@ from tellback_protocol.ids import Version
 from tellback_protocol.stream import StateDocument
 from tellback_protocol.values import UNDECODABLE
 from tellback_server.store.base import StoreDamaged, StoredChat
-from tellback_server.store.difference import Difference, places_between, position_at
+from tellback_server.store.difference import Difference, placed, position_at
 
 __all__ = [
     "Keys", "Line", "Listed", "Owner", "Pipeline", "difference_writes", "document_of", "octets", "read", "text",
@@ -127,22 +127,13 @@ def _places(pipe: Pipeline, keys: Keys, difference: Difference) -> list[tuple[st
         return []
     end = _score(pipe.zrange(keys.order, -1, -1, withscores=True))
     known = _positions(pipe, keys, [after for after in difference.after if after is not None])
-    places: list[tuple[str, int]] = []
-    for after, ids in difference.after.items():
-        if after is None:
-            below, above = None, _score(pipe.zrange(keys.order, 0, 0, withscores=True))
-        elif after in known:
-            below = known[after]
-            above = _score(pipe.zrangebyscore(keys.order, f"({below}", "+inf", 0, 1, withscores=True))
-        else:
-            return None
-        between = places_between(below, above, len(ids))
-        if between is None:
-            return None
-        places.extend(zip(ids, between, strict=True))
-        end = between[-1] if end is None else max(end, between[-1])
-    behind = places_between(end, None, len(difference.appended))
-    return None if behind is None else [*places, *zip(difference.appended, behind, strict=True)]
+
+    def above(below: int | None) -> int | None:
+        if below is None:
+            return _score(pipe.zrange(keys.order, 0, 0, withscores=True))
+        return _score(pipe.zrangebyscore(keys.order, f"({below}", "+inf", 0, 1, withscores=True))
+
+    return placed(difference, end, known, above)
 
 
 def _positions(pipe: Pipeline, keys: Keys, ids: Sequence[str]) -> dict[str, int]:

@@ -34,7 +34,7 @@ from tellback_server.store.base import (
     StoreUnsafe,
     is_at_least,
 )
-from tellback_server.store.difference import Difference, difference_of, places_between, position_at
+from tellback_server.store.difference import Difference, difference_of, placed, position_at
 
 __all__ = ["SCHEMA", "Dialect", "Sql", "SqlOwners"]
 
@@ -356,26 +356,17 @@ def _places(sql: Sql, owner: int, difference: Difference) -> list[tuple[str, int
         return []
     ((last,),) = sql.run("SELECT max(position) FROM tellback_messages WHERE owner = ?", (owner,))
     known = _positions(sql, owner, [after for after in difference.after if after is not None])
-    places: list[tuple[str, int]] = []
-    end = last
-    for after, ids in difference.after.items():
-        if after is None:
-            below = None
-            ((above,),) = sql.run("SELECT min(position) FROM tellback_messages WHERE owner = ?", (owner,))
-        elif after in known:
-            below = known[after]
-            ((above,),) = sql.run(
+
+    def above(below: int | None) -> int | None:
+        if below is None:
+            ((first,),) = sql.run("SELECT min(position) FROM tellback_messages WHERE owner = ?", (owner,))
+        else:
+            ((first,),) = sql.run(
                 "SELECT min(position) FROM tellback_messages WHERE owner = ? AND position > ?", (owner, below)
             )
-        else:
-            return None
-        between = places_between(below, above, len(ids))
-        if between is None:
-            return None
-        places.extend(zip(ids, between, strict=True))
-        end = between[-1] if end is None else max(end, between[-1])
-    behind = places_between(end, None, len(difference.appended))
-    return None if behind is None else [*places, *zip(difference.appended, behind, strict=True)]
+        return first
+
+    return placed(difference, last, known, above)
 
 
 def _positions(sql: Sql, owner: int, ids: Sequence[str]) -> dict[str, int]:

@@ -24,7 +24,7 @@ from tellback_server.store.place import CARD_ENDING, CHAT_ENDING, twin_key
 from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.cardshark import from_cardshark, map_of
 from tellback_server.transfer.item import Item, legal_name
-from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable
+from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable, other
 
 __all__ = ["CardSharkSource"]
 
@@ -97,7 +97,7 @@ class CardSharkSource:
             elif entry.parts[-1].endswith(CHAT_ENDING):
                 yield from self._chat(entry, "")
             elif entry.parts[-1] not in _MAPS:
-                yield _other(entry)
+                yield other(entry)
         for folder in self._folders:
             for entry in self._reading.listed((*self._chats, folder)):
                 if isinstance(entry, Anomaly):
@@ -105,7 +105,7 @@ class CardSharkSource:
                 elif entry.parts[-1].endswith(CHAT_ENDING):
                     yield from self._chat(entry, characters[folder])
                 else:
-                    yield _other(entry)
+                    yield other(entry)
 
     def _cards(self) -> Iterator[Found]:
         for entry in self._reading.listed(("characters",)):
@@ -115,7 +115,7 @@ class CardSharkSource:
             name = entry.parts[-1].removesuffix(CARD_ENDING)
             notes = Notes(entry.name)
             if name == entry.parts[-1] or existing_name_problem(name) is not None:
-                yield _other(entry)
+                yield other(entry)
                 continue
             read = self._reading.read(entry, notes)
             if read is None:
@@ -194,9 +194,3 @@ def _by_folder(folder: str, character_id: str) -> str:
     if _UUID_START.fullmatch(folder) and character_id:
         return character_id.rpartition("-")[0] or folder
     return numbered[1] if numbered else folder
-
-
-def _other(entry: Entry) -> Anomaly:
-    notes = Notes(entry.name)
-    notes.add("source-other", "left out")
-    return notes.take()[0]

@@ -34,7 +34,7 @@ from tellback_server.store.marks import SYNC_NAMESPACE, sync_of
 from tellback_server.store.place import CHAT_ENDING
 from tellback_server.transfer.anomalies import Anomaly, Notes, from_finding
 from tellback_server.transfer.item import GroupFile, Item, legal_name
-from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable, existing
+from tellback_server.transfer.source import Entry, Found, Reading, SourceUnusable, existing, other
 
 __all__ = ["FolderSource", "LooseChat", "user_roots"]
 
@@ -117,7 +117,7 @@ class FolderSource:
                 notes.add("source-server-file" if name == SERVER_FOLDER else "source-other", "left out")
                 yield from notes.take()
         for entry in self._reading.listed(("chats",)):
-            yield entry if isinstance(entry, Anomaly) else _other(entry)
+            yield entry if isinstance(entry, Anomaly) else other(entry)
         for folder in self._folders:
             yield from self._folder(folder)
 
@@ -138,7 +138,7 @@ class FolderSource:
                 case "group":
                     yield from self._group(entry)
                 case _:
-                    yield _other(entry)
+                    yield other(entry)
         for place in list(families):
             yield from self._family(place, families.pop(place))
 
@@ -278,9 +278,3 @@ def _without_mark(data: bytes, notes: Notes) -> bytes:
     notes.add("sync-of-a-server", "they count there and stay there; the messages keep their ids")
     rest = {key: value for key, value in sync.fields.items() if key != "tellback"}
     return dumps(rest) if rest else b""
-
-
-def _other(entry: Entry) -> Anomaly:
-    notes = Notes(entry.name)
-    notes.add("source-other", "left out")
-    return notes.take()[0]

@@ -19,7 +19,7 @@ from tellback_server.store.place import is_text
 from tellback_server.transfer.anomalies import Anomaly, Notes
 from tellback_server.transfer.item import Item
 
-__all__ = ["Entry", "Found", "Reading", "Source", "SourceUnusable", "existing", "overlap"]
+__all__ = ["Entry", "Found", "Reading", "Source", "SourceUnusable", "existing", "other", "overlap"]
 
 Found = Item | Anomaly
 """What a source yields: something to import, or something to say about what is left out."""
@@ -41,6 +41,13 @@ class Entry(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """As reports tell it."""
         return "/".join(part.encode("utf-8", "replace").decode() for part in self.parts)
+
+
+def other(entry: Entry) -> Anomaly:
+    """A file that is nothing to import."""
+    notes = Notes(entry.name)
+    notes.add("source-other", "left out")
+    return notes.take()[0]
 
 
 class Source(Protocol):
