@@ -12,9 +12,9 @@ import { Heartbeat } from "./heartbeat.js";
 import { ownerNamed, textOf } from "./ids.js";
 import { named } from "./lane.js";
 import type { Entry, PendingWrite, Record_ } from "./outbox.js";
+import type { Write } from "./replica.js";
 import { Subscription } from "./subscription.js";
 import { parse, stringify } from "./values.js";
-import type { Write } from "./replica.js";
 
 export type Waiter = (answer: any, error?: TellbackError) => void;
 
@@ -26,7 +26,6 @@ interface Question {
   waiter: Waiter;
   asked: number;
 }
-
 
 export class Link {
   state: "offline" | "greeting" | "ready" | "closed" = "offline";

@@ -13,7 +13,7 @@ import type { WriteResult } from "./outbox.js";
 import type { ChatDocument, StateChange, StateDocument } from "./replica.js";
 import type { Writes } from "./writes.js";
 
-const { beside, freeze, mixin, operationsOf, ownerNamed, requestOf, sameFor, Unfetched, updated } = inner;
+const { beside, freeze, mixin, operationsOf, ownerNamed, refused, requestOf, sameFor, Unfetched, updated } = inner;
 
 const LOG_SUFFIX = "__floor_log";
 
@@ -136,9 +136,10 @@ function ask(held: Writes, namespaces: readonly string[]): void {
     else {
       for (const namespace of namespaces) {
         const { replica } = held;
-        if (replica && !replica.document.states.has(namespace)) installState(replica.document, namespace, frame!.states[namespace] ?? null);
+        const value = frame!.states[namespace] ?? null;
+        if (replica && !replica.document.states.has(namespace)) installState(replica.document, namespace, value);
         held.redraw();
-        tell(namespace);
+        tell(namespace, value?.error && refused(value.error, `The state ${namespace} cannot be read.`));
       }
     }
   });

@@ -302,6 +302,8 @@ test("editing one message of 3,000 moves a thousandth of what a save of the whol
     name: index % 2 ? "Alice" : "User", is_user: index % 2 === 0, is_system: false, send_date: "2026-01-05T15:12:00.000Z", mes: `${index}: ${mes}`, extra: {},
   }));
   for (let start = 0; start < 3000; start += 500) await chat.append(messages.slice(start, start + 500));
+  // What is long comes in parts.
+  assert.deepEqual((await chat.at(chat.version.seq)).messages, chat.messages);
   bytes = 0;
   await chat.patch(chat.messages[1500].id, (message) => void (message.mes += "!"));
   // SillyTavern: POST /api/chats/save with all messages; what HTTP adds is left out on both sides.
