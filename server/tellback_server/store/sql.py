@@ -358,6 +358,7 @@ def _places(sql: Sql, owner: int, difference: Difference) -> list[tuple[str, int
     known = _positions(sql, owner, [after for after in difference.after if after is not None])
 
     def above(below: int | None) -> int | None:
+        first: int | None
         if below is None:
             ((first,),) = sql.run("SELECT min(position) FROM tellback_messages WHERE owner = ?", (owner,))
         else:
