@@ -291,7 +291,7 @@ def _sidecar_forgotten() -> None:
     replace(CheckpointJob, "take", classmethod(forgetful))
 
 
-@bug("rename-forgets-a-sidecar", "model-equality", chaos=KILL, rounds=14)
+@bug("rename-forgets-a-sidecar", "integrity-chain", chaos=KILL, rounds=14)
 def _rename_forgets_a_sidecar() -> None:
     from tellback_server import operations
 
