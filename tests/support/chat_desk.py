@@ -23,7 +23,7 @@ from tellback_server.log import Log
 from tellback_server.records import ANCHOR, COMMIT, STORED, owner_key
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.held import FileState
-from tests.support.injected_fs import InjectedFs, SimulatedCrash
+from tests.support.injected_fs import InjectedFs, SimulatedCrash, UnsyncedFs
 
 SESSION = "a-session-of-sixteen"
 PLACE = CharacterChat("Pip", "talk")
@@ -69,7 +69,8 @@ class Desk:
     def start(self) -> Desk:
         """The log and the store, without a chat."""
         self.files = FileStore(self.fs, str(self.data), clock=self.clock, logger=self.logger)
-        self.log = Log.open(Fs(), str(self.data / ".tellback" / "log"), self.clock, segment_bytes=1 << 16, sync=False)
+        folder = str(self.data / ".tellback" / "log")
+        self.log = Log.open(UnsyncedFs(), folder, self.clock, segment_bytes=1 << 16, sync=False)
         self.log.start(asyncio.get_running_loop(), lambda _position: None, lambda _error: None)
         return self
 
