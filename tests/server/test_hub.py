@@ -76,6 +76,28 @@ async def test_L2_nothing_that_names_a_version_leaves_before_the_disk_has_it(tmp
         await newcomer.raw.expect_silence(0.02)
 
 
+async def test_a_page_of_the_history_tells_only_what_the_disk_has(tmp_path: Path) -> None:
+    """[H1] [D1]: it may come at once or wait, but what could still be undone is not in it."""
+    async with held(tmp_path) as (app, fs):
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        first = await tab.append(CHAT, "on the disk")
+        fs.hold_syncs()
+        append = {"type": "append", "id": 100, "chat": CHAT, "op": 2, "base": "*", "messages": [{"mes": "not yet"}]}
+        await tab.raw.send(append)
+        await tab.raw.send({"type": "history", "id": 101, "chat": CHAT, "after": 0, "limit": 10})
+        assert await asyncio.to_thread(fs.waits.wait, GUARD_S)
+        assert (await tab.ask("ping"))["type"] == "pong"
+        early = [frame for frame in tab.raw._kept if frame.get("id") == 101]
+        fs.let_go()
+        second = await tab.raw.receive_until(id=100)
+        page = await tab.raw.receive_until(id=101)
+        if early:
+            assert page["commits"][-1]["version"] == first["version"]
+        page = await tab.ask("history", chat=CHAT, after=0, limit=10)
+        assert page["commits"][-1]["version"] == second["version"]
+
+
 async def test_a_tab_that_opens_between_commit_and_sync_is_told_of_nothing_twice(tmp_path: Path) -> None:
     """[D3]: what its snapshot shows is not broadcast to it, what is sequenced behind its open is."""
     async with held(tmp_path) as (app, fs):
