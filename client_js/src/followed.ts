@@ -44,6 +44,8 @@ export class Followed {
   sending: Sending | undefined;
   isAttaching = false;
   salvage: Salvage | undefined;
+  /** The server did not take what it was given back: what it has is taken for ours. */
+  gaveUp = false;
   readonly watchers = new Set<() => void>();
 
   constructor(readonly id: string, readonly target: GenerationTarget, readonly message: string, readonly by: string, readonly supersedes?: string) {}

@@ -125,6 +125,7 @@ export class Generations implements Follower {
     } else if (!sending) {
       if (one.salvage) {
         one.salvage = undefined;
+        one.gaveUp = true;
         this.toAttach.add(one.id);
       }
     } else if (/^(generation-gap|overloaded)$/.test(frame.code) || /^(backoff|now)$/.test(frame.retry)) {
@@ -336,7 +337,8 @@ export class Generations implements Follower {
       Object.assign(sending, { sent: text.length, reasoningSent: reasoning.length, isAligned: true, isFresh: false });
       return one.changed();
     }
-    const isOurs = one.text.startsWith(text) && one.reasoning.startsWith(reasoning);
+    const isOurs = !one.gaveUp && one.text.startsWith(text) && one.reasoning.startsWith(reasoning);
+    one.gaveUp = false;
     one.salvage = isOurs ? salvageOf(one, text, reasoning) : undefined;
     if (one.salvage) {
       this.toAttach.add(one.id);

@@ -97,6 +97,44 @@ test("text that a crash took from the server comes back from a tab that watched 
   await Promise.all([one.close(), other.close()]);
 });
 
+test("text that the server does not take back is given back once", async () => {
+  let refused = 0;
+  class Refusing extends WebSocket {
+    send(data) {
+      const { type, salvage, chat, generation } = JSON.parse(data);
+      if (type !== "generation-attach" || !salvage) return super.send(data);
+      refused++;
+      const error = { type: "error", id: null, chat, generation, code: "overloaded", message: "No room.", retry: "backoff" };
+      this.emit("message", Buffer.from(JSON.stringify(error)), false);
+    }
+  }
+  const one = await client(server, { WebSocket: Refusing });
+  const chat = await one.open("group:Refused", { create: true });
+  const { say } = await producer("group:Refused");
+  say("upon a time", 5);
+  await until(() => chat.generations[0].text === "Once upon a time");
+  await server.kill();
+  await server.start();
+  one.reconnect();
+  await until(() => refused && chat.generations[0].text !== "Once upon a time");
+  assert.ok("Once upon a time".startsWith(chat.generations[0].text));
+  assert.equal(refused, 1);
+  await chat.generations[0].cancel();
+  assert.equal(refused, 1);
+  await one.close();
+});
+
+test("states asked for together, of which one cannot be read", async () => {
+  const one = await client(server);
+  await import("../dist/states.js");
+  const chat = await one.open("group:Corrupt");
+  const found = await Promise.allSettled(["whole", "broken", "none", "whole"].map((namespace) => chat.state(namespace).get()));
+  assert.deepEqual(found.map(({ value, reason }) => reason?.code ?? value), [{ n: 1 }, "state-corrupt", undefined, { n: 1 }]);
+  await assert.rejects(chat.state("broken").update(() => ({ n: 2 })), ({ code }) => code === "state-corrupt");
+  assert.deepEqual(await chat.states(["whole", "none"]), { whole: { n: 1 }, none: undefined });
+  await one.close();
+});
+
 test("what is wrong with a damaged file reaches the app, and the server alone says what it still takes", async () => {
   const one = await client(server);
   const chat = await one.open("group:Damaged");
