@@ -11,6 +11,9 @@ const folder = join(server.data, "data", "default-user", "group chats");
 before(() => {
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "Damaged.jsonl"), '{"chat_metadata":{}}\n{"name":"Alice","mes":"one"}\n{"name":"Ali\n{"name":"Alice","mes":"three"}\n');
+  writeFileSync(join(folder, "Corrupt.jsonl"), '{"chat_metadata":{}}\n{"name":"Alice","mes":"one"}\n');
+  writeFileSync(join(folder, "Corrupt.luker-state.broken.json"), '{"n":');
+  writeFileSync(join(folder, "Corrupt.luker-state.whole.json"), '{"n":1}');
   return server.start();
 });
 after(() => server.end());
