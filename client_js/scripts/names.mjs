@@ -1,7 +1,8 @@
 // Which members of our own classes and types no user of the SDK can see: the build gives them short names.
 //
-// A name stays as it is when a type that an entry exports has it, when a frame has it, when a string says it, or when it is used
-// for something of the platform as well. All modules are built with one table, so that they agree.
+// A name stays as it is when a type that an entry exports has it, when a frame has it, when a string says it, when it is read of
+// a value of any type (a message may have it), or when it is used for something of the platform as well. All modules are built
+// with one table, so that they agree.
 import ts from "typescript";
 
 /** The names, of a program that has the sources of `src`. */
@@ -18,11 +19,14 @@ export function insideNames(program, src, entries) {
       // A type that stands where it is used may describe something of the platform.
       if (ts.isTypeElement(node) && ts.isTypeLiteralNode(node.parent) && node.name) meant.add(node.name.text);
       const use = (name, symbol) => !symbol?.declarations?.every(isOurs) && meant.add(name);
-      if (ts.isPropertyAccessExpression(node)) use(node.name.text, checker.getSymbolAtLocation(node.name));
-      else if (ts.isObjectLiteralElement(node) && node.name && ts.isIdentifier(node.name)) use(node.name.text, checker.getContextualType(node.parent)?.getProperty(node.name.text));
-      else if (ts.isBindingElement(node) && ts.isObjectBindingPattern(node.parent)) {
+      // Of a value of any type it may be a field of somebody's message.
+      const read = (name, symbol) => (symbol ? use(name, symbol) : kept.add(name));
+      if (ts.isPropertyAccessExpression(node)) read(node.name.text, checker.getSymbolAtLocation(node.name));
+      else if (ts.isBindingElement(node) && ts.isObjectBindingPattern(node.parent) && !node.dotDotDotToken) {
         const text = (node.propertyName ?? node.name).text ?? "";
-        use(text, checker.getTypeAtLocation(node.parent).getProperty(text));
+        read(text, checker.getTypeAtLocation(node.parent).getProperty(text));
+      } else if (ts.isObjectLiteralElement(node) && node.name && ts.isIdentifier(node.name)) {
+        use(node.name.text, checker.getContextualType(node.parent)?.getProperty(node.name.text));
       }
     }
     ts.forEachChild(node, (child) => visit(child, names));
