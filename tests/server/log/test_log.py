@@ -84,6 +84,7 @@ async def test_positions_count_from_one_and_go_on_after_a_restart() -> None:
 
 
 async def test_what_is_appended_in_one_iteration_of_the_loop_is_one_batch() -> None:
+    """STORAGE [W1]"""
     log = Told().start(open_log(SimFs(DATA), segment_bytes=1 << 20))
     for number in range(100):
         log.append(1, f"u/{number % 7}", number, b"body")
@@ -93,6 +94,7 @@ async def test_what_is_appended_in_one_iteration_of_the_loop_is_one_batch() -> N
 
 
 async def test_the_next_batch_gathers_while_the_current_one_syncs() -> None:
+    """STORAGE [W1]: one write and one sync for all of it."""
     fs, told = SlowSync(), Told()
     log = told.start(open_log(fs, segment_bytes=1 << 20))
     fs.is_slow = True
@@ -106,6 +108,7 @@ async def test_the_next_batch_gathers_while_the_current_one_syncs() -> None:
     fs.go.release(1)
     await log.flush()
     assert told.positions == [1, 49]
+    assert (log.stats.batches, log.stats.records) == (2, 49)
     log.close()
 
 
@@ -334,6 +337,7 @@ async def filled(fs: SimFs, **options: Any) -> Log:
 
 
 async def test_retention_removes_whole_oldest_segments_that_are_released_and_over_the_limit() -> None:
+    """STORAGE [R1]"""
     fs = SimFs(DATA)
     log = await filled(fs, retain_bytes=6 * 2048, retain_s=1e9)
     segments = len([path for path in fs.files() if path.endswith(".log")])
@@ -356,6 +360,7 @@ async def test_retention_removes_whole_oldest_segments_that_are_released_and_ove
 
 
 async def test_retention_by_age_asks_about_every_position_and_keeps_the_active_segment() -> None:
+    """STORAGE [R1]"""
     fs = SimFs(DATA)
     log = await filled(fs, retain_s=-1)
     asked: list[int] = []
