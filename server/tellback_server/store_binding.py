@@ -22,8 +22,8 @@ from tellback_server.sealed import seal, unseal
 from tellback_server.store.address import StoreAddress
 
 __all__ = [
-    "Binding", "as_file", "bind", "check_files", "mirror_binding", "moved", "read_binding", "refuse_files", "unbind",
-    "write_binding",
+    "Binding", "as_file", "bind", "check_files", "is_bound", "mirror_binding", "moved", "read_binding", "refuse_files",
+    "unbind", "write_binding",
 ]
 
 NAME = "store"
@@ -54,6 +54,11 @@ def read_binding(fs: Fs, data: str, name: str = NAME) -> Binding | None:
         pass
     what = "it is damaged: which store this folder belongs to is not known."
     raise ConfigurationError(Problem(path, what, "Restore it from a backup of the folder."))
+
+
+def is_bound(fs: Fs, data: str) -> bool:
+    """Whether the folder's chats are in a store."""
+    return fs.stat(_path(data, NAME)) is not None
 
 
 def check_files(fs: Fs, data: str) -> None:

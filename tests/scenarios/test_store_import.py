@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -142,6 +145,35 @@ async def test_names_that_are_taken_changes_and_damage_in_a_store(tmp_path: Path
     notes = {note["code"] for one in json.loads(out)["items"] for note in one["notes"]}
     assert json.loads(out)["actions"] == {"beside": 1, "known": 1}
     assert {"changed-there", "name-taken"} <= notes
+
+
+async def test_a_kill_at_any_chat_and_the_next_run_finishes_it(tmp_path: Path) -> None:
+    """[IE7] [IE10] Each chat once, whole; a check finds nothing amiss in the folder of a server on a store."""
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
+    line = '{"chat_metadata":{},"user_name":"U"}\n{"mes":"hi"}'
+    source = write_files(tmp_path / "source", {
+        **{f"chats/Alice/{number}.jsonl": line for number in range(4)}, "group chats/g.jsonl": line,
+        "groups/1.json": json.dumps({"id": "1", "name": "Friends", "members": [], "chats": ["g"], "chat_id": "g"}),
+        **{f"chats/Alice/{number}.luker-state.memory.json": '{"n":1}' for number in range(4)},
+    })
+    for failpoint in ("import.after_file@2", "import.after_journal@2"):
+        name, _at, count = failpoint.partition("@")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tellback_server", "import", "luker", str(source), "--data", str(data),
+            "--store", url, env={**os.environ, "TELLBACK_FAILPOINTS": f"{name}=kill@{count}"},
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert await process.wait() == -9, failpoint
+    code, out, errors = await run("import", "luker", source, "--data", data, "--store", url, "--json")
+    assert (code, sum(json.loads(out)["actions"].values())) == (0, 6), errors
+    assert json.loads(out)["store"] == url
+    found = await told(data, store=url)
+    assert sorted(found) == [*(f"character:Alice/{number}" for number in range(4)), "group:g"]
+    for name, chat in found.items():
+        assert [one["mes"] for one in chat["messages"]] == ["hi"]
+        assert name == "group:g" or chat["states"]["memory"]["data"] == {"n": 1}
+    code, out, errors = await run("check", data)
+    assert code == 0, out + errors
 
 
 @pytest.mark.parametrize("store", [True, False])

@@ -89,8 +89,12 @@ def check_floor_log(data: bytes, ids: list[str] | None, tally: Tally) -> FloorLo
     return log
 
 
-def check_group(data: bytes, file_id: str, chats: Collection[str], cards: Collection[str], tally: Tally) -> list[str]:
-    """A group's file; the chats that it lists. `chats` and `cards` are the names that have a file."""
+def check_group(
+    data: bytes, file_id: str, chats: Collection[str] | None, cards: Collection[str], tally: Tally
+) -> list[str]:
+    """A group's file; the chats that it lists. `chats` and `cards` are the names that have a file, None when chats have
+    none.
+    """
     try:
         group = object_of(data)
     except ValueError as error:
@@ -101,7 +105,7 @@ def check_group(data: bytes, file_id: str, chats: Collection[str], cards: Collec
         return []
     listed = [name for name in _list(group, "chats") if isinstance(name, str)]
     for name in listed:
-        if name not in chats:
+        if chats is not None and name not in chats:
             tally.add("group-chat-missing", name[:80])
     for name in _list(group, "members"):
         if not isinstance(name, str) or name not in cards:

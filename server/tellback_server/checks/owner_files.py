@@ -38,6 +38,7 @@ from tellback_server.records import Adopted, BaseRecord, Checkpointed, FileIdent
 from tellback_server.sessions import SessionFile
 from tellback_server.store.marks import SYNC_NAMESPACE, SyncMark, sync_of
 from tellback_server.store.place import file_of, is_nameable
+from tellback_server.store_binding import is_bound
 from tellback_server.trash import Entry
 
 __all__ = ["Known", "OwnerCheck"]
@@ -76,7 +77,10 @@ class OwnerCheck:
         self._names = names
         self.groups: set[str] = set()
         """Chats that some group lists."""
-        self.group_chats = _stems(names.get(("group chats",), set()), ".jsonl")
+        # Of a server on a store files of groups stand here, and their chats do not.
+        self.group_chats = (
+            None if is_bound(fs, scope.data_root) else _stems(names.get(("group chats",), set()), ".jsonl")
+        )
         self.cards = {name for name in names.get(("characters",), set()) if name.endswith(".png")}
         self._ids: dict[str, str] = {}
         """Names of chats by the chat_id that their chat_sync tells."""

@@ -51,6 +51,8 @@ class Report(msgspec.Struct, omit_defaults=True):
     format: str
     source: str
     data: str = ""
+    store: str = ""
+    """Where the chats are, without its password; empty for users' folders."""
     user: str = ""
     dry_run: bool = False
     done: bool = False
@@ -230,6 +232,7 @@ def _run(
     journal = Journal(files.fs, own, report.user, writes=not is_dry)
     destination: Destination = FileDestination(files, report.user, clock, is_dry=is_dry)
     if there is not None:
+        report.store = there.address
         destination = StoreDestination(
             FileDestination(files, report.user, clock, is_dry=is_dry), there.store, clock, keeps_log=there.keeps_log,
             is_dry=is_dry,
@@ -300,7 +303,9 @@ def _tell(report: Report, show_all: bool) -> None:
     if report.serve:
         console.print(Text(f"Nothing has to be copied: tellback serve --data {_quoted(report.serve)}"), soft_wrap=True)
     elif not report.dry_run and counts["imported"] + counts["beside"]:
-        console.print(Text(f"Serve it: tellback serve --data {_quoted(report.data)}", style="dim"), soft_wrap=True)
+        text = f"Serve it: tellback serve --data {_quoted(report.data)}"
+        text += f" --store {_quoted(report.store)}" if report.store else ""
+        console.print(Text(text, style="dim"), soft_wrap=True)
     elif report.dry_run:
         console.print(Text("Nothing was written: this was a dry run."), soft_wrap=True)
 

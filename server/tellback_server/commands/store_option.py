@@ -74,19 +74,19 @@ def taken(fs: Fs, data: str, url: str | None, *, has_chats: Callable[[], bool], 
     if binding is None:
         refuse_files(data, has_chats=has_chats())
         if is_dry:
-            yield Taken(None, StoreAddress(given or "").take_durability() == "log")
+            yield Taken(None, StoreAddress(given or "").take_durability() == "log", str(StoreAddress(given or "")))
             return
         assert given is not None, "just looked"
         with opened(given) as store:
             made = bind(fs, data, given, Clock().uuid4, has_chats=False)
             store.claim(made.data_id)
-            yield Taken(store, store.check().durability == "log")
+            yield Taken(store, store.check().durability == "log", made.store)
         return
     bound = bound_store(fs, data, url)
     assert bound is not None, "it has a binding"
     with opened(bound[1]) as store:
         store.claim(bound[0].data_id)
-        yield Taken(store, store.check().durability == "log")
+        yield Taken(store, store.check().durability == "log", bound[0].store)
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -96,6 +96,8 @@ class Taken(msgspec.Struct, frozen=True):
     """None in a dry run, when nothing is there yet."""
     keeps_log: bool
     """It may lose what it confirmed."""
+    address: str
+    """Without its password."""
 
 
 @contextlib.contextmanager
