@@ -12,7 +12,7 @@ from tellback_server.log import LogCorrupt
 from tellback_server.sessions import SessionFile, write_sessions
 from tellback_server.store.files import DEFAULT_USER
 from tests.support.chat_desk import Desk
-from tests.support.damage import codes, floor, folder_of_every_kind, repaired
+from tests.support.damage import checked, codes, floor, folder_of_every_kind, png, repaired
 
 STATES = ("state", "floor-log", "orphans", "owner-state")
 
@@ -219,3 +219,67 @@ async def test_a_segment_of_another_server_or_under_another_name_fails_closed(tm
         loaded = again.start().read()
         assert type(loaded).__name__ == "LoadedStream"
         again.stop()
+
+
+HEADER = b'{"user_name":"u","character_name":"c","chat_metadata":{}}\n'
+OTHER_ID = "0b0e1f2a-3c4d-4e5f-8a9b-0c1d2e3f4a5b"
+ODD_FILES: dict[str, dict[str, bytes]] = {
+    "chat-empty": {"chats/Odd/empty.jsonl": b""},
+    "header-repeated": {"chats/Odd/two.jsonl": HEADER + b'{"mes":"x"}\n' + HEADER},
+    "metadata-not-object": {"chats/Odd/list.jsonl": b'{"user_name":"u","chat_metadata":[1]}\n{"mes":"x"}'},
+    "message-without-text": {"chats/Odd/bare.jsonl": HEADER + b'{"name":"x"}'},
+    "message-large": {"chats/Odd/large.jsonl": HEADER + b'{"mes":"%b"}' % (b"x" * (1 << 20))},
+    "swipes-odd": {"chats/Odd/swipes.jsonl": HEADER + b'{"mes":"x","swipes":[1]}'},
+    "state-not-object": {"chats/Odd/bare.luker-state.list.json": b"[1]"},
+    "floor-log-odd": {"chats/Odd/bare.luker-state.x__floor_log.json": b'{"commits":7}'},
+    "floor-commit-odd": {"chats/Odd/bare.luker-state.y__floor_log.json": b'{"commits":[7]}'},
+    "sync-foreign": {"chats/Odd/bare.luker-state.chat_sync.json": b'{"integrity":"x"}'},
+    "state-name-odd": {"chats/Odd/bare.luker-state.A B.json": b"{}"},
+    "state-orphaned": {"chats/Odd/nobody.luker-state.x.json": b"{}"},
+    "group-not-json": {"groups/1.json": b"{torn"},
+    "group-id-differs": {"groups/2.json": b'{"id":"3","chats":[],"members":[]}'},
+    "group-chat-unlisted": {"group chats/alone.jsonl": b'{"mes":"x"}'},
+    "card-trailing": {"characters/Tail.png": png("Tail") + b"more"},
+    "card-not-png": {"characters/Text.png": b"text"},
+    "preset-not-json": {"OpenAI Settings/Torn.json": b"{torn"},
+    "backup-lines-odd": {f"backups/tellback/{OTHER_ID}/1-2.jsonl": b"{torn\n{}"},
+    "backup-broken": {f"backups/tellback/{OTHER_ID}/3-4.json": b"{torn"},
+    "trash-untold": {"trash/5-x/chats/Odd/gone.jsonl": b"{}", "trash/5-x/manifest.json": b'{"id":"x","name":"character:'
+                     b'Odd/gone","deleted_ms":5,"reason":"deleted","files":["chats/Odd/never.jsonl"]}'},
+    "trash-file-missing": {},
+    "file-left-over": {"chats/Odd/.x.tellback-tmp": b"half"},
+    "file-swapped-out": {f"chats/Odd/.tellback-swap-{OTHER_ID}.tellback-tmp": b"theirs"},
+    "session-unusable": {f"/sessions/default-user/{OTHER_ID}.json": b"{torn"},
+    "name-unusable": {f"/names/default-user/{OTHER_ID}.json": b"{torn"},
+    "active-unusable": {"/sessions/default-user/active-chats.json": b"{torn"},
+    "index-unusable": {"/index/default-user.jsonl": b"{torn"},
+    "term-unusable": {"/term": b"torn"},
+    "binding-unusable": {"/store": b"{torn"},
+    "flushed-unusable": {"/flushed": b"{torn"},
+    "owner-copy-broken": {f"/kept/default-user/{OTHER_ID}": b"torn"},
+    "journal-line-broken": {"/imports/default-user.jsonl": b"{}\tcrc32=00000001\n"},
+    "log-saved-tail": {"/log/00000000000000000001.log.torn-7": b"torn"},
+    "log-put-aside": {"/log-damaged-7/00000000000000000001.log": b"old"},
+}
+"""What a file has to hold so that the code is told; a path that begins with a slash is below `.tellback`."""
+
+
+def test_each_code_is_told_of_a_file_that_holds_it(tmp_path: Path) -> None:
+    """[X2] With the file's path, in one look at all of them; and nothing is written."""
+    data = tmp_path / "data"
+    user = data / DEFAULT_USER
+    (user / "chats").mkdir(parents=True)
+    where: dict[str, set[str]] = {}
+    for code, odd in ODD_FILES.items():
+        for name, content in odd.items():
+            path = data / ".tellback" / name[1:] if name.startswith("/") else user / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            where.setdefault(code, set()).add(str(path.relative_to(data)))
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    told: dict[str, set[str]] = {}
+    for finding in checked(data):
+        told.setdefault(finding.code, set()).add(finding.path)
+    for code in ODD_FILES:
+        assert told.get(code, set()) & where.get(code, told.get(code, set())), f"{code}: {told.get(code)}"
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
