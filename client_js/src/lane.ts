@@ -10,7 +10,7 @@
 import type { Version } from "./frames.js";
 import type { PendingWrite } from "./outbox.js";
 import type { Replica, Write } from "./replica.js";
-import { escaped, has, isObject, stringify, type Json } from "./values.js";
+import { escaped, has, stringify } from "./values.js";
 
 /** Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives. */
 const NEAR_WRITES = 128;
@@ -128,7 +128,9 @@ export function targetsOf({ type, namespace, requests, messages = [], message, t
   if (type === "metadata-update") {
     const { patch = [], merge } = request;
     if (has(request, "set")) return ["M:"];
-    return merge ? leavesOf(merge, "M:") : patch.flatMap(({ path, from }: any) => [`M:${path}`, ...(from === undefined ? [] : [`M:${from}`])]);
+    // Of a merge the server compares each member as a whole.
+    if (merge) return Object.keys(merge).map((member) => `M:/${escaped(member)}`);
+    return patch.flatMap(({ path, from }: any) => [`M:${path}`, ...(from === undefined ? [] : [`M:${from}`])]);
   }
   if (/-rename$|^owner-delete$/.test(type)) return ["o:"];
   if (/^(append|delete|generate|generation-start)$/.test(type)) {
@@ -136,10 +138,6 @@ export function targetsOf({ type, namespace, requests, messages = [], message, t
   }
   return [generation !== undefined ? `g:${generation}` : message !== undefined ? `m:${message}` : ANYTHING];
 }
-
-/** The paths that a merge sets or removes. */
-const leavesOf = (merge: Json, path: string): string[] =>
-  isObject(merge) && Object.keys(merge).length ? Object.entries(merge).flatMap(([member, inner]) => leavesOf(inner, `${path}/${escaped(member)}`)) : [path];
 
 function entangled(mine: string, theirs: string): boolean {
   if (mine === ANYTHING || theirs === ANYTHING) return !mine.startsWith("s:") && !theirs.startsWith("s:");

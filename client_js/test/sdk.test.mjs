@@ -76,6 +76,8 @@ test("an own write shows at once, and is saved when it resolves", together(async
   await writing;
   assert.deepEqual([chat.pending, chat.isSaved("mine"), chat.status], [0, true, "synced"]);
   assert.deepEqual(told.at(-1), "at once");
+  await Promise.all([chat.updateMetadata({ a: { x: 1 } }), chat.updateMetadata({ a: { y: 2 } }), chat.updateMetadata({ b: 1 }), chat.updateMetadata({ b: null })]);
+  assert.deepEqual(chat.metadata, { a: { x: 1, y: 2 } });
   const many = Array.from({ length: 300 }, (_, index) => chat.patch("mine", (message) => ({ ...message, n: index })));
   await chat.saved();
   await Promise.all(many);
