@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page, Route
 
 from tellback_client import connect
 from tellback_client.catching_up import caught_up
@@ -64,6 +65,27 @@ async def test_every_vector_gives_in_chromium_what_it_gives_in_python(context: B
     found = await page.evaluate("async (files) => (await import('/vectors.js')).run(files)", files)
     assert found["wrong"] == []
     assert sum(found["ran"].values()) > 400
+
+
+async def test_text_is_hashed_for_its_way_back_on_a_page_that_the_browser_does_not_trust(
+    context: BrowserContext,
+) -> None:
+    async def from_dist(route: Route) -> None:
+        name = route.request.url.rpartition("/")[2]
+        if name:
+            await route.fulfill(path=built() / name, content_type="text/javascript")
+        else:
+            await route.fulfill(body="<!doctype html><title>not trusted</title>", content_type="text/html")
+
+    await context.route("http://pages.test/**", from_dist)
+    page = await context.new_page()
+    await page.goto("http://pages.test/")
+    there = await page.evaluate("[isSecureContext, typeof crypto.subtle, typeof navigator.locks]")
+    assert there == [False, "undefined", "undefined"]
+    text = "Once upon a 👍 time"
+    found = await page.evaluate(
+        "async (text) => (await import('/vectors.js')).sha256(new TextEncoder().encode(text))", text)
+    assert found == hashlib.sha256(text.encode()).hexdigest()
 
 
 async def test_two_tabs_and_a_python_client_hold_one_chat_through_a_killed_server(
