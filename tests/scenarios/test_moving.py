@@ -68,8 +68,15 @@ async def moved(data: Path, to: str) -> None:
 async def test_from_a_store_to_a_folder_and_back_sv12(tmp_path: Path) -> None:
     """[SV12] [Z14]: after a kill, by way of a backup of the whole server; equal by integrity each time."""
     data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
-    assert (await run("import", "luker", real_user(), "--data", data, "--store", url))[0] == 0
-    was, tab, frame = await filled(data, "--store", url)
+    source = write_files(tmp_path / "source", {
+        "chats/Pip/never written.jsonl": '{"chat_metadata":{"a":1},"user_name":"U"}\r\n{"mes":"hi"}\r\n{"mes":"hi"}',
+        "chats/Pip/never written.luker-state.memory.json": '{ "n" : 1 }',
+        "group chats/old.jsonl": '{"mes":"no header"}\n',
+        "groups/1.json": '{"id":"1","chats":["old"],"chat_id":"old","chat_metadata":{"note":"of the group"}}',
+    })
+    assert (await run("import", "luker", source, "--data", data, "--store", url))[0] == 0
+    was, tab, frame = await filled(data, "--store", url, winter="character:アリス/another")
+    assert was["chats"]["group:old"]["metadata"] == {"note": "of the group"}
     backup, other, place = tmp_path / "backup", tmp_path / "other", sqlite_url(tmp_path / "place")
     code, _out, errors = await run("backup", "server", backup, "--data", data)
     assert code == 0, errors
@@ -82,8 +89,8 @@ async def test_from_a_store_to_a_folder_and_back_sv12(tmp_path: Path) -> None:
     for turn in range(2):
         url = sqlite_url(tmp_path / f"again {turn}")
         await moved(other, url)
-        await same(other, was, tab, frame, store=url)
         assert not list((other / "default-user/chats").rglob("*.jsonl"))
+    await same(other, was, tab, frame, store=url)
     code, out, errors = await run("move", "--data", other, "--to", url)
     assert (code, "there already" in errors) == (78, True), out
     async with running(other, store=url) as app:

@@ -55,8 +55,6 @@ async def test_a_real_folder_moves_into_a_store_and_back_to_files(url: str, tmp_
     assert report["items"] == dry["items"]
     assert tree(source) == before
     assert not list((data / "default-user").rglob("*.jsonl"))
-    code, out, _ = await run(*arguments)
-    assert (code, json.loads(out)["actions"]) == (0, {"known": 23})
     # Without its journal the store itself is compared.
     next((data / ".tellback/imports").iterdir()).unlink()
     code, out, _ = await run(*arguments)
@@ -156,14 +154,12 @@ async def test_a_kill_at_any_chat_and_the_next_run_finishes_it(tmp_path: Path) -
         "groups/1.json": json.dumps({"id": "1", "name": "Friends", "members": [], "chats": ["g"], "chat_id": "g"}),
         **{f"chats/Alice/{number}.luker-state.memory.json": '{"n":1}' for number in range(4)},
     })
-    for failpoint in ("import.after_file@2", "import.after_journal@2"):
-        name, _at, count = failpoint.partition("@")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tellback_server", "import", "luker", str(source), "--data", str(data),
-            "--store", url, env={**os.environ, "TELLBACK_FAILPOINTS": f"{name}=kill@{count}"},
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert await process.wait() == -9, failpoint
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tellback_server", "import", "luker", str(source), "--data", str(data),
+        "--store", url, env={**os.environ, "TELLBACK_FAILPOINTS": "import.after_file=kill@2"},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == -9
     code, out, errors = await run("import", "luker", source, "--data", data, "--store", url, "--json")
     assert (code, sum(json.loads(out)["actions"].values())) == (0, 6), errors
     assert json.loads(out)["store"] == url
