@@ -16,7 +16,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Route
 from tellback_client import connect
 from tellback_client.catching_up import caught_up
 from tests.support import vectors
-from tests.support.browser_sdk import built, chromium, npm, opened, program, served, tab, until
+from tests.support.browser_sdk import FOLDER, built, chromium, opened, ran, served, tab, until
 from tests.support.server import Process
 from tests.support.waiting import GUARD_S
 
@@ -248,17 +248,21 @@ async def test_a_frozen_tab_wakes_to_the_whole_chat(tmp_path: Path, context: Bro
         assert (await stored(server.url))[-1] == "awake"
 
 
-async def test_the_sdk_against_the_real_server_in_node() -> None:
-    await asyncio.to_thread(_passes, "test")
+NODE_TESTS = sorted(path.name for path in FOLDER.glob("test/*.test.mjs"))
+
+
+@pytest.mark.parametrize(
+    "files", [["sdk.test.mjs"], [name for name in NODE_TESTS if name != "sdk.test.mjs"]], ids=["sdk", "others"])
+async def test_the_sdk_against_the_real_server_in_node(files: list[str]) -> None:
+    await asyncio.to_thread(_passes, "node", "--test", *(f"test/{name}" for name in files))
 
 
 async def test_the_types_are_those_of_the_schema_and_the_bundle_does_not_grow() -> None:
-    await asyncio.to_thread(_passes, "run", "types", "--", "--check")
-    await asyncio.to_thread(_passes, "run", "size")
+    await asyncio.to_thread(_passes, "npm", "run", "types", "--", "--check")
+    await asyncio.to_thread(_passes, "npm", "run", "size")
 
 
-def _passes(*arguments: str) -> None:
-    program("node")
+def _passes(*command: str) -> None:
     built()
-    ran = npm(*arguments)
-    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    done = ran(*command)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

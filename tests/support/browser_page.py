@@ -15,7 +15,7 @@ from filelock import FileLock
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tellback_client import Chat, Client
-from tests.support.browser_sdk import FOLDER, ROOT, built, npm
+from tests.support.browser_sdk import FOLDER, ROOT, built, ran
 
 WEB = ROOT / "server" / "tellback_server" / "web"
 _AXE = FOLDER / "node_modules" / "axe-core" / "axe.min.js"
@@ -33,8 +33,8 @@ def page_built() -> Path:
         made = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         mark = FOLDER / "node_modules" / ".page_stamp"
         if not (WEB / "index.html").exists() or not mark.exists() or mark.read_text() != made:
-            ran = npm("run", "build:page")
-            assert ran.returncode == 0, ran.stdout + ran.stderr
+            building = ran("npm", "run", "build:page")
+            assert building.returncode == 0, building.stdout + building.stderr
             mark.write_text(made)
     return WEB
 

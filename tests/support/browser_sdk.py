@@ -39,10 +39,10 @@ def program(name: str) -> str:
     return path
 
 
-def npm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run npm in `client_js/`."""
+def ran(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in `client_js/`."""
     return subprocess.run(
-        [program("npm"), *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=110, check=False,
+        [program(name), *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=110, check=False,
         env={**os.environ, "TELLBACK_PYTHON": sys.executable},
     )
 
@@ -55,15 +55,15 @@ def built() -> Path:
         wanted = hashlib.sha256((FOLDER / "package.json").read_bytes()).hexdigest()
         stamp = modules / ".stamp"
         if not stamp.exists() or stamp.read_text() != wanted:
-            installed = npm("install", "--no-audit", "--no-fund")
+            installed = ran("npm", "install", "--no-audit", "--no-fund")
             assert installed.returncode == 0, installed.stdout + installed.stderr
             stamp.write_text(wanted)
         sources = sorted([*FOLDER.glob("src/**/*.ts"), *FOLDER.glob("scripts/*"), FOLDER / "test" / "vectors.ts"])
         made = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         mark = FOLDER / "dist" / ".stamp"
         if not mark.exists() or mark.read_text() != made:
-            ran = npm("run", "build")
-            assert ran.returncode == 0, ran.stdout + ran.stderr
+            building = ran("npm", "run", "build")
+            assert building.returncode == 0, building.stdout + building.stderr
             mark.write_text(made)
     return FOLDER / "dist"
 
