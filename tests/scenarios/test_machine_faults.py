@@ -21,6 +21,8 @@ from websockets.exceptions import ConnectionClosedError
 from tellback_protocol.work import Work
 from tellback_server import hub
 from tellback_server.clock import Clock
+from tellback_server.fs import Fs
+from tellback_server.log.term import TermFile, TermLine
 from tests.campaign.workload import record
 from tests.scenarios.test_faults import eventually, get
 from tests.support.forked_server import ForkedServer
@@ -373,3 +375,24 @@ async def test_a_MemoryError_is_that_of_one_request(tmp_path: Path, monkeypatch:
         assert (await tab.ask("batch", chat=CHAT, op=2, **batch))["type"] == "ack"
         assert texts((await other.open(CHAT))["messages"]) == ["uno", "two", "meanwhile", "three"]
     assert said(tmp_path) == ["uno", "two", "meanwhile", "three"]
+
+
+async def test_a_holder_that_stood_still_while_its_lock_was_stolen_tells_nothing_more(tmp_path: Path) -> None:
+    """RELIABILITY F20: another one has begun a term on the folder meanwhile; nobody is acknowledged into its log."""
+    data = tmp_path / "data"
+    async with Process(data) as process:
+        tab = await TabClient.join(process.url)
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "kept")
+        os.kill(process.pid, signal.SIGSTOP)
+        term = TermFile(Fs(), str(data / ".tellback/term"))
+        line = term.load()
+        term.store(TermLine(line.term + 1, line.oldest, line.newest))
+        os.kill(process.pid, signal.SIGCONT)
+        with contextlib.suppress(*LOST):
+            answer = await tab.append(CHAT, "into the log of somebody else")
+            assert answer["type"] != "ack", answer
+        assert await process.ended() == 70
+    async with ForkedServer(data) as server:
+        tab = await TabClient.join(server.url)
+        assert texts((await tab.open(CHAT))["messages"])[:1] == ["kept"]
