@@ -58,7 +58,8 @@ def built() -> Path:
             installed = ran("npm", "install", "--no-audit", "--no-fund")
             assert installed.returncode == 0, installed.stdout + installed.stderr
             stamp.write_text(wanted)
-        sources = sorted([*FOLDER.glob("src/**/*.ts"), *FOLDER.glob("scripts/*"), FOLDER / "test" / "vectors.ts"])
+        sources = sorted([*FOLDER.glob("src/**/*.ts"), *FOLDER.glob("scripts/*"), FOLDER / "test" / "vectors.ts",
+                          FOLDER / "tsconfig.json"])
         made = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         mark = FOLDER / "dist" / ".stamp"
         if not mark.exists() or mark.read_text() != made:
