@@ -21,6 +21,7 @@ import contextlib
 import os
 import re
 import zlib
+from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
@@ -96,7 +97,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(kept.size_bytes for kept in self.files.values())
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class _AbstractStruct(msgspec.StructMeta, ABCMeta):
+    """A struct with methods that its kinds have to bring."""
+
+
+class Source(msgspec.Struct, metaclass=_AbstractStruct, frozen=True, kw_only=True):
     """An owner at one version, durable up to `head`."""
 
     user: str
@@ -107,9 +112,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     inherited: Raw | UnsetType = UNSET
 
+    @abstractmethod
     def contents(self, files: FileStore) -> dict[str, bytes]:
         """Every file that the owner owns, by how its name goes on. Blocks. Raises OutsideEdit, OSError."""
-        raise NotImplementedError
 
 
 class FileSource(Source, frozen=True, kw_only=True):
