@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -97,6 +99,7 @@ async def test_two_tabs_and_a_python_client_hold_one_chat_through_a_killed_serve
         await one.evaluate("chat.append({ id: 'a', mes: 'from one' })")
         await other.evaluate("chat.append({ id: 'b', mes: 'from other' })")
         await chat.append({"id": "c", "mes": "from Python"})
+        await until(one, "texts().at(-1)", "from Python")
         await one.evaluate("chat.patch('c', (message) => { message.mes += ', edited' })")
         for page in (one, other):
             await until(page, "texts()", ["from one", "from other", "from Python, edited"])
@@ -128,8 +131,15 @@ async def test_a_conflict_waits_with_its_three_exits(tmp_path: Path, context: Br
     })"""
 
     async def fought(pages: list[Page], word: str) -> tuple[Page, Page]:
-        codes = await asyncio.gather(*(
+        for page in pages:
+            await until(page, "chat.status", "synced")
+        os.kill(server.pid, signal.SIGSTOP)  # So that neither hears of the other's before both have written.
+        fighting = asyncio.gather(*(
             page.evaluate(fight.replace("MINE", f"'{word} {index}'")) for index, page in enumerate(pages)))
+        for page in pages:
+            await until(page, "chat.status", "syncing")
+        os.kill(server.pid, signal.SIGCONT)
+        codes = await fighting
         assert sorted(codes, key=str) == [None, "conflict"]
         loser = pages[codes.index("conflict")]
         await until(loser, "chat.status", "conflicted")
