@@ -107,6 +107,32 @@ async def test_what_was_written_in_a_store_comes_out_of_it_and_goes_into_another
     assert (code, "holds chats as files" in errors) == (78, True)
 
 
+async def test_a_state_that_changed_in_the_source_arrives_and_none_is_lost(tmp_path: Path) -> None:
+    """[IE6] [IE10] The lines are the same, or others; a state that only the store has stays; the old one is kept."""
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
+    lines = '{"chat_metadata":{}}\n{"name":"A","mes":"hi"}'
+    source = write_files(tmp_path / "source", {
+        "chats/Alice/one.jsonl": lines, "chats/Alice/one.luker-state.memory.json": '{"n":1}',
+        "chats/Alice/one.luker-state.mood.json": '{"good":true}',
+    })
+    arguments = "import", "luker", source, "--data", data, "--store", url, "--json"
+    assert (await run(*arguments))[0] == 0
+    (source / "chats/Alice/one.luker-state.mood.json").unlink()
+    for changed in ({"chats/Alice/one.luker-state.memory.json": '{"n":2}'}, {
+        "chats/Alice/one.jsonl": lines + '\n{"name":"A","mes":"more"}',
+        "chats/Alice/one.luker-state.memory.json": '{"n":3}',
+    }):
+        write_files(source, changed)
+        code, out, errors = await run(*arguments)
+        assert (code, json.loads(out)["actions"]) == (0, {"updated": 1}), errors
+        chat = (await told(data, store=url))["character:Alice/one"]
+        wanted = json.loads(changed["chats/Alice/one.luker-state.memory.json"])
+        assert {name: one["data"] for name, one in chat["states"].items()} == {"memory": wanted, "mood": {"good": True}}
+        assert json.loads((await run(*arguments))[1])["actions"] == {"known": 1}
+    kept = {path.read_text() for path in data.rglob("*.memory.json")}
+    assert {'{"n":1}', '{"n":2}'} <= kept
+
+
 async def test_names_that_are_taken_changes_and_damage_in_a_store(tmp_path: Path) -> None:
     """[IE5] [IE6] [IE10] As in a folder: beside it, brought up to date, told and kept."""
     data, url = tmp_path / "data", sqlite_url(tmp_path / "store")

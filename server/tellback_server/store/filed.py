@@ -110,7 +110,7 @@ def chat_as_found(value: StoredChat, now_ms: int) -> bytes:
 def line_as_found(line: bytes, message_id: str) -> bytes:
     """The line of a message, without an id that was derived from it."""
     digits, dash, occurrence = message_id.rpartition("-")
-    if not (dash and len(digits) == _DIGEST_CHARACTERS and occurrence.isdigit()):
+    if not (dash and len(digits) == _DIGEST_CHARACTERS and occurrence.isascii() and occurrence.isdigit()):
         return line
     start = b'{"id":' + msgspec.json.encode(message_id)
     if not line.startswith(start):

@@ -196,7 +196,15 @@ class StoreDestination:
             data, now_ms = chat_as_found(standing, self._clock.now_ms()), self._clock.now_ms()
             kept = self._files.files.backup(self._user, standing.chat_id, 0, now_ms, data)
             failpoint("import.after_kept")
-        self._save(self._value(item, target, item.data, notes))
+        value = self._value(item, target, item.data, notes)
+        for namespace, old in standing.states.items():
+            new = value.states.setdefault(namespace, old)
+            if old.data is not None and new.data != old.data and not self._is_dry:
+                self._files.keep(f"{digest(old.data)}.{namespace}.json", old.data)
+        # A store leaves alone what is at this head, and states are not in it.
+        is_same = value.head.integrity == standing.head.integrity
+        value.head = Version(standing.head.epoch + is_same, 0, value.head.integrity)
+        self._save(value)
         return kept
 
     def keep(self, name: str, data: bytes) -> str:
