@@ -8,6 +8,7 @@ Rules of this module (BEHAVIOUR J5, J6):
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import structlog
 
@@ -46,11 +47,18 @@ class Afterlife:
     def answer_former(self, actor: Actor, letter: Envelope, former: Registered) -> None:
         """A request that names an owner by the name it had: the outcome that its op has, else where it went."""
         if isinstance(letter.request, OwnerRestore) and former.gone is not None:
-            self._hub.spawn(self._restore_named(letter, former))
+            self._hub.spawn(self._refused_or(letter, self._restore_named(letter, former)))
         elif isinstance(letter.request, Write):
-            self._hub.spawn(self._answer_former(letter, former))
+            self._hub.spawn(self._refused_or(letter, self._answer_former(letter, former)))
         else:
             letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, moved(former))
+
+    async def _refused_or(self, letter: Envelope, answering: Awaitable[None]) -> None:
+        """A store that is away, or a disk that fails, is an answer, too."""
+        try:
+            await answering
+        except Refused as refusal:
+            letter.tab.answer_refusal(letter.request, letter.owner_json, letter.size_bytes, refusal)
 
     async def _answer_former(self, letter: Envelope, former: Registered) -> None:
         if not await self.answered_before(letter, former):
@@ -59,7 +67,9 @@ class Afterlife:
     async def _restore_named(self, letter: Envelope, former: Registered) -> None:
         """A character or preset comes back by its name."""
         actor = await self._hub.actor_by_id(former.user, former.chat_id)
-        if actor is not None and letter.tab.is_open:
+        if actor is None:
+            raise moved(former)
+        if letter.tab.is_open:
             actor.submit(letter.tab, letter.request, letter.owner_json, letter.size_bytes)
 
     async def answered_before(self, letter: Envelope, former: Registered) -> bool:

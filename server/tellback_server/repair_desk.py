@@ -16,6 +16,7 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.ids import CharacterChat, GroupChat, parse_place
 from tellback_protocol.repairs import ChatRepair, ChatRepairFrame, FoundDamage, PlannedRepair
 from tellback_server.actor import Actor
+from tellback_server.checkpoint import in_thread
 from tellback_server.checks.findings import Finding
 from tellback_server.checks.owner_inspection import OwnerInspection
 from tellback_server.checks.scope import Scope
@@ -50,26 +51,33 @@ class RepairDesk:
         self._hub.admit()
         while actor.folding:  # noqa: ASYNC110  - It ends by itself, soon.
             await asyncio.sleep(POLL_S)
-        if actor.state != "ready" or actor.generations:
+        # A reply that a crash left in a damaged chat cannot end before the repair.
+        if actor.state != "ready" or (actor.generations and not actor.live_stream.damage):
             raise Refused("overloaded", "The chat is at work; ask again.", details={"after_ms": 500})
         turn = actor.turn
         actor.state, actor.folding = "busy", True
         kept: list[str] = []
+        is_touched = False
         try:
+            actor.generations.journal()
             await self._hub.log.flush()
             inspection = self._inspection(actor)
-            plan, kept = await self._hub.in_thread(lambda: self._carried_out(inspection))
+            is_touched = True
+            # Whoever asked may leave; the files are not left alone half-way.
+            plan, kept = await in_thread(self._hub.executor, lambda: self._carried_out(inspection))
+            is_touched = bool(kept)
         finally:
             actor.folding = False
             if actor.state == "busy" and actor.turn == turn:
-                if kept:
+                if is_touched:
                     # The next request reads the files.
                     actor.repaired()
                     self._hub.end(actor)
+                    self._hub.spawn(actor.hand_on())
                 else:
                     actor.resume()
-        if kept:
-            await actor.hand_on()
+                    if actor.file is not None and actor.file.pending:
+                        self._hub.shelf.became_dirty(actor)
         return _told(request, actor.chat_id, plan, inspection, kept=kept)
 
     async def _actor(self, user: str, chat: str) -> Actor:

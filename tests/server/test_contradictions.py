@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tellback_protocol.errors import Refused
+from tellback_protocol.ids import Version
 from tellback_server.loading import LoadedStream
+from tellback_server.store.marks import SyncMark, Watermark, mark_fields, sync_of
 from tests.support.chat_desk import Desk
 from tests.support.damage import checked, codes, repaired, rot
 from tests.support.server import TabClient, running, texts
@@ -247,3 +249,12 @@ async def test_an_older_copy_of_a_state_is_an_edit_whatever_its_date_says(tmp_pa
     assert loaded.adoption is not None
     assert loaded.adoption.states == ["memory"]
     desk.stop()
+
+
+def test_a_mark_with_half_a_surrogate_pair_is_none() -> None:
+    """[X13] Nobody wrote that; it has no bytes to count."""
+    version = Version(1, 1, "392e9bdd-019a-43d2-a2c2-61826911b555")
+    mark = SyncMark("a", "character:A/b", version, version, Watermark(0, 0, 0), {})
+    found = sync_of(json.dumps({"tellback": {**mark_fields(mark), "foo": "\ud800"}}).encode())
+    assert found is not None
+    assert found.mark is None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tellback_server.repairs.repairer import Repairer
 from tellback_server.store.files import DEFAULT_USER
 from tests.support.damage import codes
 from tests.support.server import TabClient, running, texts, tree
+from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Pip/talk"
 
@@ -93,3 +99,39 @@ async def test_a_chat_of_another_time_than_the_log_is_taken_as_it_is_when_its_us
         tab = await TabClient.join(app.urls[0])
         assert texts((await tab.open(CHAT))["messages"]) == ["one", "two", "three"]
     assert codes(data) == set()
+
+
+async def test_who_asked_may_leave_and_the_repair_goes_to_its_end_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[X14] Nobody writes to the chat's files meanwhile."""
+    data = tmp_path / "data"
+    async with running(data, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one", "two")
+    path = data / DEFAULT_USER / "chats" / "Pip" / "talk.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.rstrip(b"\n") + b"\n{torn\n")
+    begun, go_on = threading.Event(), threading.Event()
+    carry_out = Repairer.carry_out
+
+    def held(self: Repairer, *rest: Any) -> Any:
+        begun.set()
+        assert go_on.wait(GUARD_S)
+        return carry_out(self, *rest)
+
+    monkeypatch.setattr(Repairer, "carry_out", held)
+    async with running(data) as app:
+        tab, other = await TabClient.join(app.urls[0]), await TabClient.join(app.urls[0])
+        assert (await other.open(CHAT))["read_only"]
+        await tab.raw.send({"type": "chat-repair", "id": 9, "chat": CHAT, "apply": True})
+        assert await asyncio.to_thread(begun.wait, GUARD_S)
+        [actor] = app._hub.actors
+        await tab.close()
+        await until(lambda: len(app._reception.tabs) == 1)
+        assert (actor.state, actor.folding) == ("busy", True)
+        go_on.set()
+        assert (await other.raw.receive_until(type="reset"))["reason"] == "outside-edit"
+        again = await other.open(CHAT)
+        assert ("read_only" in again, texts(again["messages"])) == (False, ["one", "two"])

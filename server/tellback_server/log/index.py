@@ -153,7 +153,7 @@ class Index:
             entry = self.owners.get(owner)
             if entry is None or not entry.is_ordered:
                 return after_seq
-            start, end = (bisect_right(entry.seqs, seq, 0, len(entry.positions)) for seq in (after_seq, until_seq))
+            start, end = (bisect_right(entry.seqs, seq) for seq in (after_seq, until_seq))
             seqs, positions = entry.seqs[start:end], entry.positions[start:end]
         size_bytes = 0
         for at in range(len(positions) - 1, -1, -1):

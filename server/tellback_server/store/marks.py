@@ -97,10 +97,11 @@ def sync_of(data: bytes) -> ChatSync | None:
 def _mark_of(value: Any) -> SyncMark | None:
     try:
         mark = msgspec.convert(value, SyncMark)
-    except msgspec.ValidationError:
+        crc32 = value.get("crc32")
+        return mark if crc32 is None or crc32 == _crc32_of(value) else None
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        # Half a surrogate pair has no bytes to count.
         return None
-    crc32 = value.get("crc32")
-    return mark if crc32 is None or crc32 == _crc32_of(value) else None
 
 
 def _crc32_of(fields: dict[str, Any]) -> int:
