@@ -208,11 +208,14 @@ class Lifecycle:
             async with self.turn(actor):
                 await self._catch_up(actor)
                 if actor.state == "ended":
-                    # It went with its character while it waited.
-                    await self._hub.submit_again(actor, letter)
+                    if actor.settling is letter:
+                        # It went with its character while it waited; what an adoption took was answered there.
+                        await self._hub.submit_again(actor, letter)
                     return
                 if actor.turn != turn:
-                    # An outside edit was adopted meanwhile, and the letter came again.
+                    # An outside edit was adopted meanwhile, and the letter came again: that one may wait still.
+                    if self._begun.get(actor) is not letter:
+                        self.waiting.add(actor)
                     return
                 await self._carry(actor, letter)
         except Refused as refusal:
@@ -387,13 +390,17 @@ class Lifecycle:
         return True
 
     async def _settle_follower(self, actor: Actor) -> None:
-        while not await self._settle(actor, actor.settling):
+        waits = actor.settling
+        while not await self._settle(actor, waits):
             # An outside edit was adopted; it goes on as soon as it stands still again.
             while actor.state == "busy" and actor not in self.waiting:  # noqa: ASYNC110  - It ends by itself, soon.
                 await asyncio.sleep(POLL_S)
             if actor.state not in ("ready", "busy"):
                 return
             actor.state = "busy"
+            waits = actor.settling
+        # The next edit gives its own life write back, too.
+        actor.settling = waits
 
     async def _execute(self, letter: Envelope, operation: Operation) -> bool:
         """Move the files; False when the server stops before the disk takes it, and the next start goes on."""
