@@ -66,7 +66,7 @@ export class Lives extends Base {
       const last = commits.at(-1)?.version.seq ?? 0;
       while (chat.head.seq < last && chat.status !== "offline") {
         await new Promise<void>((resolve) => {
-          const stop = chat.on("changed", () => (stop(), resolve()));
+          const stops = (["changed", "status"] as const).map((name) => chat.on(name, () => (stops.forEach((stop) => stop()), resolve())));
         });
       }
       this.shown = true;

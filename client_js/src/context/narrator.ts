@@ -23,7 +23,7 @@ export class Narrator {
     for (const effect of event.effects) this.install(effect);
     const told: Told[] = [];
     // The server alone makes a link follow a chat that has another name: nothing was branched, nothing edited.
-    const isServers = !event.mine && !event.by;
+    const isLink = !event.mine && !event.by && event.effects.every(leadsOnly);
     for (const effect of event.effects) {
       switch (effect.op) {
         case "append":
@@ -36,7 +36,7 @@ export class Narrator {
           break;
         case "patch": {
           const index = this.order.lastIndexOf(effect.message);
-          if (index >= 0 && isServers) told.push([EventTypes.MESSAGE_UPDATED, index, { message_id: effect.message }]);
+          if (index >= 0 && isLink) told.push([EventTypes.MESSAGE_UPDATED, index, { message_id: effect.message }]);
           else if (index >= 0) told.push(...patched(index, effect.message, effect.patch));
           break;
         }
@@ -114,4 +114,11 @@ function linked(path: string, value: any): [string, string] | undefined {
   if (path === "/extra/bookmark_link" && typeof value === "string") return ["checkpoint", value];
   if (path === "/extra/branches" && Array.isArray(value) && value.length === 1) return ["branch", value[0]];
   return path.startsWith("/extra/branches/") && typeof value === "string" ? ["branch", value] : undefined;
+}
+
+/** As tellback_protocol.links.is_all: nothing is changed but where links lead. The server also ends replies by itself. */
+function leadsOnly(effect: ChatEvents["committed"]["effects"][number]): boolean {
+  const at = effect.op === "metadata" ? /^\/main_chat$/ : /^(\/swipe_info\/\d+)?\/extra\/(bookmark_link|branches\/\d+)$/;
+  if (effect.op !== "metadata" && effect.op !== "patch") return false;
+  return (effect.patch as { op: string; path: string }[]).every(({ op, path }) => op === "replace" && at.test(path));
 }
