@@ -124,10 +124,11 @@ class Moving:
 
     def _as_files(self, place: Place, value: StoredChat) -> dict[str, bytes]:
         """Paths below the user's root, the chat's own file last."""
-        image = image_of(place, decode_listing(value.summary), value.metadata)
-        own = own_files(value, image, self._now_ms)
+        listing = decode_listing(value.summary)
+        # What a header tells of now must be the same in the next run, which compares.
+        own = own_files(value, image_of(place, listing, value.metadata), listing.changed_ms)
         if not value.head.seq and CHAT_ENDING in own:
-            own[CHAT_ENDING] = chat_as_found(value, self._now_ms)
+            own[CHAT_ENDING] = chat_as_found(value, listing.changed_ms)
         start = f"{folder_of(place)}/{stem_of(place)}"
         return {f"{start}{ending}": own[ending] for ending in sorted(own, key=lambda one: one == CHAT_ENDING)}
 

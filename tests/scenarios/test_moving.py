@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.stored import sqlite_url
 
 CHAT = "character:アリス/written here"
 GONE = "character:アリス/gone"
+LONG = "character:Pip/branched"
 
 
 async def filled(
@@ -63,6 +65,15 @@ async def same(data: Path, was: dict[str, Any], tab: TabClient, frame: dict[str,
 async def moved(data: Path, to: str) -> None:
     code, _out, errors = await run("move", "--data", data, "--to", to)
     assert code == 0, errors
+
+
+async def killed(data: Path, to: str, failpoints: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tellback_server", "move", "--data", str(data), "--to", to,
+        env={**os.environ, "TELLBACK_FAILPOINTS": failpoints},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == -9
 
 
 async def test_from_a_store_to_a_folder_and_back_sv12(tmp_path: Path) -> None:
@@ -168,12 +179,7 @@ async def test_a_move_that_is_killed_goes_on_sv12(to: str, step: str, tmp_path: 
     was, tab, frame = await filled(data, *flags, winter="character:アリス/another")
     name, _at, count = step.partition("@")
     target = "files" if to == "files" else url
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tellback_server", "move", "--data", str(data), "--to", target,
-        env={**os.environ, "TELLBACK_FAILPOINTS": f"{name}=kill@{count or 1}"},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert await process.wait() == -9
+    await killed(data, target, f"{name}=kill@{count or 1}")
     code, _out, errors = await run("move", "--data", data, "--to", target)
     if step == "moving.after_binding":
         # It was done; files that were not put aside yet are in nobody's way.
@@ -181,3 +187,41 @@ async def test_a_move_that_is_killed_goes_on_sv12(to: str, step: str, tmp_path: 
     else:
         assert code == 0, errors
     await same(data, was, tab, frame, **({} if to == "files" else {"store": url}))
+
+
+async def test_headers_of_any_length_come_back_and_a_branch_is_made_once_sv12(tmp_path: Path) -> None:
+    """[SV12] [IE9] [IE10]: what nobody changed keeps its bytes, however long its header is and however it is written;
+    what has to be written anew is the same in the second run of a move that was cut off.
+    """
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
+    header = {"user_name": "U", "character_name": "Pip", "chat_metadata": {"note": "ä" * 9000, "n": 1.5}, "z": [1]}
+    texts = {
+        "compact": json.dumps(header, ensure_ascii=False, separators=(",", ":")),
+        "branched": json.dumps(header, ensure_ascii=False, separators=(",", ":")),
+        "spaced": json.dumps(header, ensure_ascii=False),
+        "escaped": json.dumps(header, separators=(",", ":")),
+    }
+    files = {f"chats/Pip/{name}.jsonl": f'{text}\n{{"mes":"hi"}}'.encode() for name, text in texts.items()}
+    write_files(data / "default-user", files)
+    await moved(data, url)
+    async with running(data, store=url) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        acked = await tab.append(CHAT, "one")
+        said = {CHAT: acked["messages"][0], LONG: (await tab.open(LONG))["messages"][0]["id"]}
+        for chat, message in said.items():
+            answer = await tab.write("chat-branch", chat, base="*", message=message, kind="branch", to="twig")
+            assert answer["type"] == "ack", answer
+        was = await everything(tab)
+    code, _out, errors = await run("export", "sillytavern", tmp_path / "out", "--data", data)
+    assert code == 0, errors
+    kept = {path: content for path, content in files.items() if "branched" not in path}
+    assert {path: next((tmp_path / "out").rglob(os.path.basename(path))).read_bytes() for path in kept} == kept
+
+    await killed(data, "files", "moving.after_records=kill@1")
+    await moved(data, "files")
+
+    assert {path: (data / "default-user" / path).read_bytes() for path in kept} == kept
+    async with running(data) as app:
+        assert await everything(await TabClient.join(app.urls[0])) == was
+        assert app.counters.outside_edits == 0

@@ -35,6 +35,7 @@ __all__ = [
     "LineIds",
     "ParsedChat",
     "Rendered",
+    "header_filled",
     "header_now",
     "image_of_header",
     "inheriting",
@@ -46,7 +47,6 @@ __all__ = [
     "render",
     "render_append",
     "with_metadata",
-    "without_metadata",
 ]
 
 HEADER: Final = ""
@@ -407,11 +407,11 @@ def with_metadata(image: Image, metadata: bytes, chat_id: str, now_ms: int) -> I
     return msgspec.structs.replace(image, header=header, metadata_key=key, metadata=metadata)
 
 
-def without_metadata(image: Image) -> bytes | None:
-    """The header with nothing in its metadata; None when there is none."""
-    if image.header is None or image.metadata_key is None:
-        return image.header
-    return dumps({**loads(image.header), image.metadata_key: {}})
+def header_filled(header: bytes, metadata: bytes) -> bytes:
+    """A header with other metadata, where it has some, and nothing else changed; as compact JSON."""
+    value = loads(header)
+    key = metadata_key_of(value)
+    return header if key is None else dumps({**value, key: loads(metadata)})
 
 
 def image_of_header(header: bytes | None, *, headed: bool) -> Image:

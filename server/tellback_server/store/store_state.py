@@ -25,7 +25,7 @@ from tellback_server.records import Anchor, FileIdentity, encode
 from tellback_server.store.base import StoredChat
 from tellback_server.store.chat_summary import main_chat_of, preview
 from tellback_server.store.held import FileState, Pending
-from tellback_server.store.jsonl import Image, image_of_header, line_object, without_metadata
+from tellback_server.store.jsonl import Image, header_filled, image_of_header, line_object
 
 __all__ = ["Listing", "StorePending", "StoreState", "decode_listing", "image_of", "listing_of", "state_of", "value_now"]
 
@@ -33,7 +33,9 @@ EFFECTS_MAX: Final = 20_000
 LAST: Final = "\0"
 """Stands for the id of a last message; no message has it."""
 HEADER_BYTES_MAX: Final = 8 << 10
-"""A longer header is kept without the metadata, which stand in the value; lists read the headers of all chats."""
+"""A longer header is kept without the metadata, which stand in the value; lists read the headers of all chats. One
+that would be another one with them put back, because its JSON is not compact, is kept whole.
+"""
 _MS_NS: Final = 1_000_000
 
 
@@ -129,6 +131,8 @@ class Listing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The file that it came from had no line end behind its last line."""
     inherited: int | None = None
     """CRC-32 of metadata that stand in the file of the chat's group, as long as they are the chat's."""
+    whole: int | None = None
+    """CRC-32 of the header with the metadata, when `header` is without them and they did not change since."""
 
 
 _decode_listing = msgspec.json.Decoder(Listing).decode
@@ -152,9 +156,9 @@ def listing_of(image: Image, value: StoredChat, now_ms: int, identity: FileIdent
     main_chat = None
     if b'"main_chat"' in value.metadata:
         main_chat = main_chat_of({"chat_metadata": loads(value.metadata)})
-    header = image.header
+    header, whole = image.header, None
     if header is not None and len(header) > HEADER_BYTES_MAX:
-        header = without_metadata(image)
+        header, whole = _shortened(image, header, value.metadata)
     return Listing(
         len(messages), preview(last) if last is not None else "", main_chat,
         sum(map(len, messages.values())) + len(messages) + len(value.metadata), now_ms,
@@ -162,12 +166,27 @@ def listing_of(image: Image, value: StoredChat, now_ms: int, identity: FileIdent
         None if identity is None else (identity.size_bytes, identity.mtime_ns, identity.inode),
         image.line_end.decode(), image.last is not None and not image.ends_with_newline,
         zlib.crc32(value.metadata) if header is None and image.metadata == value.metadata != EMPTY_METADATA else None,
+        whole,
     )
+
+
+def _shortened(image: Image, header: bytes, metadata: bytes) -> tuple[bytes, int | None]:
+    """`Listing.header` and `Listing.whole`."""
+    short = header_filled(header, EMPTY_METADATA)
+    if metadata != image.metadata:
+        # It is written anew.
+        return short, None
+    if header_filled(short, metadata) != header:
+        return header, None
+    return short, zlib.crc32(header)
 
 
 def image_of(place: Place, listing: Listing, metadata: bytes) -> Image:
     """What a list tells of the chat's file; `metadata` are the chat's."""
     header = None if listing.header is None else listing.header.encode("utf-8", "surrogatepass")
+    if header is not None and listing.whole is not None:
+        whole = header_filled(header, metadata)
+        header = whole if zlib.crc32(whole) == listing.whole else header
     image = image_of_header(header, headed=isinstance(place, CharacterChat))
     if header is None and listing.inherited == zlib.crc32(metadata):
         image = msgspec.structs.replace(image, metadata=metadata)
