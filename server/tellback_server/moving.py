@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -33,7 +33,6 @@ from tellback_protocol.ids import (
     sidecar_name,
     stem_of,
 )
-from tellback_protocol.values import dumps
 from tellback_server.clock import Clock
 from tellback_server.failpoint import failpoint
 from tellback_server.flush_snapshot import Snapshot
@@ -41,6 +40,7 @@ from tellback_server.fs import FileMissing
 from tellback_server.loaded import LoadedStream
 from tellback_server.loading import load_chat
 from tellback_server.log import Log
+from tellback_server.names import Names
 from tellback_server.records import CHECKPOINT, Checkpointed, FileIdentity, StateMark, decode_base, encode, owner_key
 from tellback_server.registrar import Registrar, write_registered
 from tellback_server.sessions import read_sessions, write_sessions
@@ -48,8 +48,7 @@ from tellback_server.staged import owner_bytes, owner_from
 from tellback_server.store.base import Store, StoredChat
 from tellback_server.store.chat_index import ChatIndex
 from tellback_server.store.filed import chat_as_found, from_files, own_files, parse_chat_of
-from tellback_server.store.files import CHAT_ENDING, SYNC_NAMESPACE, FileStore, SyncMark, Watermark
-from tellback_server.store.marks import mark_fields
+from tellback_server.store.files import CHAT_ENDING, FileStore, SyncMark, Watermark
 from tellback_server.store.place import OWNER_FOLDERS, state_of
 from tellback_server.store.store_state import decode_listing, image_of, listing_of
 from tellback_server.store_restoring import base_of
@@ -66,7 +65,11 @@ _MS_NS = 1_000_000
 class Moving:
     """See the module. Every method blocks and raises OSError, StoreError."""
 
-    def __init__(self, files: FileStore, log: Log, store: Store, clock: Clock, report: Report) -> None:
+    def __init__(
+        self, files: FileStore, log: Log, names: Mapping[tuple[str, str], str], store: Store, clock: Clock,
+        report: Report,
+    ) -> None:
+        """`names` are those that the log tells, by user and id (`Leftovers`)."""
         self._files = files
         self._fs = files.fs
         self._log = log
@@ -75,11 +78,17 @@ class Moving:
         self._clock = clock
         self._report = report
         self._registrar = Registrar(files)
+        self._names = Names()
+        for (user, owner_id), name in names.items():
+            self._names.named(user, owner_id, name)
         self._left: list[tuple[str, Place]] = []
         """Owners whose files the store holds now."""
 
     def _load_names(self, users: list[str]) -> None:
         self._registrar.load(users, self._now_ms)
+        for known in self._registrar.entries:
+            if known.gone is None:
+                self._names.named(known.user, known.chat_id, known.name)
 
     def _record(self, base: Checkpointed) -> None:
         """The log and the session file say where the owner is; nothing of one that nobody ever wrote to."""
@@ -154,22 +163,11 @@ class Moving:
                     document.version, found.size_bytes, found.crc32, found.mtime_ns, found.inode
                 )
         if value.head.seq:
-            self._write_sync(user, place, value, base)
+            found, lines = base.file, len(value.messages)
+            watermark = Watermark(0, 0, 0) if found is None else Watermark(found.size_bytes, lines, found.crc32)
+            mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, base.states)
+            self._files.write_sync(user, place, mark, self._now_ms)
         return base
-
-    def _write_sync(self, user: str, place: Place, value: StoredChat, base: Checkpointed) -> None:
-        found = base.file
-        watermark = Watermark(0, 0, 0)
-        if found is not None:
-            watermark = Watermark(found.size_bytes, len(value.messages), found.crc32)
-        mark = SyncMark(value.chat_id, value.name, value.version, value.head, watermark, base.states)
-        of_chat = not isinstance(place, StateOwner)
-        fields = {
-            "integrity": (value.version if of_chat else value.head).integrity, "updated_at": self._now_ms,
-            "tellback": mark_fields(mark),
-        }
-        path = self._files.checked_path(user, f"{folder_of(place)}/{sidecar_name(place, SYNC_NAMESPACE)}")
-        self._fs.write_atomically(path, dumps(fields))
 
     def _trash_into_files(self, user: str, entry: Entry) -> None:
         """What a restore out of files asks of the deletion: which bytes it had."""
@@ -216,27 +214,29 @@ class Moving:
                         if owned is not None and self._files.stat_owner(user, owned[0]) is not None:
                             places[owned[0]] = None
             for place in places:
-                if self._is_moved(user, place):
+                chat_id = self._names.id_of(user, str(place))
+                if self._is_moved(user, place, chat_id):
                     self._left.append((user, place))
                     continue
-                loaded = load_chat(self._files, self._log, user, place, now_ms=self._now_ms)
+                loaded = load_chat(self._files, self._log, user, place, now_ms=self._now_ms, chat_id=chat_id)
                 if isinstance(loaded, LoadedStream):
                     yield user, place, loaded
 
-    def _is_moved(self, user: str, place: Place) -> bool:
-        """An earlier run brought it to the store and told the log so."""
+    def _is_moved(self, user: str, place: Place, named: str | None) -> bool:
+        """An earlier run brought it to the store and told the log so. `named` is the id that the log's names tell."""
         sync = self._files.read_sync(user, place)
-        if sync is None or sync.mark is None:
+        mark = None if sync is None else sync.mark
+        chat_id = named if mark is None else mark.chat_id
+        value = None if chat_id is None else self._store.load(user, chat_id)
+        if value is None or value.name != str(place) or (mark is not None and mark.head != value.head):
             return False
         newest: Checkpointed | None = None
-        for _position, record in self._log.records(owner_key(user, sync.mark.chat_id), sync.mark.head.seq - 1):
+        for _position, record in self._log.records(owner_key(user, value.chat_id), value.head.seq - 1):
             if record.kind == CHECKPOINT:
                 found = decode_base(record.body)
                 newest = found if isinstance(found, Checkpointed) else newest
-        if isinstance(place, StateOwner) or newest is None or newest.file is not None:
-            return False
-        value = self._store.load(user, newest.chat_id)
-        return value is not None and value.head == newest.head == sync.mark.head
+        # Of what stands in files it tells these.
+        return newest is not None and newest.file is None and not newest.states and newest.head == value.head
 
     def check_files(self) -> Iterator[str]:
         """Cost: every owner."""
@@ -309,7 +309,7 @@ class Moving:
         aside = f"backups/tellback/moved/{self._now_ms}"
         for user, place in self._left:
             own = owner_files(self._files, user, place)
-            for name in [*own.files, own.sync_name]:
+            for name in [*own.files, *([] if own.sync_stat is None else [own.sync_name])]:
                 if isinstance(place, StateOwner) and state_of((own.folder,), name) is None:
                     # The card or preset itself is no business of the store.
                     continue

@@ -225,3 +225,46 @@ async def test_headers_of_any_length_come_back_and_a_branch_is_made_once_sv12(tm
     async with running(data) as app:
         assert await everything(await TabClient.join(app.urls[0])) == was
         assert app.counters.outside_edits == 0
+
+
+OLD = f"character:アリス/{'x' * 240}"
+"""Another program's: no chat_sync can have its name."""
+
+
+async def test_an_owner_without_chat_sync_keeps_id_and_history_sv12(tmp_path: Path) -> None:
+    """[SV12]: names and ids are those of the log, also in the second run of a move that was cut off; so are versions of
+    a character's states. Of a name that is too long for one, no chat_sync is written on the way back.
+    """
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
+    write_files(data / "default-user", {
+        f"chats/アリス/{'x' * 240}.jsonl": '{"chat_metadata":{}}\n{"mes":"long ago"}\n',
+        "characters/アリス.png": b"card", "characters/アリス.state.memory.json": '{"n":1}',
+    })
+    alice = {"character": "アリス"}
+    async with Process(data) as server:
+        tab = await TabClient.join(server.url)
+        await tab.open(OLD)
+        assert (await tab.append(OLD, "today"))["type"] == "ack"
+        await tab.ask("open", owner=alice, since=None)
+        ack = await tab.ask("state-update", owner=alice, op=1, namespace="plan", base=None, set={"n": 2})
+        assert ack["type"] == "ack", ack
+        states = (await tab.ask("state-get", owner=alice))["states"]
+        await server.kill()
+    was, tab, frame = await filled(data, winter="character:アリス/another")
+    async with running(data):
+        """Everything is folded when it ends."""
+    (data / "default-user/chats/アリス/written here.luker-state.chat_sync.json").unlink()
+
+    async def is_same(**settings: Any) -> None:
+        await same(data, was, tab, frame, **settings)
+        async with running(data, **settings) as app:
+            again = await TabClient.join(app.urls[0])
+            assert (await again.ask("state-get", owner=alice))["states"] == states
+            assert app.counters.outside_edits == 0
+
+    await killed(data, url, "moving.after_records=kill@1")
+    await moved(data, url)
+    await is_same(store=url)
+    await killed(data, "files", "moving.after_records=kill@1")
+    await moved(data, "files")
+    await is_same()

@@ -19,6 +19,7 @@ from tellback_server.commands.exits import CONFIGURATION, DATA_LOCKED, FOUND_WRO
 from tellback_server.commands.store_option import StoreUrl, bound_store, named_store, opened
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import DirectoryLocked, Fs
+from tellback_server.leftovers import Leftovers
 from tellback_server.lock import DataLock
 from tellback_server.log import Log
 from tellback_server.logging_setup import configure_logging
@@ -91,7 +92,8 @@ async def _moved(
     fs: Fs, data: str, bound: tuple[Binding, str] | None, target: str | None
 ) -> tuple[int, str]:
     files, clock = FileStore(fs, data, None), Clock()
-    records = Log.open(fs, os.path.join(data, ".tellback", "log"), clock)
+    leftovers = Leftovers()
+    records = Log.open(fs, os.path.join(data, ".tellback", "log"), clock, seen=leftovers.see)
     records.start(asyncio.get_running_loop(), lambda _position: None, lambda _error: None)
     count = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -110,7 +112,7 @@ async def _moved(
 
             if new is None:
                 assert held is not None, "out of a store"
-                moving = Moving(files, records, held, clock, report)
+                moving = Moving(files, records, leftovers.names, held, clock, report)
                 _refuse(list(moving.check_store()))
                 moving.into_files()
                 await records.flush()
@@ -125,7 +127,7 @@ async def _moved(
                 for name in copy_owners(held, new):
                     report(name)
             else:
-                moving = Moving(files, records, new, clock, report)
+                moving = Moving(files, records, leftovers.names, new, clock, report)
                 _refuse(list(moving.check_files()))
                 moving.into_store()
                 await records.flush()
