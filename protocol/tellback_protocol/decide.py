@@ -120,6 +120,9 @@ def decide(
     last = 0 if ops is None else ops.last
     if op != last + 1:
         return _replay(stream, request, session, op, last, print_)
+    # Whatever the log got would end the contradiction that the next load has to see.
+    if stream.contradiction and (not isinstance(request, BackupRestore) or isinstance(request.to, str)):
+        raise stream.undecided()
     try:
         if isinstance(request, Malformed):
             raise Refused(request.code, request.message, pointer=request.pointer)
@@ -135,8 +138,12 @@ def decide(
         # A user's own old line can be nested deeper than Python writes.
         raise Refused("too-deep", "The document is nested too deeply to be changed.") from None
     except Conflicting as conflict:
+        if stream.contradiction:
+            raise stream.undecided("The base is not the version that is served.") from None
         return stored_conflict(conflict, session, op, print_)
     except Refused as refusal:
+        if stream.contradiction and refusal.is_outcome:
+            raise stream.undecided(refusal.message) from None
         # A chat that was not made has no stream that could keep the refusal (BEHAVIOUR J2).
         if not refusal.is_outcome or isinstance(request, ChatCreate):
             raise

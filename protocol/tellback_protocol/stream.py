@@ -33,6 +33,7 @@ from .effects import (
     StateEffect,
     encode_effects,
 )
+from .errors import Refused
 from .floors import LOG_SUFFIX, FloorCommit, FloorLog, read_log
 from .frames import Damage
 from .generations import NAMESPACE as GENERATIONS
@@ -97,8 +98,8 @@ class Stream:
     """One chat with everything it owns."""
 
     __slots__ = (
-        "_generations", "chat", "chat_id", "damage", "deleted", "deleted_with", "floors", "head", "history",
-        "history_bytes", "history_from", "name", "running", "sessions", "states", "stray", "user",
+        "_generations", "chat", "chat_id", "contradiction", "damage", "deleted", "deleted_with", "floors", "head",
+        "history", "history_bytes", "history_from", "name", "running", "sessions", "states", "stray", "user",
     )
 
     def __init__(self, user: str, name: str, chat_id: str, chat: Chat, head: Version | None = None) -> None:
@@ -122,6 +123,9 @@ class Stream:
         """The version before the oldest remembered commit."""
         self.damage: list[Damage] = []
         """Lines that are no messages; while there are any, the chat is read-only."""
+        self.contradiction = ""
+        """How files and log differ, of which neither is believed: until somebody decides, nothing is stored, not even
+        an outcome (BEHAVIOUR X13). Empty when they agree; else `damage` tells of it too."""
         self.deleted = False
         """The owner is in the trash; only the outcomes of its ops are known then."""
         self.deleted_with = ""
@@ -132,6 +136,11 @@ class Stream:
         if self.deleted_with:
             return f"It went to the trash with {self.deleted_with}; owner-restore brings both back."
         return f"It is in the trash; restore id:{self.chat_id}."
+
+    def undecided(self, reason: str = "") -> Refused:
+        """The refusal of everything that would be stored in spite of the contradiction."""
+        sentence = "Files and log contradict each other: repair it, or restore a backup in its place."
+        return Refused("read-only", f"{sentence} {reason}" if reason else sentence)
 
     def next_op(self, session: str) -> int:
         """The op number that this session uses next."""

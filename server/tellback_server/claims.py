@@ -2,8 +2,8 @@
 
 Rules of this module (STORAGE F8, F13; BEHAVIOUR X4, X11, X13):
 - The newest of chat_sync, session file and log counts, as long as all of it is one history.
-- A chat_sync or session file that knows of commits which the log never had is no newer truth: somebody put an older
-  log, or a file of another server, in its place.
+- A chat_sync that knows, alone or with the session file, of commits which the log never had is no newer truth:
+  somebody put an older log, or a file of another server, in its place.
 - Two files that say that they are the same chat are two chats: the one that the log names keeps the id.
 """
 
@@ -53,7 +53,10 @@ def find_claim(
         mark = None
     if ours is not None:
         mark = mark if mark is not None and mark.chat_id == ours.chat_id else None
-        return Claim(ours.chat_id, _past(files, log, user, place, ours.chat_id, mark, now_ms, outcomes=False))
+        past = _past(files, log, user, place, ours.chat_id, mark, now_ms, outcomes=False)
+        # What contradicts itself does so whatever another program writes meanwhile.
+        told = (ours.head.epoch - 1, ours.head.seq) if ours.contradiction else (0, 0)
+        return Claim(ours.chat_id, past, contradiction=ours.contradiction, told=told)
     if mark is not None and named not in (None, mark.chat_id) and not isinstance(place, StateOwner):
         assert named is not None, "it is another one"
         mark = _settled(files, log, user, place, mark, named, now_ms, keep_unfolded)

@@ -4,7 +4,8 @@ Rules of this module:
 - They stand still, everything in their files, before the character's folder is touched; who asks for a chat of either
   name meanwhile waits.
 - Each tells its tabs by a commit of its own, in the step of the character's commit; it leaves when the files are moved.
-- A chat that nobody has open needs no commit: it is found under the character's new name.
+- A chat that nobody has open needs no commit: it is found under the character's new name. One of which nothing may be
+  stored (BEHAVIOUR X13) is let go first, and is such a chat.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ class Followers:
                     break
                 for actor in waiting:
                     if actor.state == "ready" or (actor.state == "busy" and actor in self._waiting):
+                        if actor.stream is not None and actor.stream.contradiction:
+                            actor.lost()
+                            self._hub.end(actor)
+                            self._hub.spawn(actor.hand_on())
+                            continue
                         actor.state = "busy"
                         still[actor] = None
                         await settle(actor)

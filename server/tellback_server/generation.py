@@ -254,6 +254,8 @@ class ChatGenerations:
 
     def add(self, one: LiveGeneration, offset: int, text: str, reasoning_offset: int, reasoning: str) -> None:
         """Install a delta and pass it on. Raises Refused."""
+        if self._stream.contradiction:
+            raise self._stream.undecided()
         desk = self._desk
         before = one.running.size_bytes
         desk.check_room(self.user, len(text) + len(reasoning))
@@ -303,6 +305,8 @@ class ChatGenerations:
             raise Refused("generation-unknown", "The chat has no such generation.", pointer="/generation")
         if entry.integrity != request.integrity:
             raise Refused("version-unknown", "This is not the version that ended it.", pointer="/integrity")
+        if self._stream.contradiction:
+            raise self._stream.undecided()
         if tab.session_id not in entry.acked:
             self._held.setdefault(request.generation, []).append(tab.session_id)
             self._desk.journal_soon(self)
@@ -375,7 +379,7 @@ class ChatGenerations:
         """Give the log what it has not got yet. What fails now is tried again at the next beat."""
         actor = self._actor
         stream = actor.stream
-        if stream is None or not self._desk.may_journal or actor.state == "ended":
+        if stream is None or stream.contradiction or not self._desk.may_journal or actor.state == "ended":
             return
         for one in self.live.values():
             if one.place == one.journaled:

@@ -315,6 +315,7 @@ class _Loading:
         """
         version = self._next_version(found, states)
         stream = self._stream(found.chat(version), version, found, states)
+        stream.contradiction = self.claim.contradiction
         stream.damage = [Damage(0, self.claim.contradiction), *found.damage]
         states.adopt(stream, version)
         stream.settle_floors()
@@ -322,7 +323,9 @@ class _Loading:
         held.pending = Pending()
         self._fold_outcomes(stream)
         stream.forget_history()
-        return LoadedStream(stream=stream, file=held, anchored=self.past.in_log, records=[], adoption=None)
+        is_new = self.ours is not None and not _is_same(self.ours, stream)
+        report = AdoptionReport([], [], [], sorted(states.edited)) if is_new else None
+        return LoadedStream(stream=stream, file=held, anchored=self.past.in_log, records=[], adoption=report)
 
     def _next_version(self, found: Content, states: States) -> Version:
         """Behind everything that was told, derived from what the files hold."""
@@ -455,7 +458,7 @@ class _Loading:
 
 
 def _is_same(live: Stream, stream: Stream) -> bool:
-    """Whether two streams without a history of ours show the same."""
+    """Whether two streams with nothing of ours that no file holds show the same."""
 
     def states(one: Stream) -> dict[str, Version | None]:
         return {namespace: document.version for namespace, document in one.states.items()}

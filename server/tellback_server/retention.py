@@ -93,7 +93,7 @@ class Retention:
     async def save(self, actor: Actor) -> bool:
         """Cost: what the stream remembers, when there is news. False when the disk did not take it."""
         stream, held, key = actor.stream, actor.file, actor.key
-        if stream is None or held is None or key in self._writing:
+        if stream is None or held is None or key in self._writing or stream.contradiction:
             return stream is None
         last = self._hub.log.last_of(key)
         is_clean = not (actor.folding or held.pending) and held.head == stream.head

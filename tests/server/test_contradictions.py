@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version
+from tellback_server.app import App
 from tellback_server.loading import LoadedStream
+from tellback_server.store.files import DEFAULT_USER
 from tellback_server.store.marks import SyncMark, Watermark, mark_fields, sync_of
 from tests.support.chat_desk import Desk
 from tests.support.damage import checked, codes, repaired, rot
-from tests.support.server import TabClient, running, texts
+from tests.support.server import TabClient, new_session, running, texts
 
 
 def log_and_term(data: Path) -> list[Path]:
@@ -258,3 +262,134 @@ def test_a_mark_with_half_a_surrogate_pair_is_none() -> None:
     found = sync_of(json.dumps({"tellback": {**mark_fields(mark), "foo": "\ud800"}}).encode())
     assert found is not None
     assert found.mark is None
+
+
+CHAT = "character:Pip/talk"
+QUIET = {"checkpoint_interval_s": 600, "backup_interval_s": 3600}
+
+
+async def held(tmp_path: Path, session: str) -> tuple[Path, str, str]:
+    """A chat whose log is older than its files; a reply of `session` ended in it as g0, another one runs as g1. The
+    data folder, a backup of the chat, and the version that g0 ended with.
+    """
+    data = tmp_path / "data"
+    async with running(data, **QUIET) as app:
+        tab = await TabClient.join(app.urls[0], session)
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+        backup: str = (await tab.ask("backup-create", chat=CHAT))["backup"]["backup"]
+        reply = {"name": "Pip", "is_user": False}
+        await tab.write("generation-start", CHAT, generation="g0", base="*", reply=reply)
+        ended = await tab.write("generation-end", CHAT, generation="g0")
+        await tab.write("generation-start", CHAT, generation="g1", base="*", reply=reply)
+        await tab.raw.send({"type": "generation-delta", "chat": CHAT, "generation": "g1", "offset": 0, "text": "said"})
+        while (await tab.raw.receive_until(type="generation-delta", generation="g1"))["durable"] < len("said"):
+            pass
+    older = copied(data, tmp_path / "older")
+    async with running(data, **QUIET) as app:
+        tab = await TabClient.join(app.urls[0], session)
+        await tab.open(CHAT)
+        await tab.append(CHAT, "two")
+    put_back(data, older)
+    return data, backup, ended["version"]["integrity"]
+
+
+async def test_nothing_but_a_decision_ends_a_contradiction(tmp_path: Path) -> None:
+    """[X13] Whatever is asked of such a chat is refused without using up its number, and nothing is written for it:
+    the next start serves what this one served.
+    """
+    session = new_session()
+    data, backup, acked = await held(tmp_path, session)
+    whole = tree(data)
+    versions: list[dict[str, Any]] = []
+
+    async def refused(app: App, frame: dict[str, Any]) -> dict[str, Any]:
+        tab = await TabClient.join(app.urls[0], session)
+        opened = await tab.open(CHAT)
+        assert (opened["read_only"], texts(opened["messages"])) == (True, ["one", "two"])
+        versions.append(opened["version"])
+        if frame["type"] in ("generation-delta", "generation-ack"):
+            await tab.raw.send({"chat": CHAT, **frame})
+            return await tab.raw.receive_until(type="error")
+        return await tab.write(chat=CHAT, **frame)
+
+    for frame in (
+        {"type": "append", "base": "*", "messages": [{"mes": "three"}]},
+        {"type": "append", "base": 7, "messages": []},
+        {"type": "chat-rename", "base": "*", "to": "elsewhere"},
+        {"type": "chat-rename", "base": "*", "to": "a/b"},
+        {"type": "chat-delete", "base": "*", "force": True},
+        {"type": "chat-restore"},
+        {"type": "backup-restore", "base": "*", "backup": backup, "to": "beside"},
+        {"type": "backup-restore", "base": "*", "backup": "nothing"},
+        {"type": "backup-restore", "base": str(uuid.uuid4()), "backup": backup},
+        {"type": "generation-cancel", "generation": "g1"},
+        {"type": "generation-delta", "generation": "g1", "offset": 4, "text": " more"},
+        {"type": "generation-ack", "generation": "g0", "integrity": acked},
+    ):
+        async with running(data, **QUIET) as app:
+            answer = await refused(app, frame)
+            assert (answer["code"], answer["retry"]) == ("read-only", "after-sync"), (frame, answer)
+    assert tree(data) == whole
+    async with running(data, **QUIET) as app:
+        tab = await TabClient.join(app.urls[0], session)
+        opened = await tab.open(CHAT)
+        assert [opened["version"]] * len(versions) == versions
+        restored = await tab.write("backup-restore", CHAT, base=opened["version"]["integrity"], backup=backup)
+        assert restored["type"] == "ack", restored
+        again = await tab.open(CHAT)
+        assert "read_only" not in again
+        assert (await tab.append(CHAT, "three"))["type"] == "ack"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0], session)
+        again = await tab.open(CHAT)
+        # The text of g1, which nobody could end, is kept as another program's deletion keeps it (T23).
+        assert ("read_only" in again, {*texts(again["messages"])} - {"said"}) == (False, {"one", "three"})
+
+
+async def test_what_another_program_does_to_such_a_chat_is_shown_and_decides_nothing(tmp_path: Path) -> None:
+    """[X13] Its tabs hear of it; the chat stays what it is, also for the next start."""
+    data, _backup, _acked = await held(tmp_path, new_session())
+    path = data / DEFAULT_USER / "chats" / "Pip" / "talk.jsonl"
+    async with running(data, **QUIET) as app:
+        tab = await TabClient.join(app.urls[0])
+        first = await tab.open(CHAT)
+        path.write_bytes(path.read_bytes() + b'\n{"mes":"theirs"}')
+        other = await TabClient.join(app.urls[0])
+        opened = await other.open(CHAT)
+        assert (opened["read_only"], texts(opened["messages"])) == (True, ["one", "two", "theirs"])
+        assert (opened["damage"], opened["head"]["epoch"]) == (first["damage"], first["head"]["epoch"])
+        assert (await tab.raw.receive_until(type="reset"))["reason"] == "outside-edit"
+        assert (await other.append(CHAT, "three"))["code"] == "read-only"
+    async with running(data, **QUIET) as app:
+        tab = await TabClient.join(app.urls[0])
+        again = await tab.open(CHAT)
+        assert (again["read_only"], again["version"]) == (True, opened["version"])
+
+
+@pytest.mark.parametrize("goes", ["renamed", "deleted"])
+async def test_such_a_chat_goes_along_with_its_character_and_stays_what_it_is(tmp_path: Path, goes: str) -> None:
+    """[X13] [J10] [J11] Open or not, it goes without a commit of its own."""
+    data, _backup, _acked = await held(tmp_path, new_session())
+    card = data / DEFAULT_USER / "characters" / "Pip.png"
+    card.parent.mkdir(exist_ok=True)
+    card.write_bytes(b"a picture")
+    async with running(data, **QUIET) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open(CHAT)
+        owner = {"character": "Pip"}
+        if goes == "renamed":
+            answer = await tab.ask("owner-rename", owner=owner, op=1, base="*", to="Pop")
+        else:
+            answer = await tab.ask("owner-delete", owner=owner, op=1, base="*", chats=True, force=True)
+        assert answer["type"] == "ack", answer
+        assert (await tab.raw.receive_until(type="reset"))["reason"] == "failed"
+        old = await tab.open(CHAT)
+        told = ("renamed", "character:Pop/talk") if goes == "renamed" else ("deleted", opened["chat_id"])
+        assert (old["code"], old.get("to", old.get("chat_id"))) == told
+        if goes == "deleted":
+            assert (await tab.ask("owner-restore", owner=owner, op=2))["type"] == "ack"
+        name = "character:Pop/talk" if goes == "renamed" else CHAT
+        again = await tab.open(name)
+        assert (again["read_only"], texts(again["messages"])) == (True, ["one", "two"])
+        assert (await tab.append(name, "three"))["code"] == "read-only"
