@@ -3,19 +3,25 @@
 //
 //     const store = await incrementalSave(client, "character:Alice/First meeting");
 //     context.chat = store.chat; context.chatMetadata = store.metadata; context.saveChat = store.save;
+//
+// A save that is refused rejects; what it was about stays in `chat` as unsaved, and the next save asks for it again.
 import { applyPatch, difference, newMessageId } from "tellback";
 
 export async function incrementalSave(client, address) {
   const live = await client.open(address, { create: true });
   const copy = (value) => structuredClone(value);
-  // What other programs on the page read and change, and as it was at the last save.
+  const byId = (messages) => new Map(messages.map((message) => [message.id, message]));
+  const differs = (one, other) => difference(one, other).length > 0;
+  // What other programs on the page read and change, and as it was when it was last the same here and on the server.
   const chat = copy(live.messages);
   const metadata = copy(live.metadata);
-  let known = { chat: new Map(live.messages.map((message) => [message.id, message])), metadata: live.metadata };
+  let known = { chat: byId(live.messages), metadata: live.metadata };
+  // While a save is on its way: what happened meanwhile. It is taken over when it is known what became of the save.
+  let meanwhile;
 
   async function once() {
     for (const message of chat) message.id ??= newMessageId();
-    const now = { chat: new Map(copy(chat).map((message) => [message.id, message])), metadata: copy(metadata) };
+    const now = { chat: byId(copy(chat)), metadata: copy(metadata) };
     const asked = [];
     const gone = [...known.chat.keys()].filter((id) => !now.chat.has(id));
     if (gone.length) asked.push(["delete", gone]);
@@ -29,33 +35,45 @@ export async function incrementalSave(client, address) {
     const noted = difference(known.metadata, now.metadata);
     if (noted.length) asked.push(["updateMetadata", (there) => applyPatch(there, noted)]);
     if (!asked.length) return;
-    const before = known;
-    known = now; // What others change from here on comes on top of it.
-    await live.batch((batch) => asked.forEach(([verb, ...given]) => batch[verb](...given))).catch((error) => {
-      known = before;
-      throw error;
-    });
+    const happened = (meanwhile = []);
+    try {
+      await live.batch((batch) => asked.forEach(([verb, ...given]) => batch[verb](...given)));
+      known = now;
+    } finally {
+      meanwhile = undefined;
+      for (const take of happened) take();
+    }
   }
   // One save after the other: the second one sends what the first one did not.
   let saving = Promise.resolve();
   const save = () => (saving = saving.catch(() => {}).then(once));
 
-  // What others change comes into the same array; what this page changed and did not save yet is not touched.
-  live.on("committed", ({ mine, effects }) => {
-    if (mine) return;
-    if (effects.some(({ op }) => op === "metadata") && !difference(known.metadata, metadata).length) {
+  // What is stored comes into the same array; what this page changed and did not save yet is not touched.
+  function take(ids, isNoted) {
+    if (isNoted && !differs(known.metadata, metadata)) {
       for (const member of Object.keys(metadata)) delete metadata[member];
       Object.assign(metadata, copy(live.metadata));
-      known.metadata = live.metadata;
     }
-    for (const id of new Set(effects.flatMap((effect) => effect.message ?? (effect.messages ?? []).map((one) => one.id ?? one)))) {
-      const index = chat.findIndex((message) => message.id === id);
-      const message = live.message(id);
-      if (index >= 0 && difference(known.chat.get(id), chat[index]).length) continue;
-      if (message) chat.splice(index < 0 ? live.messages.indexOf(message) : index, index < 0 ? 0 : 1, copy(message));
-      else if (index >= 0) chat.splice(index, 1);
-      message ? known.chat.set(id, message) : known.chat.delete(id);
+    if (isNoted && !differs(live.metadata, metadata)) known.metadata = live.metadata;
+    for (const id of ids) {
+      const index = chat.findLastIndex((message) => message.id === id);
+      const [shown, before, message] = [chat[index], known.chat.get(id), live.message(id)];
+      const isUnsaved = differs(before, shown) && differs(message, shown);
+      if (message && !isUnsaved) known.chat.set(id, message);
+      // What is unsaved here of a message that others took away is a message of its own.
+      if (!message) known.chat.delete(id);
+      if (isUnsaved || !differs(shown, message)) continue;
+      if (message) chat.splice(shown ? index : live.messages.indexOf(message), shown ? 1 : 0, copy(message));
+      else chat.splice(index, 1);
     }
-  });
+  }
+  const happened = (act) => (meanwhile ? meanwhile.push(act) : act());
+  const idsOf = ({ message, messages = [] }) => (message === undefined ? messages.map((one) => one.id ?? one) : [message]);
+  live.on("committed", ({ effects }) => happened(() => take(new Set(effects.flatMap(idsOf)), effects.some(({ op }) => op === "metadata"))));
+  live.on("replaced", () => happened(() => {
+    take(new Set([...known.chat.keys(), ...live.messages.map(({ id }) => id)]), true);
+    const places = new Map(live.messages.map(({ id }, index) => [id, index]));
+    chat.sort((one, other) => (places.get(one.id) ?? places.size) - (places.get(other.id) ?? places.size));
+  }));
   return { chat, metadata, save, live };
 }
