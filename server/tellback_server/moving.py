@@ -21,10 +21,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
+from msgspec import Raw
 
+from tellback_protocol.chat import EMPTY_METADATA
+from tellback_protocol.frames import Damage
 from tellback_protocol.ids import (
     FILE_NAME_BYTES_MAX,
-    ChatName,
     Place,
     StateOwner,
     Version,
@@ -49,6 +51,7 @@ from tellback_server.store.base import Store, StoredChat
 from tellback_server.store.chat_index import ChatIndex
 from tellback_server.store.filed import chat_as_found, from_files, own_files, parse_chat_of
 from tellback_server.store.files import CHAT_ENDING, FileStore, SyncMark, Watermark
+from tellback_server.store.jsonl import Image, ParsedChat
 from tellback_server.store.place import OWNER_FOLDERS, state_of
 from tellback_server.store.store_state import decode_listing, image_of, listing_of
 from tellback_server.store_restoring import base_of
@@ -60,6 +63,23 @@ __all__ = ["Moving"]
 
 Report = Callable[[str], None]
 _MS_NS = 1_000_000
+
+
+def _image(place: Place, value: StoredChat) -> Image:
+    return image_of(place, decode_listing(value.summary), value.metadata)
+
+
+class _Gone(msgspec.Struct, frozen=True):
+    """An owner in the trash, as far as its files do not tell it."""
+
+    place: Place
+    chat_id: str
+    version: Version | None
+    """None when nobody wrote to it."""
+    head: Version | None
+    states: Mapping[str, StateMark]
+    inherited: bytes = EMPTY_METADATA
+    """Metadata of a group chat without a header line."""
 
 
 class Moving:
@@ -78,6 +98,7 @@ class Moving:
         self._clock = clock
         self._report = report
         self._registrar = Registrar(files)
+        self._trash = Trash(files)
         self._names = Names()
         for (user, owner_id), name in names.items():
             self._names.named(user, owner_id, name)
@@ -128,14 +149,14 @@ class Moving:
             failpoint("moving.after_owner")
             self._report(value.name)
         for user in users:
-            for entry in Trash(self._files).entries(user):
+            for entry in self._trash.entries(user):
                 self._trash_into_files(user, entry)
 
     def _as_files(self, place: Place, value: StoredChat) -> dict[str, bytes]:
         """Paths below the user's root, the chat's own file last."""
         listing = decode_listing(value.summary)
         # What a header tells of now must be the same in the next run, which compares.
-        own = own_files(value, image_of(place, listing, value.metadata), listing.changed_ms)
+        own = own_files(value, _image(place, value), listing.changed_ms)
         if not value.head.seq and CHAT_ENDING in own:
             own[CHAT_ENDING] = chat_as_found(value, listing.changed_ms)
         start = f"{folder_of(place)}/{stem_of(place)}"
@@ -154,8 +175,10 @@ class Moving:
             assert stat is not None, "just written"
             identities[path] = FileIdentity(len(data), zlib.crc32(data), stat.mtime_ns, stat.inode)
         own = f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}"
-        base = base_of(user, value)
+        base, image = base_of(user, value), _image(place, value)
         base.file = identities.get(own)
+        if base.file is not None and image.metadata == value.metadata:
+            base.inherited = image.inherited
         for namespace, document in value.states.items():
             found = identities.get(f"{folder_of(place)}/{sidecar_name(place, namespace)}")
             if found is not None and document.version is not None:
@@ -246,6 +269,15 @@ class Moving:
                 yield f"{loaded.stream.name} is damaged: `tellback repair` first"
             elif loaded.file.pending:
                 yield f"the log knows more than the files of {loaded.stream.name}"
+            for namespace, document in loaded.stream.states.items():
+                if document.corrupt:
+                    yield f"the state {namespace} of {loaded.stream.name} is damaged: `tellback repair` first"
+        for user in self._files.known_users():
+            for entry in self._trash.entries(user):
+                for value, damage in self._trashed(user, entry):
+                    if damage:
+                        remedy = "`tellback trash restore` and repair it, or `tellback trash empty` for good"
+                        yield f"{value.name} is damaged in the trash ({entry.folder}): {remedy}"
 
     def into_store(self) -> None:
         """Every owner of the users' folders."""
@@ -263,46 +295,76 @@ class Moving:
             failpoint("moving.after_owner")
             self._report(value.name)
         for user in self._files.known_users():
-            for entry in Trash(self._files).entries(user):
+            for entry in self._trash.entries(user):
                 self._trash_into_store(user, entry)
         # Last, and at once: from here on the files are not what the log tells of.
         for base in bases:
             self._record(base)
 
     def _trash_into_store(self, user: str, entry: Entry) -> None:
-        registered = self._registrar.of(user, entry.id)
-        if registered is None or registered.gone is None or self._owners_in(user, entry):
-            return
-        gone = registered.gone
-        known = {one.name: one for one in gone.chats}
-        place = parse_place(entry.name)
-        wanted: list[tuple[Place, str, Version, Version]] = []
-        for name, _path in chats_of(entry):
-            other, one = parse_place(name), known.get(name)
-            if isinstance(other, str) or name == entry.name or one is None:
-                continue
-            version = one.version or Version(1, 0, file_integrity(1, 0, name, b""))
-            wanted.append((other, one.chat_id, version, one.head or version))
-        if not isinstance(place, str):
-            wanted.append((place, entry.id, gone.base.version, gone.base.head))
-        for other, chat_id, version, head in wanted:
-            value = self._in_trash(user, entry, other, chat_id, version)
-            value.head = head
-            path = self._files.checked_path(user, f"trash/{entry.folder}/x").removesuffix("x")
-            self._fs.make_directories(f"{path}{OWNERS}")
-            self._fs.write_atomically(f"{path}{OWNERS}/{chat_id}", owner_bytes(value))
+        folder = self._trash.path(user, entry, OWNERS)
+        for value, _damage in self._trashed(user, entry):
+            self._fs.make_directories(folder)
+            self._fs.write_atomically(os.path.join(folder, value.chat_id), owner_bytes(value))
+            failpoint("moving.after_trashed")
 
-    def _in_trash(self, user: str, entry: Entry, place: Place, chat_id: str, version: Version) -> StoredChat:
-        root, states, parsed = f"trash/{entry.folder}", dict[str, bytes](), None
+    def _trashed(self, user: str, entry: Entry) -> Iterator[tuple[StoredChat, list[Damage]]]:
+        """Owners of an entry that has them as files alone, and what of theirs a store has no place for."""
+        for gone in self._gone(user, entry):
+            found = self._read_gone(user, entry, gone)
+            if found is not None:
+                yield found
+
+    def _gone(self, user: str, entry: Entry) -> Iterator[_Gone]:
+        registered = self._registrar.of(user, entry.id)
+        if registered is None or registered.gone is None:
+            return
+        standing = {value.chat_id for value in self._owners_in(user, entry)}
+        known = {one.name: one for one in registered.gone.chats if one.chat_id not in standing}
+        for name, path in chats_of(entry):
+            place, one = parse_place(name), known.get(name)
+            if not isinstance(place, str) and name != entry.name and one is not None:
+                mark = self._trash.mark(user, entry, path)
+                states = mark.states if mark is not None and mark.chat_id == one.chat_id else {}
+                yield _Gone(place, one.chat_id, one.version, one.head, states)
+        place, base = parse_place(entry.name), registered.gone.base
+        if not isinstance(place, str) and entry.id not in standing:
+            inherited = bytes(base.inherited) if isinstance(base.inherited, Raw) else EMPTY_METADATA
+            yield _Gone(place, entry.id, base.version, base.head, base.states, inherited)
+
+    def _read_gone(self, user: str, entry: Entry, gone: _Gone) -> tuple[StoredChat, list[Damage]] | None:
+        """None when the chat's own file is not there."""
+        place, name = gone.place, str(gone.place)
+        states, data = dict[str, bytes](), b""
+        parsed: ParsedChat | None = None
         for path in entry.files:
-            folder, _slash, name = path.rpartition("/")
-            owned = state_of(tuple(folder.split("/")), name)
+            folder, _slash, file = path.rpartition("/")
+            owned = state_of(tuple(folder.split("/")), file)
             with contextlib.suppress(FileMissing):
                 if owned is not None and owned[0] == place:
-                    states[owned[1]] = self._fs.read(self._files.checked_path(user, f"{root}/{path}"))
-                elif path == f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}" and isinstance(place, ChatName):
-                    parsed = parse_chat_of(place, self._fs.read(self._files.checked_path(user, f"{root}/{path}")))
-        return from_files(place, parsed, states, chat_id=chat_id, version=version, now_ms=entry.deleted_ms)
+                    states[owned[1]] = self._fs.read(self._trash.path(user, entry, path))
+                elif not isinstance(place, StateOwner) and path == f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}":
+                    data = self._fs.read(self._trash.path(user, entry, path))
+                    parsed = parse_chat_of(place, data)
+        if parsed is None and not isinstance(place, StateOwner):
+            return None
+        if parsed is not None and parsed.image.header is None and gone.inherited != EMPTY_METADATA:
+            # Its group's file tells them no more: they go into a header.
+            parsed = msgspec.structs.replace(parsed, metadata=gone.inherited)
+        version = gone.version or Version(1, 0, file_integrity(1, 0, name, data))
+
+        def state_version(namespace: str, content: bytes) -> Version:
+            mark = gone.states.get(namespace)
+            if mark is not None and (mark.size_bytes, mark.crc32) == (len(content), zlib.crc32(content)):
+                return mark.version
+            return gone.version or Version(1, 0, file_integrity(1, 0, f"{name}#{namespace}", content))
+
+        value = from_files(
+            place, parsed, states, chat_id=gone.chat_id, version=version, now_ms=entry.deleted_ms,
+            state_version=state_version,
+        )
+        value.head = gone.head or version
+        return value, [] if parsed is None else parsed.damage
 
     def put_aside(self) -> str:
         """Files of owners that stand in the store now; where they are, below each user's folder."""

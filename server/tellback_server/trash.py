@@ -32,7 +32,7 @@ from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FileTaken, FsError
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
-from tellback_server.store.marks import sync_of
+from tellback_server.store.marks import SyncMark, sync_of
 
 __all__ = ["Entry", "Trash", "chats_of", "manifest_bytes"]
 
@@ -155,12 +155,17 @@ class Trash:
 
     def chat_id(self, user: str, entry: Entry, path: str) -> str | None:
         """The id of a chat that is in another owner's entry; None when nobody wrote to it."""
+        mark = self.mark(user, entry, path)
+        return None if mark is None else mark.chat_id
+
+    def mark(self, user: str, entry: Entry, path: str) -> SyncMark | None:
+        """What chat_sync tells of a chat's file in an entry."""
         kept = self.path(user, entry, path.removesuffix(CHAT_ENDING) + SIDECAR_MARK + SYNC_NAMESPACE + STATE_ENDING)
         try:
             sync = sync_of(self._files.fs.read(kept))
         except FsError:
             return None
-        return sync.mark.chat_id if sync is not None and sync.mark is not None else None
+        return None if sync is None else sync.mark
 
     def size_bytes(self, user: str, entry: Entry) -> int:
         """Of what of it is kept. Cost: a stat a file."""

@@ -268,3 +268,27 @@ async def test_an_owner_without_chat_sync_keeps_id_and_history_sv12(tmp_path: Pa
     await killed(data, "files", "moving.after_records=kill@1")
     await moved(data, "files")
     await is_same()
+
+
+async def test_metadata_that_changed_in_the_groups_file_meanwhile_are_an_outside_edit_sv12(tmp_path: Path) -> None:
+    """[SV12] [F12]: on the way back a group chat without a header has what its group's file tells then, in a new epoch;
+    nothing else is told under a version that was told before.
+    """
+    data, url, chat = tmp_path / "data", sqlite_url(tmp_path / "store"), "group:old"
+
+    def group(note: str) -> dict[str, Any]:
+        fields = {"id": "1", "chats": ["old"], "chat_id": "old", "chat_metadata": {"note": note}}
+        return {"groups/1.json": json.dumps(fields)}
+
+    write_files(data / "default-user", {"group chats/old.jsonl": '{"mes":"no header"}\n', **group("first")})
+    await moved(data, url)
+    async with running(data, store=url) as app:
+        tab = await TabClient.join(app.urls[0])
+        assert (await tab.open(chat))["metadata"] == {"note": "first"}
+        await tab.append(chat, "ours")
+    write_files(data / "default-user", group("second"))
+    await moved(data, "files")
+    async with running(data) as app:
+        opened = await (await TabClient.join(app.urls[0])).open(chat)
+        assert (opened["metadata"], opened["version"]["epoch"]) == ({"note": "second"}, 2)
+        assert [one["mes"] for one in opened["messages"]] == ["no header", "ours"]
