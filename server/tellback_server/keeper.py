@@ -219,8 +219,7 @@ class Keeper:
     async def _load(self, actor: Actor) -> None:
         await self.lifecycle.passed(actor)
         user, place = actor.user, _place(actor)
-        chat_id = self._names.id_of(user, actor.name)
-        now_ms = self._hub.clock.now_ms()
+        chat_id, now_ms = self._names.id_of(user, actor.name), self._hub.clock.now_ms()
         try:
             loaded = await self._run(lambda: self._room.load(user, place, chat_id, now_ms))
         except Exception as error:
@@ -232,6 +231,12 @@ class Keeper:
             actor.missing(loaded.answers)
             return
         twin = self._hub.same_chat(user, actor.name, loaded.stream.chat_id) if actor.is_chat else None
+        if twin is not None and self.look(twin):
+            # It was moved here by hand, perhaps, and the other one is about to find that.
+            while twin.state == "busy" and self._hub.is_admitting:  # noqa: ASYNC110  - It ends by itself, soon.
+                await asyncio.sleep(0.005)
+            await self._load(actor)
+            return
         if twin is not None:
             self._give_up(actor, Refused("unreadable", f"It says that it is {twin.name!r}; a repair parts them."))
             return

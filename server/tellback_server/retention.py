@@ -70,6 +70,7 @@ class Retention:
 
     def loaded(self, actor: Actor, loaded: LoadedStream) -> None:
         """An actor begins; its session file knows this much already."""
+        self._missing.discard(actor.key)
         if loaded.saved is not None and actor.key not in self._saved:
             self._saved[actor.key] = (Position(loaded.saved.position), loaded.saved.answered_seq)
 

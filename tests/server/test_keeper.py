@@ -223,3 +223,37 @@ async def test_a_folder_that_never_stands_still_delays_no_open_for_ever(tmp_path
         for number in range(100):
             (tmp_path / FILE).with_name(f"{number}.txt").write_text("")
             assert (await tab.open(CHAT))["head"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_live_chat_that_is_moved_by_hand_with_its_chat_sync_goes_on_where_it_is(
+    tmp_path: Path, is_open: bool
+) -> None:
+    """[K3] [X13] Asked for under its new name it is the same chat at once, with what no file held yet; a tab that has
+    the old one open opens again.
+    """
+    moved = "character:Alice/Moved"
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        first = await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+    path = tmp_path / FILE
+    async with running(tmp_path, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT)
+        assert (await tab.append(CHAT, "two"))["type"] == "ack"
+        if not is_open:
+            await tab.ask("close", chat=CHAT)
+        for file in path.parent.iterdir():
+            file.rename(path.parent / file.name.replace("First meeting", "Moved"))
+        other = await TabClient.join(app.urls[0])
+        opened = await other.open(moved)
+        assert (opened["type"], opened["chat_id"]) == ("opened", first["chat_id"]), opened
+        assert texts(opened["messages"]) == ["one", "two"]
+        if is_open:
+            assert (await tab.raw.receive_until(type="reset"))["reason"] == "failed"
+        assert (await tab.open(CHAT))["type"] == "error"
+        by_id = await tab.open(f"id:{first['chat_id']}")
+        assert (by_id["chat_id"], texts(by_id["messages"])) == (first["chat_id"], ["one", "two"])
+        assert (await other.append(moved, "three"))["type"] == "ack"
+    assert said(path.with_name("Moved.jsonl")) == ["one", "two", "three"]
