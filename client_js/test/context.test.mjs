@@ -4,7 +4,8 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { after, before } from "node:test";
 import { createContext, EventTypes } from "../dist/context.js";
-import { client, Server, until } from "./server.mjs";
+import "../dist/history.js";
+import { client, holding, Server, until } from "./server.mjs";
 
 const server = new Server();
 before(() => {
@@ -17,7 +18,7 @@ before(() => {
 after(() => server.end());
 
 const shown = async (act, options = { chat: "group:Shown" }) => {
-  const one = await client(server);
+  const one = await client(server, options.WebSocket ? { WebSocket: options.WebSocket } : {});
   if (options.chat) await one.open(options.chat, { create: true });
   const context = await createContext(one, options);
   const told = [];
@@ -184,3 +185,34 @@ test("events wait in a bounded queue, and those of a chat end where another is s
   // After it, what came later is told as ever.
   assert.deepEqual(told.at(-1).slice(0, 2), ["message_received", 1099]);
 }, { chat: "group:Queue" }));
+
+test("what came between the parts of a snapshot stands once in the order", () => {
+  const { held, hold, hear, WebSocket } = holding();
+  return shown(async (context, told, one) => {
+    await context.addMessages(Array.from({ length: 40 }, (_, index) => ({ id: `m${index}`, mes: `${index} ${"words ".repeat(1000)}` })));
+    const other = await client(server);
+    const theirs = await other.open("group:Parts");
+    await theirs.backUp();
+    const [{ backup }] = (await theirs.backups()).backups;
+    await theirs.append({ id: "later", mes: "not in the backup" });
+    await until(() => context.chat.length === 41);
+    hold(({ type, part, of }) => type === "snapshot-part" && part === of);
+    await theirs.restoreBackup(backup, { force: true });
+    await until(() => held.length);
+    await theirs.append({ id: "a", mes: "between the parts" });
+    await theirs.append({ id: "b", mes: "and another" });
+    await theirs.delete("m0");
+    await until(() => held.filter(({ frame }) => frame.type === "integrity").length === 3);
+    await context.eventsDelivered();
+    told.length = 0;
+    // Commits may overtake what is left of a snapshot.
+    held.push(...held.splice(0, 1));
+    hear();
+    await until(() => one.status === "connected" && context.chat.at(-1)?.id === "b");
+    await context.addMessages({ id: "c", mes: "after it" });
+    await context.eventsDelivered();
+    assert.deepEqual(context.chat.map(({ id }) => id), [...Array.from({ length: 39 }, (_, index) => `m${index + 1}`), "a", "b", "c"]);
+    assert.deepEqual(told.map(([name, index]) => [name, index]), [["chat_id_changed", "Parts"], ["message_received", 39], ["message_received", 40], ["message_received", 41]]);
+    await other.close();
+  }, { chat: "group:Parts", WebSocket });
+});

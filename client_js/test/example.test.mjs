@@ -1,11 +1,10 @@
 // The example: saves of a whole chat become what changed.
 import assert from "node:assert/strict";
 import test, { after, before } from "node:test";
-import { WebSocket } from "ws";
 import "../dist/history.js";
 import "../dist/life.js";
 import { incrementalSave } from "../examples/incremental_save.js";
-import { client, Server, until } from "./server.mjs";
+import { client, holding, Server, until } from "./server.mjs";
 
 const server = new Server();
 before(() => server.start());
@@ -35,17 +34,10 @@ test("a program that saves whole chats sends what changed, and hears of others",
   await Promise.all([one, other, third].map((open) => open.close()));
 });
 
-/** A client that hears the server only while nothing is held back. */
+/** A client that can be made to hear nothing for a while. */
 async function hearing() {
-  let held;
-  class Holding extends WebSocket {
-    emit(name, ...given) {
-      if (!held || name !== "message") return super.emit(name, ...given);
-      held.push(() => super.emit(name, ...given));
-      return true;
-    }
-  }
-  return { one: await client(server, { WebSocket: Holding }), hold: () => (held = []), hear: () => held.splice(0).forEach((frame) => frame(), (held = undefined)) };
+  const { WebSocket, hold, hear } = holding();
+  return { one: await client(server, { WebSocket }), hold, hear };
 }
 
 const line = ({ id, mes }) => `${id}: ${mes}`;

@@ -48,6 +48,29 @@ export async function until(holds, what = String(holds)) {
   }
 }
 
+/** A WebSocket for one client, and when that client hears nothing: from the first frame on that `isFirst`. What comes meanwhile is in `held`. */
+export function holding() {
+  const held = [];
+  let isHeld;
+  let isFirst = () => false;
+  class Holding extends WebSocket {
+    emit(name, ...given) {
+      if (name !== "message" || !(isHeld ||= isFirst(JSON.parse(String(given[0]))))) return super.emit(name, ...given);
+      return held.push({ frame: JSON.parse(String(given[0])), hear: () => super.emit(name, ...given) }) > 0;
+    }
+  }
+  return {
+    WebSocket: Holding,
+    held,
+    hold: (first = () => true) => (isFirst = first),
+    hear: () => {
+      isHeld = false;
+      isFirst = () => false;
+      for (const { hear } of held.splice(0)) hear();
+    },
+  };
+}
+
 /** Web Locks of one process: what a browser gives the tabs of a profile. */
 export class Locks {
   held = new Map();

@@ -75,7 +75,8 @@ export class Narrator {
 
   private install(effect: Effect): void {
     if (effect.op === "append" || effect.op === "insert") {
-      const ids = effect.messages.map((message) => message.id as string);
+      // What came between the parts of a snapshot stands in the order already.
+      const ids = effect.messages.map((message) => message.id as string).filter((id) => !this.order.includes(id));
       const after = effect.op === "append" ? this.order.length : effect.after === null ? 0 : this.order.indexOf(effect.after) + 1 || this.order.length;
       this.order.splice(after, 0, ...ids);
     } else if (effect.op === "delete") {

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from tellback_protocol.chat import message_id_of
 from tellback_protocol.effects import (
@@ -123,15 +124,14 @@ class Narrator:
     def _install(self, effect: Effect) -> None:
         match effect:
             case AppendEffect():
-                for raw in effect.messages:
-                    message_id = message_id_of(bytes(raw))
+                for message_id in self._new(effect.messages):
                     if self._positions is not None:
                         self._positions[message_id] = len(self._order)
                     self._order.append(message_id)
             case InsertEffect():
                 position = -1 if effect.after is None else self.position(effect.after)
                 at = len(self._order) if position is None else position + 1
-                self._order[at:at] = [message_id_of(bytes(raw)) for raw in effect.messages]
+                self._order[at:at] = self._new(effect.messages)
                 self._positions = None
             case DeleteEffect():
                 gone = set(effect.messages)
@@ -139,6 +139,11 @@ class Narrator:
                 self._positions = None
             case _:
                 pass
+
+    def _new(self, lines: Sequence[Raw]) -> list[str]:
+        """Ids of added messages; what came between the parts of a snapshot stands in the order already."""
+        ids = [message_id_of(bytes(line)) for line in lines]
+        return [message_id for message_id in ids if self.position(message_id) is None]
 
     def _tell_added(self, line: bytes, told: list[Told]) -> None:
         message_id = message_id_of(line)

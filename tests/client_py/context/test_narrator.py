@@ -55,6 +55,15 @@ def test_added_messages_stand_where_the_commit_left_them() -> None:
     ]
 
 
+def test_what_came_between_the_parts_of_a_snapshot_stands_once_in_the_order() -> None:
+    narrator = Narrator(["a"], "chat")
+    narrator.replaced(["x", "a", "b", "c"])
+    assert told(narrator, AppendEffect(messages("b"))) == [("message_received", (2, {"message_id": "b"}))]
+    assert told(narrator, InsertEffect(None, messages("x"))) == [("message_received", (0, {"message_id": "x"}))]
+    assert told(narrator, AppendEffect(messages("c")), AppendEffect(messages("d"))) == [
+        ("message_received", (3, {"message_id": "c"})), ("message_received", (4, {"message_id": "d"}))]
+
+
 @pytest.mark.parametrize(("fields", "name"), [
     ({"is_user": True}, "message_sent"), ({"is_user": False, "role": "user"}, "message_received"),
     ({"role": "user"}, "message_sent"), ({"role": "assistant"}, "message_received"), ({}, "message_received"),
