@@ -4,6 +4,7 @@
     owners.copy()                      while the server goes on: most of them, in any state
     owners.copy()                      while it stands still: what is different now
     fill_store(fs, source, data, manifest, url, store, ...)     into a store that holds nothing yet
+    settle_filling(fs, data)           behind everything else of a restore
 
 Rules of this module (BEHAVIOUR Z13, Z14):
 - A copied owner is what the store held; what the log knows of it beyond that is in the copy of the log.
@@ -27,10 +28,13 @@ from tellback_server.store.files import SERVER_FOLDER
 from tellback_server.store.store_state import decode_listing
 from tellback_server.store_binding import Binding, as_file, read_binding, write_binding
 
-__all__ = ["OwnersCopying", "begin_filling", "copy_owners", "end_filling", "fill_store", "owners_size_bytes"]
+__all__ = [
+    "OwnersCopying", "begin_filling", "copy_owners", "end_filling", "fill_store", "owners_size_bytes",
+    "settle_filling",
+]
 
 FILLING: Final = f"{SERVER_FOLDER}/filling"
-"""The binding of a folder whose store is being filled; goes when all owners are there."""
+"""The binding of a folder whose store is being filled; goes when all owners are there and the folder is whole."""
 
 
 class OwnersCopying:
@@ -74,7 +78,8 @@ def fill_store(
     new_id: Callable[[], str],
 ) -> None:
     """Bind a restored data folder to a store that holds nothing, or that a restore which was cut off began to fill,
-    and save every owner there. Raises BackupUnusable, ConfigurationError, StoreError, OSError: the same call goes on.
+    and save every owner there; `settle_filling` comes when the folder is finished. Raises BackupUnusable,
+    ConfigurationError, StoreError, OSError: the same call goes on.
     """
     durability = store.check().durability
     if durability != manifest.durability:
@@ -99,7 +104,7 @@ def fill_store(
         user = path.removeprefix(f"{OWNERS}/").partition("/")[0]
         store.save(user, None, None, value)
         report(path, len(content))
-    end_filling(fs, data, binding)
+    write_binding(fs, data, binding)
 
 
 def begin_filling(fs: Fs, data: str, url: str, store: Store, new_id: Callable[[], str]) -> Binding:
@@ -108,6 +113,7 @@ def begin_filling(fs: Fs, data: str, url: str, store: Store, new_id: Callable[[]
     Raises BackupUnusable, ConfigurationError, StoreError, OSError.
     """
     here, mark = str(StoreAddress(url)), os.path.join(data, FILLING)
+    settle_filling(fs, data)
     if fs.stat(mark) is None:
         if store.users():
             raise BackupUnusable(here, "holds chats already; name an empty store")
@@ -123,7 +129,18 @@ def begin_filling(fs: Fs, data: str, url: str, store: Store, new_id: Callable[[]
 def end_filling(fs: Fs, data: str, binding: Binding) -> None:
     """The folder belongs to the store from now on. Durable on return. Raises OSError."""
     write_binding(fs, data, binding)
-    fs.unlink(os.path.join(data, FILLING))
+    settle_filling(fs, data)
+
+
+def settle_filling(fs: Fs, data: str) -> None:
+    """What marks a filling goes when the folder belongs to that store: it came to its end, however long ago. Durable on
+    return. Raises ConfigurationError, OSError.
+    """
+    filling, binding = read_binding(fs, data, os.path.basename(FILLING)), read_binding(fs, data)
+    if filling is not None and binding is not None and filling.data_id == binding.data_id:
+        mark = os.path.join(data, FILLING)
+        fs.unlink(mark)
+        fs.fsync_directory(os.path.dirname(mark))
 
 
 def copy_owners(source: Store, target: Store) -> Iterator[str]:

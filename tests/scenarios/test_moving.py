@@ -292,3 +292,19 @@ async def test_metadata_that_changed_in_the_groups_file_meanwhile_are_an_outside
         opened = await (await TabClient.join(app.urls[0])).open(chat)
         assert (opened["metadata"], opened["version"]["epoch"]) == ({"note": "second"}, 2)
         assert [one["mes"] for one in opened["messages"]] == ["no header", "ours"]
+
+
+async def test_what_marks_a_filling_that_came_to_its_end_misleads_nobody_sv12(tmp_path: Path) -> None:
+    """[SV12]: a power cut left it beside the binding: the store it names is no more half full than any other."""
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
+    write_files(data / "default-user", {"chats/A/x.jsonl": '{"chat_metadata":{}}\n{"mes":"hi"}\n'})
+    await moved(data, url)
+    binding, mark = data / ".tellback/store", data / ".tellback/filling"
+    assert not mark.exists()
+    mark.write_bytes(binding.read_bytes())
+    await moved(data, f"{url}2")
+    mark.write_bytes(binding.read_bytes())
+    await moved(data, "files")
+    code, _out, errors = await run("move", "--data", data, "--to", f"{url}2")
+    assert (code, "holds chats already" in errors) == (78, True), errors
+    await moved(data, f"{url}3")

@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
+from tellback_server.clock import Clock
+from tellback_server.commands.store_option import opened
 from tellback_server.config import ConfigurationError
+from tellback_server.fs import Fs
+from tellback_server.server_backup import Manifest, restore
+from tellback_server.store_backup import fill_store, settle_filling
 from tests.scenarios.test_server_backup import CHATS, Load, command, refused
 from tests.support.database_servers import PostgresProcess, ValkeyProcess
+from tests.support.recording_fs import RecordingFs, SyncedDirectory, Unlinked
 from tests.support.server import Process, TabClient, running
 from tests.support.stored import caught_up, sqlite_url
 from tests.support.waiting import until
@@ -135,3 +141,44 @@ async def test_what_cannot_be_and_what_is_cut_off_z14(tmp_path: Path) -> None:
     assert "the chats of" in await refused(back)
     with pytest.raises(ConfigurationError, match="another data folder"):
         await running(back, store=url).__aenter__()
+
+
+class _Cut(Exception):
+    """Where a kill comes."""
+
+
+async def test_a_restore_that_was_cut_off_when_the_store_was_full_goes_on_z14(tmp_path: Path) -> None:
+    """[Z14]: between the last owner and the end of the folder; the mark of the filling goes behind that of the folder,
+    each durably, so that there is no moment from which it does not go on.
+    """
+    data, dest, back, url = tmp_path / "data", tmp_path / "dest", tmp_path / "back", sqlite_url(tmp_path / "store")
+    async with running(data, store=url) as server:
+        tab = await TabClient.join(server.urls[0])
+        await tab.open(CHATS[0], create=True)
+        await tab.append(CHATS[0], "one")
+        was = await everything(tab)
+    code, _out, errors = await command("backup", "server", dest, "--data", data)
+    assert code == 0, errors
+    new, fs = sqlite_url(tmp_path / "new"), RecordingFs(Fs())
+
+    def restored(step: str) -> None:
+        with opened(new) as store:
+            def fill(manifest: Manifest) -> None:
+                fill_store(
+                    fs, str(dest), str(back), manifest, new, store, lambda _path, _size: None, Clock().uuid4
+                )
+                if step == "filled":
+                    raise _Cut
+            restore(fs, str(dest), str(back), fill=fill)
+        settle_filling(fs, str(back))
+
+    with pytest.raises(_Cut):
+        restored("filled")
+    restored("")
+    own = str(back / ".tellback")
+    tail = [call for call in fs.trace if isinstance(call, Unlinked | SyncedDirectory) and call.path.startswith(own)]
+    assert tail[-4:] == [
+        Unlinked(f"{own}/UNFINISHED"), SyncedDirectory(own), Unlinked(f"{own}/filling"), SyncedDirectory(own),
+    ]
+    async with running(back, store=new) as server:
+        assert await everything(await TabClient.join(server.urls[0])) == was

@@ -29,7 +29,7 @@ from tellback_server.server_backup import BackupUnusable
 from tellback_server.store.address import StoreAddress
 from tellback_server.store.base import Store
 from tellback_server.store.files import FileStore
-from tellback_server.store_backup import begin_filling, copy_owners, end_filling
+from tellback_server.store_backup import begin_filling, copy_owners, end_filling, settle_filling
 from tellback_server.store_binding import Binding, unbind
 
 __all__ = ["move"]
@@ -117,6 +117,7 @@ async def _moved(
                 moving.into_files()
                 await records.flush()
                 failpoint("moving.after_records")
+                settle_filling(fs, data)
                 unbind(fs, data)
                 return count, ""
             assert target is not None, "it is open"

@@ -34,7 +34,7 @@ from tellback_server.server_backup import (
 )
 from tellback_server.standstill import Place
 from tellback_server.store.files import SERVER_FOLDER
-from tellback_server.store_backup import OwnersCopying, fill_store, owners_size_bytes
+from tellback_server.store_backup import OwnersCopying, fill_store, owners_size_bytes, settle_filling
 
 __all__ = ["server", "server_restore"]
 
@@ -128,6 +128,7 @@ def server_restore(
                     fill_store(fs, origin, target, manifest, store, held, report, Clock().uuid4)
 
             manifest = restore(fs, origin, target, report, fill=fill)
+            settle_filling(fs, target)
     _tell("restored", target, manifest, as_json)
 
 
