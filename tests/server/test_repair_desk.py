@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from tellback_server.repairs.repairer import Repairer
 from tellback_server.store.files import DEFAULT_USER
-from tests.support.damage import codes
+from tests.support.damage import codes, repaired
 from tests.support.server import TabClient, running, texts, tree
 from tests.support.waiting import GUARD_S, until
 
@@ -135,3 +137,64 @@ async def test_who_asked_may_leave_and_the_repair_goes_to_its_end_alone(
         assert (await other.raw.receive_until(type="reset"))["reason"] == "outside-edit"
         again = await other.open(CHAT)
         assert ("read_only" in again, texts(again["messages"])) == (False, ["one", "two"])
+
+
+def copied_by_hand(data: Path, to: str, *, named: bool) -> Path:
+    """The chat and its chat_sync, copied to another character; `named`: by a program that writes its new name."""
+    path = data / DEFAULT_USER / "chats" / "Pip" / "talk.jsonl"
+    copy = data / DEFAULT_USER / "chats" / to / "talk.jsonl"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    sync = json.loads(path.with_name("talk.luker-state.chat_sync.json").read_bytes())
+    if named:
+        del sync["tellback"]["crc32"]
+        sync["tellback"]["name"] = f"character:{to}/talk"
+    copy.with_name("talk.luker-state.chat_sync.json").write_text(json.dumps(sync))
+    return copy
+
+
+async def test_a_copy_of_another_characters_chat_is_nobodys_but_its_own(tmp_path: Path) -> None:
+    """[X14] What it says that it is stands elsewhere: nothing is put into it that the log tells of that one."""
+    data = tmp_path / "data"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        for text in ("one", "two", "three"):
+            await tab.append(CHAT, text)
+    copy = copied_by_hand(data, "Tom", named=False)
+    lines = copy.read_bytes().split(b"\n")
+    copy.write_bytes(b"\n".join([lines[0], lines[1], b"{torn", *lines[3:]]))
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    [offline] = [one for one in repaired(other).choices if one.path.endswith("Tom/talk.jsonl")]
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        told = await tab.ask("chat-repair", chat="character:Tom/talk")
+        [planned] = told["repairs"]
+        assert (planned["actions"], planned["quarantined"]) == (offline.actions, 1)
+        assert (await tab.ask("chat-repair", chat="character:Tom/talk", apply=True))["done"]
+        opened = await tab.open("character:Tom/talk")
+        assert ("read_only" in opened, texts(opened["messages"])) == (False, ["one", "three"])
+        assert opened["chat_id"] != (await tab.open(CHAT))["chat_id"]
+    assert copy.read_bytes() == (other / copy.relative_to(data)).read_bytes()
+
+
+async def test_a_copy_that_says_that_it_is_another_characters_chat_is_told_and_parted(tmp_path: Path) -> None:
+    """[X13] [X14] The one that the log names is the chat; the other one's chat_sync is taken away."""
+    data = tmp_path / "data"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+    copied_by_hand(data, "Tom", named=True)
+    assert "chat-id-duplicate" in codes(data)
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        first, second = await tab.open(CHAT), await tab.open("character:Tom/talk")
+        assert first["chat_id"] != second["chat_id"]
+        assert (await tab.ask("chat-repair", chat=CHAT))["findings"] == []
+        told = await tab.ask("chat-repair", chat="character:Tom/talk", apply=True)
+        assert [one["code"] for one in told["findings"]] == ["chat-id-duplicate"]
+        assert told["done"]
+        assert (await tab.append("character:Tom/talk", "two"))["type"] == "ack"
+    assert codes(data) == set()

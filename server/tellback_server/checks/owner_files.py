@@ -106,13 +106,7 @@ class OwnerCheck:
 
     def known(self, place: Place) -> Known:
         """All that the log, the session file and chat_sync tell of an owner's files."""
-        sync = None
-        if is_nameable(place, SYNC_NAMESPACE):
-            try:
-                sync = sync_of(read_steady(self._fs, self._sidecar(place, SYNC_NAMESPACE))[0])
-            except OSError:
-                sync = None
-        mark = sync.mark if sync is not None else None
+        mark = self.mark(place)
         if mark is not None and not self._owns(place, mark):
             mark = None
         chat_id = mark.chat_id if mark is not None else self._by_name.get(str(place), "")
@@ -146,6 +140,16 @@ class OwnerCheck:
         return Known(
             chat_id, base, files, states, mark.watermark.lines if mark is not None else 0, grows_to, mark, facts
         )
+
+    def mark(self, place: Place) -> SyncMark | None:
+        """What the chat_sync beside an owner says."""
+        if not is_nameable(place, SYNC_NAMESPACE):
+            return None
+        try:
+            sync = sync_of(read_steady(self._fs, self._sidecar(place, SYNC_NAMESPACE))[0])
+        except OSError:
+            return None
+        return None if sync is None else sync.mark
 
     def _owns(self, place: Place, mark: SyncMark) -> bool:
         if mark.name == str(place):
@@ -294,11 +298,8 @@ class OwnerCheck:
         place = parse_place(name)
         if isinstance(place, str) or file_of(place)[1] not in self._names.get(file_of(place)[0], set()):
             return False
-        try:
-            sync = sync_of(read_steady(self._fs, self._sidecar(place, SYNC_NAMESPACE))[0])
-        except OSError:
-            return False
-        return sync is not None and sync.mark is not None and (sync.mark.chat_id, sync.mark.name) == (chat_id, name)
+        mark = self.mark(place)
+        return mark is not None and (mark.chat_id, mark.name) == (chat_id, name)
 
     # -- backups and trash -------------------------------------------------------------------------------------------
 

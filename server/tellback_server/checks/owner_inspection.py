@@ -1,14 +1,16 @@
 """Owner inspection: the files of one chat looked at, as `inspection` does, with what a running log tells of it.
 
 Rules of this module (BEHAVIOUR X14):
-- Cost: the chat's files and its records; nothing of other chats is read but the names in its folder.
+- Cost: the chat's files and its records. Of other chats only names are read, in its folder and in that of the chat that
+  its chat_sync or the log says it is, and the records and chat_sync of that one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from tellback_protocol.ids import CharacterChat, GroupChat, sidecar_name
+from tellback_protocol.ids import CharacterChat, GroupChat, parse_place, sidecar_name
 from tellback_server.checks.findings import Finding, Tally
 from tellback_server.checks.kinds import kind_of
 from tellback_server.checks.log_image import LiveLog, OwnerFacts
@@ -41,15 +43,28 @@ class OwnerInspection:
         """What holds the files against each other."""
         assert user == self.user, "of one user"
         names: dict[tuple[str, ...], set[str]] = {}
-        for folders in {file_of(self._place)[0], ("groups",)}:
-            try:
-                names[folders] = set(self._fs.listdir(os.path.join(self.scope.users[user], *folders)))
-            except FsError:
-                continue
-        facts = {self._key: OwnerFacts(intents=[])}
-        for _position, record in self.image.records(self._key, -1):
-            facts[self._key].tell(record)
-        return OwnerCheck(self._fs, self.scope, user, names, facts, is_log_whole=True)
+        check = OwnerCheck(self._fs, self.scope, user, names, {}, is_log_whole=True)
+        # Who else it may be is told by its chat_sync, and by the log.
+        said = check.mark(self._place)
+        keys = [self._key] if said is None else [owner_key(user, said.chat_id), self._key]
+        facts = {key: OwnerFacts(intents=[]) for key in keys}
+        for key, told in facts.items():
+            for _position, record in self.image.records(key, -1):
+                told.tell(record)
+        check.know(facts, is_log_whole=True)
+        same = [one.base.name for one in facts.values() if one.base is not None] + ([] if said is None else [said.name])
+        for place in (self._place, *map(parse_place, same)):
+            if not isinstance(place, str):
+                self._list(file_of(place)[0], names)
+        self._list(("groups",), names)
+        return check
+
+    def _list(self, folders: tuple[str, ...], names: dict[tuple[str, ...], set[str]]) -> None:
+        path = os.path.join(self.scope.users[self.user], *folders)
+        stat = self._fs.stat(path)
+        if folders not in names and stat is not None and stat.is_directory:
+            with contextlib.suppress(FsError):
+                names[folders] = set(self._fs.listdir(path))
 
     def findings(self) -> list[Finding]:
         """Everything that is found. Raises FsError for the folder."""
