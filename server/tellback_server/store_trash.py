@@ -16,13 +16,15 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
+from tellback_protocol.ids import Place, parse_place
 from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing
 from tellback_server.staged import Staged
 from tellback_server.store.base import StoredChat, StoreError
 from tellback_server.store.filed import as_files
 from tellback_server.store.files import FileStore
-from tellback_server.trash import MANIFEST, Entry, Trash, manifest_bytes
+from tellback_server.store.place import state_of
+from tellback_server.trash import MANIFEST, Entry, Trash, chats_of, manifest_bytes
 
 __all__ = ["StoreTrash"]
 
@@ -77,15 +79,20 @@ class StoreTrash:
         return []
 
     def remove(self, user: str, entry: Entry) -> None:
-        """The manifest goes last. Whatever else stands there stays."""
+        """The manifest goes last. What no owner in a store consists of, a card above all, gets its place back; where
+        that is taken, and whatever else stands there, it stays.
+        """
         fs, folder = self._files.fs, self._files.checked_path(user, f"trash/{entry.folder}")
-        paths = [os.path.join(folder, path) for path in entry.files]
+        own = _own_files(entry)
+        self._trash.give_back(user, entry, [path for path in entry.files if path not in own])
+        paths = [os.path.join(folder, path) for path in own]
         owners = os.path.join(folder, OWNERS)
         with contextlib.suppress(FileMissing):
             paths += [os.path.join(owners, name) for name in fs.listdir(owners)]
         for path in (*paths, os.path.join(folder, MANIFEST)):
             with contextlib.suppress(FileMissing):
                 fs.unlink(path)
+        paths += [os.path.join(folder, path) for path in entry.files]
         for one in sorted({os.path.dirname(path) for path in paths} | {folder}, key=len, reverse=True):
             while len(one) >= len(folder):
                 with contextlib.suppress(OSError):
@@ -93,3 +100,16 @@ class StoreTrash:
                 one = os.path.dirname(one)
         with contextlib.suppress(FileMissing):
             fs.fsync_directory(os.path.dirname(folder))
+
+
+def _own_files(entry: Entry) -> dict[str, None]:
+    """Files of an entry that the store has otherwise: chats, and states of what the entry is about."""
+    chats = {path: place for name, path in chats_of(entry) if not isinstance(place := parse_place(name), str)}
+    places: set[Place | str] = {parse_place(entry.name), *chats.values()}
+    own: dict[str, None] = {}
+    for path in entry.files:
+        folder, _slash, name = path.rpartition("/")
+        owned = state_of(tuple(folder.split("/")), name)
+        if path in chats or (owned is not None and owned[0] in places):
+            own[path] = None
+    return own

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
 
 from tellback_protocol.ids import SIDECAR_MARK, Version
 from tellback_server.failpoint import failpoint
-from tellback_server.fs import FileMissing, FileTaken, FsError
+from tellback_server.fs import FileMissing, FileTaken, FileUnsafe, FsError
 from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
 from tellback_server.store.marks import SyncMark, sync_of
@@ -225,6 +225,12 @@ class Trash:
             self._remove_empty(folder)
             with contextlib.suppress(FileMissing):
                 fs.fsync_directory(os.path.dirname(folder))
+
+    def give_back(self, user: str, entry: Entry, paths: Iterable[str]) -> None:
+        """Some files of an entry get their places back; one whose place is taken or unsafe stays. Raises OSError."""
+        for path in paths:
+            with contextlib.suppress(FileTaken, FileUnsafe):
+                self._give_back(self.path(user, entry, path), self._files.checked_path(user, path))
 
     def _give_back(self, kept: str, target: str) -> None:
         fs = self._files.fs

@@ -14,16 +14,18 @@ from tests.support.stored import sqlite_url
 OLD, PIP = "group:old", {"character": "Pip"}
 CHAT, READ = "character:Pip/with it", "character:Pip/only read"
 NOTE = {"note": "of the group"}
+ODD = {"characters/Pip.png": b"card", "chats/Pip/notes.txt": b"mine", "chats/Pip/gone.luker-state.x.json": b"{}"}
+"""Of no owner that a store could hold."""
 
 
 def folder(data: Path) -> None:
     write_files(data / "default-user", {
         "group chats/old.jsonl": '{"mes":"no header"}\n',
         "groups/1.json": json.dumps({"id": "1", "chats": ["old"], "chat_id": "old", "chat_metadata": NOTE}),
-        "characters/Pip.png": b"card",
         "chats/Pip/with it.jsonl": '{"chat_metadata":{}}\n{"mes":"hi"}\n',
         "chats/Pip/only read.jsonl": '{"chat_metadata":{}}\n{"mes":"hi"}\n{"mes":"hi"}\n',
         "chats/Pip/only read.luker-state.memory.json": '{"n":1}',
+        **ODD,
     })
 
 
@@ -34,7 +36,7 @@ async def told(tab: TabClient, chat: str) -> dict[str, Any]:
 
 
 async def test_metadata_of_a_group_and_versions_of_states_come_back_sv12(tmp_path: Path) -> None:
-    """[SV12]: of a chat that was deleted by itself and of those that went with their character, after a cut between
+    """[SV7] [SV12]: of a chat that was deleted by itself and of those that went with their character, after a cut between
     them; the metadata stay when the chats move back, although no group's file tells them any more.
     """
     data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
@@ -66,6 +68,8 @@ async def test_metadata_of_a_group_and_versions_of_states_come_back_sv12(tmp_pat
         assert answer["type"] == "ack", answer
         for chat, one in was.items():
             assert await told(again, chat) == one
+    assert {path: (data / "default-user" / path).read_bytes() for path in ODD} == ODD
+    assert not list((data / "default-user/trash").iterdir())
     await moved(data, "files")
     async with running(data) as app:
         again = await TabClient.join(app.urls[0])
