@@ -36,8 +36,8 @@ async def told(tab: TabClient, chat: str) -> dict[str, Any]:
 
 
 async def test_metadata_of_a_group_and_versions_of_states_come_back_sv12(tmp_path: Path) -> None:
-    """[SV7] [SV12]: of a chat that was deleted by itself and of those that went with their character, after a cut between
-    them; the metadata stay when the chats move back, although no group's file tells them any more.
+    """[SV7] [SV12]: of a chat that was deleted by itself and of those that went with their character, after a cut; the
+    metadata stay when the chats move back, although no group's file tells them any more.
     """
     data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
     folder(data)
