@@ -216,3 +216,21 @@ test("what came between the parts of a snapshot stands once in the order", () =>
     await other.close();
   }, { chat: "group:Parts", WebSocket });
 });
+
+test("a reply that the server ends is told as the swipe or the continuation that it is", () => shown(async (context, told, one) => {
+  await context.addMessages([{ mes: "And?", is_user: true }, { id: "c", name: "Alice", mes: "Once " }, { id: "s", name: "Alice", mes: "Never." }]);
+  const chat = await one.open("group:Ended");
+  const producer = await client(server);
+  const theirs = await producer.open("group:Ended");
+  for (const target of [{ continuing: "c" }, { swipeOf: "s" }]) (await theirs.generate([], { ...target, leaseS: 1 })).push("upon a time");
+  await until(() => chat.generations.length === 2 && chat.generations.every(({ text }) => text === "upon a time"));
+  await context.eventsDelivered();
+  told.length = 0;
+  // Nobody ends them: their producer is gone.
+  await producer.close(0);
+  await until(() => told.filter(([name]) => name === "message_updated").length === 2);
+  assert.deepEqual(chat.messages.map(({ mes }) => mes), ["And?", "Once upon a time", "upon a time"]);
+  const about = (id) => told.filter(([name, , info]) => name.startsWith("message_") && info.message_id === id);
+  assert.deepEqual(about("c"), ["message_edited", "message_updated"].map((name) => [name, 1, { message_id: "c" }]));
+  assert.deepEqual(about("s"), [["message_swiped", 2, { message_id: "s", swipe_id: 1 }], ["message_updated", 2, { message_id: "s" }]]);
+}, { chat: "group:Ended" }));
