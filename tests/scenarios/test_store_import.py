@@ -133,6 +133,44 @@ async def test_a_state_that_changed_in_the_source_arrives_and_none_is_lost(tmp_p
     assert {'{"n":1}', '{"n":2}'} <= kept
 
 
+async def test_a_state_that_is_missing_beside_a_chat_that_is_there_comes_in(tmp_path: Path) -> None:
+    """[IE5] [IE10] As in a folder: also without a journal; another one of its name is left as it is here, and told."""
+    data, folder, url = tmp_path / "data", tmp_path / "folder", sqlite_url(tmp_path / "store")
+    lines = '{"chat_metadata":{}}\n{"id":"m1","name":"A","mes":"hi"}'
+    first = write_files(tmp_path / "first", {
+        "chats/Alice/one.jsonl": lines, "chats/Alice/one.luker-state.memory.json": '{"n":1}',
+        "chats/Alice/one.luker-state.mood.json": '{"good":true}',
+    })
+    second = write_files(tmp_path / "second", {
+        "chats/Alice/one.jsonl": lines, "chats/Alice/one.luker-state.memory.json": '{"n":2}',
+        "chats/Alice/one.luker-state.place.json": '{"at":"sea"}',
+    })
+    reports: list[tuple[int, dict[str, Any]]] = []
+    for place in (["--data", data, "--store", url], ["--data", folder]):
+        assert (await run("import", "luker", first, *place))[0] == 0
+        next((Path(place[1]) / ".tellback/imports").iterdir()).unlink()
+        for source in (second, first):
+            dry = json.loads((await run("import", "luker", source, *place, "--json", "--again", "--dry-run"))[1])
+            code, out, errors = await run("import", "luker", source, *place, "--json", "--again")
+            report = json.loads(out)
+            assert (report["actions"], report.get("items")) == ({"known": 1}, dry.get("items")), errors
+            reports.append((code, report.get("items", [])))
+    in_store, in_folder = reports[:2], reports[2:]
+    assert in_store == in_folder
+    assert [[note["code"] for note in items[0]["notes"]] if items else [] for _code, items in in_store] == [
+        ["state-taken"], []
+    ]
+    served, there = await told(data, store=url), await told(folder)
+    assert {name: one["data"] for name, one in served["character:Alice/one"]["states"].items()} == {
+        "memory": {"n": 1}, "mood": {"good": True}, "place": {"at": "sea"},
+    }
+    for one in (served, there):
+        for state in one["character:Alice/one"]["states"].values():
+            del state["version"]
+        del one["character:Alice/one"]["head"], one["character:Alice/one"]["version"]
+    assert served == there
+
+
 async def test_names_that_are_taken_changes_and_damage_in_a_store(tmp_path: Path) -> None:
     """[IE5] [IE6] [IE10] As in a folder: beside it, brought up to date, told and kept."""
     data, url = tmp_path / "data", sqlite_url(tmp_path / "store")

@@ -230,13 +230,11 @@ def _run(
     own = os.path.join(files.data_root, SERVER_FOLDER)
     image, clock, is_dry = LogImage(files.fs, log_folder(files.data_root)), Clock(), report.dry_run
     journal = Journal(files.fs, own, report.user, writes=not is_dry)
-    destination: Destination = FileDestination(files, report.user, clock, is_dry=is_dry)
+    folder = FileDestination(files, report.user, clock, is_dry=is_dry)
+    destination: Destination = folder
     if there is not None:
         report.store = there.address
-        destination = StoreDestination(
-            FileDestination(files, report.user, clock, is_dry=is_dry), there.store, clock, keeps_log=there.keeps_log,
-            is_dry=is_dry,
-        )
+        destination = StoreDestination(folder, there.store, clock, keeps_log=there.keeps_log, is_dry=is_dry)
     importer = Importer(
         files, report.user, image, journal, clock, source, conflict=conflict, again=again, there=destination
     )

@@ -17,7 +17,6 @@ from tellback_protocol.ids import (
     ChatName,
     GroupChat,
     Place,
-    StateOwner,
     Version,
     derived_uuid,
     file_integrity,
@@ -171,10 +170,20 @@ class StoreDestination:
         ))
 
     def add_states(self, item: Item, target: Target, notes: Notes) -> None:
-        if not isinstance(target, StateOwner):
-            # A chat was saved with all of them.
+        if not isinstance(target, CharacterChat | GroupChat):
+            self._save_states(item, target, notes)
             return
-        self._save_states(item, target, notes)
+        standing = self._load(target) if item.states.keys() - {SYNC_NAMESPACE} else None
+        if standing is None:
+            return
+        value = self._value(item, target, item.data, notes)
+        held = {namespace: one for namespace, one in standing.states.items() if one.data is not None}
+        for namespace in sorted(value.states.keys() & held.keys()):
+            if value.states[namespace].data != held[namespace].data:
+                notes.add("state-taken", "left as it is here", detail=namespace)
+        if value.states.keys() - held.keys():
+            value.states |= held
+            self._save_over(standing, value)
 
     def lines(self, target: Target) -> list[bytes]:
         value = self._load(target)
@@ -201,11 +210,14 @@ class StoreDestination:
             new = value.states.setdefault(namespace, old)
             if old.data is not None and new.data != old.data and not self._is_dry:
                 self._files.keep(f"{digest(old.data)}.{namespace}.json", old.data)
-        # A store leaves alone what is at this head, and states are not in it.
+        self._save_over(standing, value)
+        return kept
+
+    def _save_over(self, standing: StoredChat, value: StoredChat) -> None:
+        """A store leaves alone what is at the head that it has, and states are not in that."""
         is_same = value.head.integrity == standing.head.integrity
         value.head = Version(standing.head.epoch + is_same, 0, value.head.integrity)
         self._save(value)
-        return kept
 
     def keep(self, name: str, data: bytes) -> str:
         return self._files.keep(name, data)
