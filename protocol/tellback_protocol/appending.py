@@ -16,18 +16,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from .errors import Refused
 from .frames import Limits
 from .ids import Version
 from .outcomes import Outcome, SessionOps
 from .requests import Append
 from .stream import Past, Stream
-from .values import is_anonymous_object
+from .values import anonymous_objects
 
 _TARGETS = ("a",)
-_OBJECT = b'{"'
-"""How an object with members begins when nobody put spaces into it."""
-_LF, _CR = b"\n\r"
 
 
 class PlainAppend(msgspec.Struct, gc=False):
@@ -46,59 +42,77 @@ class PlainAppend(msgspec.Struct, gc=False):
 
 
 def append_plain(
-    stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append], new_integrity: Callable[[], str],
-    new_message_id: Callable[[], str], now_ms: int, limits: Limits,
+    stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append],
+    new_integrities: Callable[[int], list[str]], new_message_ids: Callable[[int], list[str]], now_ms: int,
+    limits: Limits,
 ) -> list[PlainAppend]:
     """Decide about and install appends of one message without an id each, in order, up to the first that is not that
     plain: that one and those behind it changed nothing.
 
-    `ops` and `session_json` are of the session that asks. `new_integrity` and `new_message_id` give for each request
-    what `Fresh` would hold.
+    `ops` and `session_json` are of the session that asks. `new_integrities` and `new_message_ids` give as many as they
+    are asked for of what `Fresh` would hold, one for each request.
     """
-    chat = stream.chat
-    head = stream.head
-    epoch, seq, previous = head.epoch, head.seq, head.integrity
-    current = chat.version.integrity
-    last = ops.last
-    done: list[PlainAppend] = []
-    for request in requests:
-        base = request.base
-        messages = request.messages
-        if (
-            request.op != last + 1 or type(base) is not str or (base != "*" and base != current) or len(messages) != 1
-            or request.force or request.on_conflict != "refuse" or stream.damage
-        ):
-            break
-        data = bytes(messages[0])
-        size = len(data)
-        if size > limits.document_bytes or not data.startswith(_OBJECT) or _LF in data or _CR in data:
-            break
-        try:
-            if not is_anonymous_object(data, "/messages/0", limits.depth):
+    payloads: list[bytes] = []
+    if not stream.damage:
+        for request in requests:
+            messages = request.messages
+            if len(messages) != 1 or request.force or request.on_conflict != "refuse":
                 break
-        except Refused:
+            payload = bytes(messages[0])
+            if len(payload) > limits.document_bytes:
+                break
+            payloads.append(payload)
+    count = anonymous_objects(payloads, limits.depth)
+    if not count:
+        return []
+
+    chat = stream.chat
+    known = chat.messages
+    epoch, seq = stream.head.epoch, stream.head.seq
+    previous_json = stream.head.integrity.encode()
+    current = chat.version.integrity
+    op = ops.last
+    base: object = None
+    base_crc = 0
+    author = b'","by":{"session":%b,"op":' % session_json
+    done: list[PlainAppend] = []
+    lines: dict[str, bytes] = {}
+    pasts: list[Past] = []
+    outcomes: list[Outcome] = []
+    # The shortest of them is `payloads`: what is not plain has none.
+    for request, message_id, integrity, payload in zip(
+        requests, new_message_ids(count), new_integrities(count), payloads, strict=False
+    ):
+        if request.base != base:
+            base = request.base
+            if not isinstance(base, str):
+                break
+            base_crc = zlib.crc32(base.encode())
+        if request.op != op + 1 or (base != "*" and base != current) or message_id in known or message_id in lines:
             break
-        message_id = new_message_id()
-        if message_id in chat.messages:
-            break
-        integrity = new_integrity()
         seq += 1
-        last += 1
+        op += 1
         id_json = message_id.encode()
-        line = b'{"id":"%b",%b' % (id_json, data[1:])
+        integrity_json = integrity.encode()
         version = Version(epoch, seq, integrity)
-        version_json = b'"version":{"epoch":%d,"seq":%d,"integrity":"%b"},' % (epoch, seq, integrity.encode())
-        core = b'%b"previous":"%b","by":{"session":%b,"op":%d},"ops":[{"op":"append","messages":[%b]}]' % (
-            version_json, previous.encode(), session_json, last, line,
+        version_json = b'"version":{"epoch":%d,"seq":%d,"integrity":"%b"},' % (epoch, seq, integrity_json)
+        line = b'{"id":"%b",%b' % (id_json, payload[1:])
+        core = b'%b"previous":"%b%b%d},"ops":[{"op":"append","messages":[%b]}]' % (
+            version_json, previous_json, author, op, line,
         )
         # As `fingerprint` works it out for an append.
-        print_ = zlib.crc32(data, zlib.crc32(base.encode())) | (size & 0xFFFFF) << 32
+        print_ = zlib.crc32(payload, base_crc) | (len(payload) & 0xFFFFF) << 32
         body = b'%b"durable":"fsync","messages":["%b"]' % (version_json, id_json)
-        chat.append_line(message_id, line)
-        stream.remember(Past(seq, integrity, core, _TARGETS))
-        ops.add(last, Outcome("ack", print_, body, integrity), now_ms)
         record = b'{%b,"fingerprint":%d,"plain":true}' % (core, print_)
-        done.append(PlainAppend(request.id, last, version, core, record, body, message_id))
-        previous = current = integrity
-        chat.version = stream.head = version
+        lines[message_id] = line
+        pasts.append(Past(seq, integrity, core, _TARGETS))
+        outcomes.append(Outcome("ack", print_, body, integrity))
+        done.append(PlainAppend(request.id, op, version, core, record, body, message_id))
+        previous_json = integrity_json
+        current = integrity
+    if done:
+        chat.append_lines(lines)
+        stream.remember(pasts)
+        ops.add_short(outcomes, now_ms)
+        chat.version = stream.head = done[-1].version
     return done

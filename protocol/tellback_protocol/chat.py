@@ -128,11 +128,11 @@ class Chat:
             case StateEffect():
                 pass
 
-    def append_line(self, message_id: str, line: bytes) -> None:
-        """The hot path's `apply`: one message with its id in `line`, new in this chat, at the end."""
-        self.messages[message_id] = line
+    def append_lines(self, lines: dict[str, bytes]) -> None:
+        """The hot path's `apply`: messages with their ids in the lines, new in this chat, at the end."""
+        self.messages.update(lines)
         if self._order is not None:
-            self._order.append(message_id)
+            self._order.extend(lines)
 
     def _append(self, message_id: str, line: bytes) -> None:
         if message_id in self.messages:

@@ -161,7 +161,8 @@ def install_commit(stream: Stream, decision: Committed) -> None:
     """Put a commit into the stream that is nobody's op. Cannot fail."""
     _install_effects(stream, decision)
     stream.head = decision.version
-    stream.remember(Past(decision.version.seq, decision.version.integrity, decision.core, decision.targets))
+    past = Past(decision.version.seq, decision.version.integrity, decision.core, decision.targets)
+    stream.remember((past,))
 
 
 def _install_effects(stream: Stream, decision: Committed) -> None:

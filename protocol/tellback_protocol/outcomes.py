@@ -82,6 +82,16 @@ class SessionOps:
         # Numbers are contiguous, so the oldest kept is known; looking for the first key of a dict is not free.
         self.outcomes.pop(op - OUTCOMES_MAX, None)
 
+    def add_short(self, outcomes: list[Outcome], now_ms: int) -> None:
+        """`add` for those of the next ops, none of which is long."""
+        first = self.last + 1
+        self.last += len(outcomes)
+        self.used_ms = now_ms
+        kept = self.outcomes
+        for op, outcome in enumerate(outcomes, first):
+            kept[op] = outcome
+            kept.pop(op - OUTCOMES_MAX, None)
+
 
 def bound_outcomes(sessions: dict[str, SessionOps], now_ms: int) -> None:
     """Forget sessions that were not used for 30 days, and the least used beyond what is kept of an owner. A session

@@ -9,7 +9,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -154,15 +154,19 @@ class Stream:
             ops = self.sessions[session] = SessionOps()
         return ops
 
-    def remember(self, past: Past) -> None:
-        """Add a commit to the history in memory and drop the oldest over the bounds."""
-        self.history.append(past)
-        self.history_bytes += len(past.core)
-        while len(self.history) > HISTORY_COMMITS_MAX or (
-            self.history_bytes > HISTORY_BYTES_MAX and len(self.history) > 1
-        ):
-            dropped = self.history.popleft()
-            self.history_bytes -= len(dropped.core)
+    def remember(self, pasts: Iterable[Past]) -> None:
+        """Add commits to the history in memory and drop the oldest over the bounds."""
+        history = self.history
+        size_bytes = self.history_bytes
+        for past in pasts:
+            history.append(past)
+            size_bytes += len(past.core)
+        dropped = None
+        while len(history) > HISTORY_COMMITS_MAX or (size_bytes > HISTORY_BYTES_MAX and len(history) > 1):
+            dropped = history.popleft()
+            size_bytes -= len(dropped.core)
+        self.history_bytes = size_bytes
+        if dropped is not None:
             self.history_from = Version(self.history_from.epoch, dropped.seq, dropped.integrity)
 
     def forget_history(self) -> None:
@@ -195,7 +199,7 @@ class Stream:
     def fold(self, commit: Commit, now_ms: int = 0) -> None:
         """Install a commit from the log: documents, history and outcome."""
         self.fold_effects(commit)
-        self.remember(past_of(commit))
+        self.remember((past_of(commit),))
         self.head = commit.version
         self.fold_outcome(commit, now_ms)
 

@@ -21,11 +21,16 @@ DEPTH_MAX = 64
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1
 
-# Digits become 0, opening brackets {, E and + become e, so that one pass serves all screens below.
-_SHAPE = bytes.maketrans(b"123456789[E+", b"000000000{ee")
+# Digits become 0, opening brackets {, E becomes e, so that one pass serves all screens below.
+_SHAPE = bytes.maketrans(b"123456789[E", b"000000000{e")
+_SHAPELESS = bytes(sorted(set(range(256)) - set(b'0123456789[{eE "-.:,')))
+"""What may be left out of a shape: it can only bring digits together that were apart."""
 _LONG_DIGITS = b"0" * 19
-_LARGE_EXPONENT = b"e000"
+_LARGE_EXPONENT = b"0e000"
 """A double ends at 1e308: beyond it is only what has three digits of exponent, or so many others that they are long."""
+
+_OBJECT = b'{"'
+"""How an object with members begins when nobody put spaces into it."""
 
 UNDECODABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What a decoder of msgspec raises for bytes that are not what it decodes."""
@@ -65,23 +70,37 @@ class _Identified(msgspec.Struct):
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 
 
-def is_anonymous_object(data: bytes, pointer: str, depth_max: int = DEPTH_MAX) -> bool:
-    """True for a payload that `read_payload` takes, is an object and has no `id`. Half of its time.
+def anonymous_objects(payloads: list[bytes], depth_max: int = DEPTH_MAX) -> int:
+    """How many of the payloads, from the first on, are objects without an `id` that `read_payload` takes, seen at a
+    glance: one that looks odd ends the count, whether it is one or not. A fraction of the time of `read_payload`.
 
-    `data` is valid UTF-8, as every text frame is. msgspec checks all of JSON but the size of numbers: what could be
-    a number beyond its limits is read by `read_payload` as well. Raises: as `read_payload`.
+    msgspec checks all of JSON but depth and the size of numbers.
     """
+    if not _is_harmless(b"".join(payloads), depth_max + len(payloads) - 1):
+        # Somebody's: whose, is found out one by one.
+        for count, payload in enumerate(payloads):
+            if not _is_harmless(payload, depth_max):
+                payloads = payloads[:count]
+                break
+    count = 0
     try:
-        identified = _decode_identified(data)
+        for payload in payloads:
+            if not payload.startswith(_OBJECT) or _decode_identified(payload).id is not msgspec.UNSET:
+                break
+            count += 1
     except UNDECODABLE:
+        pass
+    return count
+
+
+def _is_harmless(data: bytes, brackets_max: int) -> bool:
+    """True for JSON on one line with at most so many brackets and no number that could be beyond the limits."""
+    if data.find(b"\n") >= 0 or data.find(b"\r") >= 0:
         return False
-    shape = data.translate(_SHAPE)
-    # What is left when a character is taken out tells its count in a third of the time of `count`, and `find` is
-    # quicker than `in`.
-    brackets = len(data) - len(shape.replace(b"{", b""))
-    if brackets > depth_max or shape.find(_LARGE_EXPONENT) >= 0 or shape.find(_LONG_DIGITS) >= 0:
-        read_payload(data, pointer, depth_max)
-    return identified.id is msgspec.UNSET
+    shape = data.translate(_SHAPE, _SHAPELESS)
+    # What is left when a character is taken out tells its count in a third of the time of `count`.
+    brackets = len(shape) - len(shape.replace(b"{", b""))
+    return brackets <= brackets_max and shape.find(_LARGE_EXPONENT) < 0 and shape.find(_LONG_DIGITS) < 0
 
 
 def has_long_digits(data: bytes) -> bool:

@@ -191,7 +191,7 @@ def _patch(chat: Chat, effect: PatchEffect) -> None:
     if effect.message in chat.messages:
         chat.apply(PatchEffect(effect.message, Raw(b"[]")), {effect.message: line})
     else:
-        chat.append_line(effect.message, line)
+        chat.append_lines({effect.message: line})
 
 
 def _try(chat: Chat, effect: Effect) -> bool:

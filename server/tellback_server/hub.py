@@ -389,7 +389,7 @@ class Hub:
         return self._refusal is None
 
     def durability(self, body: bytes) -> bytes:
-        """An answer's body, honest about a server that was told not to sync."""
+        """An answer, or its body, honest about a server that was told not to sync."""
         return body if self.is_synced else body.replace(b'"durable":"fsync"', b'"durable":"memory"', 1)
 
     def release(self, release: Release) -> None:

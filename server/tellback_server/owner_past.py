@@ -170,7 +170,7 @@ class OwnerPast:
         if self.saved is not None and self.saved.history_from.epoch == stream.head.epoch:
             stream.history_from = self._answered.history_from
             for past in self._answered.history:
-                stream.remember(past)
+                stream.remember((past,))
         for commit in self.commits:
             remember(stream, commit)
         newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
@@ -243,7 +243,7 @@ def remember(stream: Stream, commit: Commit) -> None:
     if previous != commit.previous:
         stream.forget_history()
         stream.history_from = Version(commit.version.epoch, commit.version.seq - 1, commit.previous)
-    stream.remember(past_of(commit))
+    stream.remember((past_of(commit),))
 
 
 def long_answer(log: LogReader, owner: str, outcome: Outcome) -> bytes:

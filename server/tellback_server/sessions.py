@@ -173,6 +173,6 @@ def fold_sessions(saved: SessionFile, stream: Stream) -> None:
     stream.running = {one: Running(kept.text, kept.reasoning) for one, kept in saved.texts.items()}
     stream.history_from = saved.history_from
     for past in saved.history:
-        stream.remember(Past(past.seq, past.integrity, past.core.encode(), tuple(past.targets)))
+        stream.remember((Past(past.seq, past.integrity, past.core.encode(), tuple(past.targets)),))
 
 

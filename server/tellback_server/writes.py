@@ -94,16 +94,15 @@ class Writes:
         if ops is None or not self.anchored or not hub.is_open or journal.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             return 0
         commits = append_plain(
-            stream, ops, tab.session_json, requests, clock.integrity, clock.message_id, clock.now_ms(), hub.limits
+            stream, ops, tab.session_json, requests, clock.integrities, clock.message_ids, clock.now_ms(), hub.limits
         )
         if not commits:
             return 0
-        bodies: list[bytes] = []
-        acks: list[bytes] = []
-        for commit in commits:
-            bodies.append(commit.record)
-            body = commit.body if hub.is_synced else hub.durability(commit.body)
-            acks.append(codec.ack(commit.request_id, owner_json, commit.op, body))
+        ack = codec.ack
+        acks = [ack(commit.request_id, owner_json, commit.op, commit.body) for commit in commits]
+        if not hub.is_synced:
+            acks = [hub.durability(answer) for answer in acks]
+        bodies = [commit.record for commit in commits]
         try:
             position = journal.append_run(records.COMMIT, actor.key, commits[0].version.seq, bodies)
         except LogError:

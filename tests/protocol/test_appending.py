@@ -13,11 +13,13 @@ from msgspec import Raw
 from tellback_protocol.appending import PlainAppend, append_plain
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import Committed, Fresh, decide, install
+from tellback_protocol.errors import Refused
 from tellback_protocol.fields import OpBase
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
 from tellback_protocol.requests import Append
 from tellback_protocol.stream import Stream
+from tellback_protocol.values import read_payload
 
 SESSION = "session-of-a-tab-1"
 START = "00000000-0000-4000-8000-000000000001"
@@ -38,7 +40,8 @@ def short(chat: Stream, *requests: Append, seed: int = 1) -> list[PlainAppend]:
     integrities = itertools.chain([NEXT], (f"00000000-0000-8000-8000-0000000001{n:02x}" for n in range(256)))
     ids = (f"{(seed + n) & 0xFFFFFFFFFFFFFFFF:016x}" for n in itertools.count())
     return append_plain(
-        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests), integrities.__next__, ids.__next__, 99,
+        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests),
+        lambda count: list(itertools.islice(integrities, count)), lambda count: list(itertools.islice(ids, count)), 99,
         Limits(),
     )
 
@@ -132,6 +135,28 @@ def test_e8_a_payload_that_is_refused_or_has_an_id_is_left_alone(payload: bytes)
 
     assert short(chat, append(payload)) == []
     assert state(chat) == state(stream())
+    among = [append(b'{"mes":"1"}'), append(payload, op=2), append(b'{"mes":"3"}', op=3)]
+    assert len(short(chat, *among)) == 1, "one among others takes only those behind it along"
+
+
+def test_e8_the_brackets_of_many_are_not_counted_together() -> None:
+    deep = b'{"a":' + b"[" * 62 + b"]" * 62 + b"}"
+    assert len(short(stream(), *[append(deep, op=1 + n) for n in range(3)])) == 3
+
+
+def test_e8_what_is_harmless_at_a_glance_is_what_the_reader_takes() -> None:
+    """Numbers at every limit, in all spellings: taken here only when `read_payload` takes them."""
+    digits = ["1", "-1", "0", "1" * 18, "1" * 19, str(2**64 - 1), str(2**64), "-" + str(2**63), "-" + str(2**63 + 1)]
+    exponents = ["", "e1", "E99", "e+99", "e308", "e309", "e+308", "E+309", "e-400", "e0400", "e+0000400"]
+    for number in (whole + part + exponent for whole in digits for part in ("", ".5") for exponent in exponents):
+        payload = b'{"a":[%b,"x"]}' % number.encode()
+        taken = short(stream(), append(payload))
+        try:
+            read_payload(payload, "/messages/0")
+        except Refused:
+            assert not taken, number
+        else:
+            assert taken or "e" in number.lower() or len(number) >= 19, number
 
 
 def test_e8_several_are_the_same_as_one_after_the_other() -> None:
