@@ -9,7 +9,8 @@ versions, ids, log, outcomes and trash. Nobody serves the folder; everything was
 Rules of this module (STORAGE SV12):
 - An owner is durable at its new place before the log says so, and the log says so before the old place is left.
 - What was never written here comes without a record, as a server on the other kind of place would find it.
-- Nothing is put over anything, and nothing is removed: a store is left as it is, files are put aside.
+- Nothing is put over anything, and nothing is removed: a store is left as it is, files are put aside. Only what a run
+  that was cut off brought to the new store, and what is otherwise by now, goes from there.
 - In the trash an owner stands in both forms.
 """
 
@@ -47,7 +48,7 @@ from tellback_server.records import CHECKPOINT, Checkpointed, FileIdentity, Stat
 from tellback_server.registrar import Registrar, write_registered
 from tellback_server.sessions import read_sessions, write_sessions
 from tellback_server.staged import owner_bytes, owner_from
-from tellback_server.store.base import Store, StoredChat
+from tellback_server.store.base import ListedOwner, Store, StoredChat
 from tellback_server.store.chat_index import ChatIndex
 from tellback_server.store.filed import chat_as_found, from_files, own_files, parse_chat_of
 from tellback_server.store.files import CHAT_ENDING, FileStore, SyncMark, Watermark
@@ -253,13 +254,16 @@ class Moving:
         value = None if chat_id is None else self._store.load(user, chat_id)
         if value is None or value.name != str(place) or (mark is not None and mark.head != value.head):
             return False
+        return self._is_told(user, value.chat_id, value.head)
+
+    def _is_told(self, user: str, chat_id: str, head: Version) -> bool:
+        """The log says that an owner stands at this head, and names no file of it."""
         newest: Checkpointed | None = None
-        for _position, record in self._log.records(owner_key(user, value.chat_id), value.head.seq - 1):
+        for _position, record in self._log.records(owner_key(user, chat_id), head.seq - 1):
             if record.kind == CHECKPOINT:
                 found = decode_base(record.body)
                 newest = found if isinstance(found, Checkpointed) else newest
-        # Of what stands in files it tells these.
-        return newest is not None and newest.file is None and not newest.states and newest.head == value.head
+        return newest is not None and newest.file is None and not newest.states and newest.head == head
 
     def check_files(self) -> Iterator[str]:
         """Cost: every owner."""
@@ -284,6 +288,7 @@ class Moving:
         self._load_names(self._files.known_users())
         bases: list[Checkpointed] = []
         self._left.clear()
+        self._keep_only(lambda user, one: self._is_told(user, one.chat_id, one.head))
         for user, place, loaded in self._found():
             stream, held = loaded.stream, loaded.file
             value = Snapshot.take(stream, held).finish(self._now_ms)
@@ -294,12 +299,21 @@ class Moving:
             self._left.append((user, place))
             failpoint("moving.after_owner")
             self._report(value.name)
+        left = {(user, str(place)) for user, place in self._left}
+        self._keep_only(lambda user, one: (user, one.name) in left)
         for user in self._files.known_users():
             for entry in self._trash.entries(user):
                 self._trash_into_store(user, entry)
         # Last, and at once: from here on the files are not what the log tells of.
         for base in bases:
             self._record(base)
+
+    def _keep_only(self, is_kept: Callable[[str, ListedOwner], bool]) -> None:
+        """Of what a run that was cut off brought to the store. Files that it was made from may be others by now."""
+        for user in list(self._store.users()):
+            for one in list(self._store.list(user)):
+                if not is_kept(user, one):
+                    self._store.delete(user, one.chat_id, one.head)
 
     def _trash_into_store(self, user: str, entry: Entry) -> None:
         folder = self._trash.path(user, entry, OWNERS)

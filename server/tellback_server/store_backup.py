@@ -144,7 +144,14 @@ def settle_filling(fs: Fs, data: str) -> None:
 
 
 def copy_owners(source: Store, target: Store) -> Iterator[str]:
-    """Every owner of a store into another one; their names, one by one. Raises StoreError."""
+    """Every owner of a store into another one; their names, one by one. What a run that was cut off brought goes first,
+    where it is otherwise now. Raises StoreError.
+    """
+    for user in list(target.users()):
+        now = {one.chat_id: (one.head, one.name) for one in source.list(user)}
+        for one in list(target.list(user)):
+            if now.get(one.chat_id) != (one.head, one.name):
+                target.delete(user, one.chat_id, one.head)
     for user in source.users():
         for one in source.list(user):
             value = source.load(user, one.chat_id)

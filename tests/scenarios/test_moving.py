@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tellback_server.commands.store_option import opened
 from tests.scenarios.test_import import run
 from tests.scenarios.test_store_server_backup import everything
 from tests.support.importing import write_files
@@ -308,3 +309,29 @@ async def test_what_marks_a_filling_that_came_to_its_end_misleads_nobody_sv12(tm
     code, _out, errors = await run("move", "--data", data, "--to", f"{url}2")
     assert (code, "holds chats already" in errors) == (78, True), errors
     await moved(data, f"{url}3")
+
+
+@pytest.mark.parametrize("of", ["files", "store"])
+async def test_what_went_between_two_runs_is_not_in_the_store_sv12(of: str, tmp_path: Path) -> None:
+    """[SV12]: a move was cut off, the server went on where it was, and the move began anew much later: the store has
+    what there is then, and a chat that was made and one that got its name meanwhile are two.
+    """
+    data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
+    settings = {} if of == "files" else {"store": sqlite_url(tmp_path / "first")}
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        for chat in (CHAT, GONE):
+            await tab.open(chat, create=True)
+            await tab.append(chat, "one")
+    await killed(data, url, "moving.after_owner=kill@2")
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0], tab.session)
+        gone = await tab.write("chat-delete", GONE, base=(await tab.open(GONE))["version"]["integrity"])
+        assert gone["type"] == "ack", gone
+        was = await everything(tab)
+    await moved(data, url)
+    async with running(data, store=url) as app:
+        again = await TabClient.join(app.urls[0])
+        assert await everything(again) == was
+    with opened(url) as store:
+        assert [one.name for one in store.list("default-user")] == [CHAT]

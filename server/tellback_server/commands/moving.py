@@ -126,6 +126,7 @@ async def _moved(
             binding = begin_filling(fs, data, target, new, clock.uuid4)
             if held is not None:
                 for name in copy_owners(held, new):
+                    failpoint("moving.after_owner")
                     report(name)
             else:
                 moving = Moving(files, records, leftovers.names, new, clock, report)
