@@ -83,8 +83,8 @@ export class Client {
   /** @internal */
   async start(): Promise<void> {
     this.tabs && (await this.tabs.start());
-    this.connection.connect();
     this.listen();
+    this.connection.connect();
     const { connectTimeoutMs = 10_000 } = this.options;
     if (!connectTimeoutMs) return;
     const timer = setTimeout(() => this.end(new TellbackError("connection-lost", `no connection to ${this.url} within ${connectTimeoutMs} ms`)), connectTimeoutMs);
@@ -251,6 +251,8 @@ export class Client {
     const { status, error } = this;
     if (status !== this.told) {
       this.told = status;
+      // Also when the server ended it: its tabs and locks end with it.
+      if (status === "closed") this.end(error!);
       this.emitter.emit("connection", { status, ...(error && status === "closed" ? { error } : {}) });
     }
     const now = [this.pending, ...this.conflicts];

@@ -283,6 +283,30 @@ test("a session has one user", async () => {
   await assert.rejects(client({ url: "ws://127.0.0.1:1/ws" }, { connectTimeoutMs: 50 }), (error) => error.code === "connection-lost");
 });
 
+test("a client that the server ended lets go of its session, its tabs and its outbox, and says why", async () => {
+  const [outbox, locks, session] = [new MemoryOutbox(), new Locks(), "a-session-that-is-taken-over"];
+  const one = await client(server, { session, outbox, locks });
+  const chat = await one.open(name(), { create: true });
+  const told = [];
+  one.on("connection", (event) => told.push(event));
+  // A program that knows nothing of this profile's locks.
+  const elsewhere = await client(server, { session });
+  await until(() => one.status === "closed");
+  assert.deepEqual(told.map(({ status, error }) => [status, error?.code]), [["closed", "session-taken-over"]]);
+  await Promise.all([one.saved(), one.connected(), chat.saved(), chat.append({ mes: "too late" }), one.open(name(), { create: true })].map((waiting) => refused(waiting, "session-taken-over")));
+  const again = await client(server, { session, outbox, locks });
+  await until(() => elsewhere.status === "closed");
+  await again.close();
+  assert.equal(one.error.code, "session-taken-over");
+  await Promise.all([one.close(), elsewhere.close()]);
+});
+
+test("a client that the server does not take holds no lock", async () => {
+  const locks = new Locks();
+  await refused(client(server, { session: "short", outbox: new MemoryOutbox(), locks }), "protocol-violation");
+  assert.deepEqual([...locks.held.keys()], []);
+});
+
 test("editing one message of 3,000 moves a thousandth of what a save of the whole chat does", async () => {
   let bytes = 0;
   const count = (data) => (bytes += Buffer.byteLength(String(data)));
