@@ -17,6 +17,7 @@ const MESSAGES = 3000;
 const WORDS = "the lamp on platform nine has a name for every train that never came and reads them out at night in order of regret".split(" ");
 
 const state = signal("connecting");
+const problem = signal("");
 const rows = signal([]);
 let client;
 let store;
@@ -35,34 +36,40 @@ function wholeSave() {
   return new TextEncoder().encode(JSON.stringify({ ch_name: "Odile", file_name: "savings", avatar_url: "Odile.png", force: false, chat: [header, ...store.chat] })).length;
 }
 
-async function measured(what, change) {
-  state.value = "saving";
+/** Do what the server may refuse: what it says is shown, and the page goes on with what is there. */
+async function attempt(doing, act) {
+  state.value = doing;
+  problem.value = "";
+  try {
+    await act();
+  } catch (error) {
+    problem.value = error.reason ?? String(error);
+    // Somebody else put the chat into the trash.
+    if (/^(deleted|not-found)$/.test(error.code)) store = undefined;
+  }
+  state.value = client.error ? `stopped: ${client.error.reason}` : store ? "ready" : "connected";
+}
+
+const measured = (what, change) => attempt("saving", async () => {
   change();
   const before = wire.sent + wire.received;
   await store.save();
   const moved = wire.sent + wire.received - before;
   const whole = wholeSave();
   rows.value = [...rows.value, { what, moved, whole, times: Math.floor(whole / moved) }];
-  state.value = "ready";
-}
+});
 
-async function begin() {
-  state.value = "making";
-  try {
-    store = await incrementalSave(client, `group:What a save sends ${new Date().toISOString().replace(/[:.]/g, "-")}`);
-    store.chat.push(...Array.from({ length: MESSAGES }, (_, at) => message(at)));
-    await store.save();
-    state.value = "ready";
-  } catch (error) {
-    state.value = `stopped: ${error.reason ?? error}`;
-  }
-}
+const begin = () => attempt("making", async () => {
+  const made = await incrementalSave(client, `group:What a save sends ${new Date().toISOString().replace(/[:.]/g, "-")}`);
+  made.chat.push(...Array.from({ length: MESSAGES }, (_, at) => message(at)));
+  await made.save();
+  store = made;
+});
 
-async function leave() {
+const leave = () => attempt("saving", async () => {
   await store.live.remove();
   store = undefined;
-  state.value = "connected";
-}
+});
 
 const VERBS = {
   "Edit one message": () => (store.chat[MESSAGES / 2].mes += " (edited)"),
@@ -80,6 +87,7 @@ function App() {
     <p>Code that changes a chat in place and then saves the whole chat goes on as it is. With <code>examples/incremental_save.js</code> under it, what travels is what changed, and <code>saveChat()</code> comes back when that is on the server's disk.</p>
     ${!store && html`<p><button class="main" disabled=${state.value !== "connected"} onClick=${begin}>Make a chat of ${number(MESSAGES)} messages</button> It is a chat of its own, and can be put into the trash afterwards.</p>`}
     <p role="status" data-test="state">${{ connecting: "Connecting …", connected: "", making: "Writing the messages …", saving: "Saving …", ready: `The chat has ${number(store?.chat.length ?? 0)} messages.` }[state.value] ?? state.value}</p>
+    ${problem.value && html`<p role="alert" class="wrong">${problem.value}</p>`}
     ${store && html`<p class="verbs">${Object.entries(VERBS).map(([what, change]) => html`<button key=${what} disabled=${!isReady} onClick=${() => measured(what, change)}>${what}</button>`)}</p>`}
     ${rows.value.length > 0 && html`<table class="figures"><caption>Bytes on the wire, both ways together</caption><thead><tr><th scope="col">What</th><th scope="col">Here</th><th scope="col">A full save</th><th scope="col">Times fewer</th></tr></thead>
       <tbody>${rows.value.map(({ what, moved, whole, times }, index) => html`<tr key=${index}><th scope="row">${what}</th><td>${bytes(moved)}</td><td>${bytes(whole)}</td><td>${moved ? number(times) : "all"}</td></tr>`)}</tbody></table>`}

@@ -371,7 +371,17 @@ async def test_the_example_sends_a_thousandth_of_a_full_save(server: Process, cl
         assert chat.messages[1500]["mes"].endswith(" (edited)")
         assert len(chat.messages) == 3000
         await page.get_by_role("button", name="into the trash").click()
-        await expect(page.get_by_role("button", name="Make a chat")).to_be_visible()
+        make = page.get_by_role("button", name="Make a chat")
+        await expect(make).to_be_visible()
+        for verb in ("Edit one message", "Put the chat into the trash"):
+            await make.click()
+            await expect(state).to_have_text("The chat has 3,000 messages.")
+            [address] = [one.chat for one in await client.list_chats() if "What a save sends" in one.chat]
+            await (await client.open(address)).remove()
+            await page.get_by_role("button", name=verb).click()
+            await expect(page.get_by_role("alert")).to_contain_text("in the trash")
+            await expect(make).to_be_enabled()
+        assert await violations(page) == []
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 390)])
