@@ -22,7 +22,7 @@ import structlog
 from msgspec import Raw
 
 from tellback_protocol.chat import Chat
-from tellback_protocol.effects import Effect, StateEffect
+from tellback_protocol.effects import Effect, StateEffect, versions_chat
 from tellback_protocol.errors import Refused
 from tellback_protocol.floors import LOG_SUFFIX
 from tellback_protocol.ids import (
@@ -325,7 +325,7 @@ class Vault:
         stream.read_floors()
         for commit in pending:
             stream.fold_effects(commit)
-            if commit.version.seq == 1:
+            if versions_chat(commit):
                 chat.version = commit.version
             held.pending.add(commit.ops)
         stream.name, stream.deleted = name, False

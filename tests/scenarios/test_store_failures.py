@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from tellback_server import keeper
+from tests.scenarios.test_import import run
 from tests.support.database_servers import PostgresProcess, ServerProcess, ValkeyProcess
 from tests.support.forked_server import ForkedServer
+from tests.support.importing import write_files
 from tests.support.oracle import Notes
-from tests.support.server import TabClient, running, texts
+from tests.support.server import Process, TabClient, running, texts
 from tests.support.stored import caught_up, sqlite_url
 from tests.support.under_writers import disturbed, goes_on
 from tests.support.waiting import GUARD_S, until
@@ -110,6 +112,24 @@ async def test_kill_9_of_the_server_on_a_store(tmp_path: Path) -> None:
         await disturbed(server, CHAT, [url], disturb, branched)
         assert await server.stop() == 0
     assert "Traceback" not in server.errors.read_text()
+
+
+async def test_a_kill_does_not_change_the_version_of_a_chat_that_was_only_imported_sv1(tmp_path: Path) -> None:
+    """[SV1]: its first commit wrote a state, which is no version of the chat, and is in the log alone."""
+    data, url, chat = tmp_path / "data", sqlite_url(tmp_path / "store"), "character:A/x"
+    source = write_files(tmp_path / "source", {"chats/A/x.jsonl": '{"chat_metadata":{}}\n{"mes":"hi"}\n'})
+    code, _out, errors = await run("import", "luker", source, "--data", data, "--store", url)
+    assert code == 0, errors
+    async with Process(data, "--store", url, "--checkpoint-interval", "60") as server:
+        tab = await TabClient.join(server.url)
+        await tab.open(chat)
+        await tab.write_state("state-update", chat, namespace="memory", base=None, set=1)
+        was = await tab.open(chat)
+        await server.kill()
+        await server.start()
+        again = await (await TabClient.join(server.url)).open(chat)
+        assert (again["version"], again["head"]) == (was["version"], was["head"])
+        assert (again["version"]["seq"], again["head"]["seq"]) == (0, 1)
 
 
 async def test_a_locked_store_is_alarmed_and_bounded_and_catches_up(tmp_path: Path) -> None:
