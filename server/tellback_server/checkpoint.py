@@ -251,6 +251,8 @@ def _record(job: CheckpointJob, done: CheckpointDone) -> Checkpointed:
         head=done.head,
         states=done.states,
         inherited=done.image.inherited,
+        # A chat that is damaged takes states only.
+        rotten=job.held.rotten,
     )
 
 

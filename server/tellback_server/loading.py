@@ -441,6 +441,7 @@ class _Loading:
             len(found.parsed.messages),
             Pending(),
         )
+        held.rotten = found.rotten
         held.pending.rewrite = found.needs_rewrite
         return held
 

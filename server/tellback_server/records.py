@@ -116,6 +116,8 @@ class _Base(msgspec.Struct, kw_only=True):
     states: dict[str, StateMark] = {}
     inherited: Raw | UnsetType = UNSET
     """Metadata that a group chat without a header line had from its group's file; unset where there is a header."""
+    rotten: FileIdentity | None = None
+    """What the file was when we wrote it: nobody wrote to it since, and its bytes changed all the same (X6)."""
 
 
 class Anchor(_Base, kw_only=True, tag="anchor"):
@@ -142,8 +144,6 @@ class Adopted(_Base, kw_only=True, tag="adopt"):
     """Names of chats that hold our version."""
     backups: list[str] = []
     """Backup files, relative to the user's root."""
-    rotten: FileIdentity | None = None
-    """What the file was when we wrote it: nobody wrote to it since, and its bytes changed all the same (X6)."""
     cut: list[tuple[int, int]] = []
     """Offset and size of pieces of our own unfinished append inside `file`; they are left out when it is read."""
 

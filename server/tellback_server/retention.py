@@ -247,5 +247,5 @@ class Retention:
 def _as_checkpointed(base: BaseRecord) -> Checkpointed:
     return Checkpointed(
         user=base.user, name=base.name, chat_id=base.chat_id, file=base.file, version=base.version, head=base.head,
-        states=base.states, inherited=base.inherited,
+        states=base.states, inherited=base.inherited, rotten=base.rotten,
     )

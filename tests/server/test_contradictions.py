@@ -393,3 +393,36 @@ async def test_such_a_chat_goes_along_with_its_character_and_stays_what_it_is(tm
         again = await tab.open(name)
         assert (again["read_only"], texts(again["messages"])) == (True, ["one", "two"])
         assert (await tab.append(name, "three"))["code"] == "read-only"
+
+
+async def test_a_chat_that_rotted_stays_so_under_another_name_and_out_of_the_trash(tmp_path: Path) -> None:
+    """[X6] Moving a file is not writing it: it is read-only until somebody does."""
+    data = tmp_path / "data"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+    path = data / DEFAULT_USER / "chats" / "Pip" / "talk.jsonl"
+    whole = path.read_bytes()
+    rot(path, whole.replace(b"one", b"onf"))
+    moved = "character:Pip/moved"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open(CHAT)
+        assert (opened["read_only"], texts(opened["messages"])) == (True, ["onf"])
+        assert (await tab.write("chat-rename", CHAT, base="*", to="moved"))["type"] == "ack"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open(moved)
+        assert (opened["read_only"], opened["damage"][0]["line"]) == (True, 0)
+        assert (await tab.write("chat-delete", moved, base=opened["version"]["integrity"]))["type"] == "ack"
+    async with running(data) as app:
+        tab = await TabClient.join(app.urls[0])
+        restored = await tab.ask("chat-restore", chat=f"id:{opened['chat_id']}", op=1)
+        assert restored["type"] == "ack", restored
+        assert (await tab.open(moved))["read_only"]
+        assert (await tab.ask("chat-repair", chat=moved, apply=True))["done"]
+        again = await tab.open(moved)
+        assert ("read_only" in again, texts(again["messages"])) == (False, ["one"])
+        assert (await tab.write("append", moved, base="*", messages=[{"mes": "two"}]))["type"] == "ack"
+    assert path.with_name("moved.jsonl").read_bytes().startswith(whole.rstrip(b"\n"))

@@ -34,7 +34,7 @@ from tellback_server.checks.manifests import check_repair_file, check_repair_man
 from tellback_server.checks.reading import read_steady, steady_pieces
 from tellback_server.checks.scope import Scope
 from tellback_server.fs import FileStat, Fs, FsError
-from tellback_server.records import Adopted, BaseRecord, Checkpointed, FileIdentity, StateMark, owner_key
+from tellback_server.records import BaseRecord, Checkpointed, FileIdentity, StateMark, owner_key
 from tellback_server.sessions import SessionFile
 from tellback_server.store.marks import SYNC_NAMESPACE, SyncMark, sync_of
 from tellback_server.store.place import file_of, is_nameable
@@ -358,7 +358,7 @@ class OwnerCheck:
 
 def _when_well(base: BaseRecord, file: FileIdentity) -> FileIdentity:
     """What the file was before it rotted, with the stat that it has until somebody writes to it."""
-    known = base.rotten if isinstance(base, Adopted) else None
+    known = base.rotten
     return file if known is None else FileIdentity(known.size_bytes, known.crc32, file.mtime_ns, file.inode)
 
 

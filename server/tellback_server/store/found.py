@@ -153,7 +153,7 @@ def _found(place: ChatName, loaded: LoadedFile | None, past: OwnerPast) -> Conte
     size_bytes, crc32 = identity.size_bytes, identity.crc32
     if base.file is not None and base.file.same_bytes(size_bytes, crc32):
         cut = base.cut if isinstance(base, Adopted) else []
-        known = base.rotten if isinstance(base, Adopted) and _is_untouched(identity, base.file) else None
+        known = base.rotten if _is_untouched(identity, base.file) else None
         return content(without(data, cut), is_edited=False, cut=cut, needs_rewrite=bool(cut), rotten=known)
     for intent in past.ours():
         if intent.kind != "none" and (intent.size_bytes, intent.crc32) == (size_bytes, crc32):

@@ -145,6 +145,8 @@ class FileState(msgspec.Struct, gc=True):
     lines: int
     """Messages in the file."""
     pending: Pending
+    rotten: FileIdentity | None = None
+    """As in a base record."""
     folder_mtime_ns: int = 0
     """Of the owner's folder, when all state files in it were known."""
 
@@ -156,7 +158,7 @@ class FileState(msgspec.Struct, gc=True):
         """What the files hold, for a record of its own: under `name`, and up to `head` of the stream."""
         return Checkpointed(
             user=stream.user, name=name, chat_id=stream.chat_id, file=self.identity, version=self.version, head=head,
-            states=dict(self.states), inherited=self.image.inherited,
+            states=dict(self.states), inherited=self.image.inherited, rotten=self.rotten,
         )
 
     def anchor(self, stream: Stream, header: bytes | None = None) -> bytes:
@@ -173,6 +175,7 @@ class FileState(msgspec.Struct, gc=True):
                 created=header is not None,
                 header=None if header is None else header.decode(),
                 inherited=self.image.inherited,
+                rotten=self.rotten,
             )
         )
 
