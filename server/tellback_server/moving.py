@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from tellback_protocol.chat import EMPTY_METADATA
 from tellback_protocol.frames import Damage
@@ -68,6 +68,12 @@ _MS_NS = 1_000_000
 
 def _image(place: Place, value: StoredChat) -> Image:
     return image_of(place, decode_listing(value.summary), value.metadata)
+
+
+def _inherited(place: Place, value: StoredChat) -> Raw | UnsetType:
+    """Metadata that the owner's file does not hold, for base records."""
+    image = _image(place, value)
+    return UNSET if isinstance(place, StateOwner) or image.metadata != value.metadata else image.inherited
 
 
 class _Gone(msgspec.Struct, frozen=True):
@@ -176,10 +182,9 @@ class Moving:
             assert stat is not None, "just written"
             identities[path] = FileIdentity(len(data), zlib.crc32(data), stat.mtime_ns, stat.inode)
         own = f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}"
-        base, image = base_of(user, value), _image(place, value)
+        base = base_of(user, value)
         base.file = identities.get(own)
-        if base.file is not None and image.metadata == value.metadata:
-            base.inherited = image.inherited
+        base.inherited = _inherited(place, value)
         for namespace, document in value.states.items():
             found = identities.get(f"{folder_of(place)}/{sidecar_name(place, namespace)}")
             if found is not None and document.version is not None:
@@ -204,8 +209,10 @@ class Moving:
                 with contextlib.suppress(FileMissing):
                     data = self._fs.read(self._files.checked_path(user, f"trash/{entry.folder}/{path}"))
                     base.file = FileIdentity(len(data), zlib.crc32(data), 0, 0)
+        place = parse_place(entry.name)
         for value in self._owners_in(user, entry):
-            if value.chat_id == entry.id:
+            if value.chat_id == entry.id and not isinstance(place, str):
+                base.inherited = _inherited(place, value)
                 base.states = {
                     namespace: StateMark(one.version, len(state), zlib.crc32(state))
                     for namespace, one in value.states.items()

@@ -273,26 +273,35 @@ async def test_an_owner_without_chat_sync_keeps_id_and_history_sv12(tmp_path: Pa
 
 async def test_metadata_that_changed_in_the_groups_file_meanwhile_are_an_outside_edit_sv12(tmp_path: Path) -> None:
     """[SV12] [F12]: on the way back a group chat without a header has what its group's file tells then, in a new epoch;
-    nothing else is told under a version that was told before.
+    nothing else is told under a version that was told before. So has one that comes out of the trash there.
     """
-    data, url, chat = tmp_path / "data", sqlite_url(tmp_path / "store"), "group:old"
+    data, url, chat, gone = tmp_path / "data", sqlite_url(tmp_path / "store"), "group:old", "group:gone"
 
     def group(note: str) -> dict[str, Any]:
-        fields = {"id": "1", "chats": ["old"], "chat_id": "old", "chat_metadata": {"note": note}}
-        return {"groups/1.json": json.dumps(fields)}
+        fields = {"id": "1", "chats": ["old", "gone"], "chat_id": "old", "chat_metadata": {"note": note}}
+        return {"groups/1.json": json.dumps({**fields, "past_metadata": {"gone": {"note": note}}})}
 
-    write_files(data / "default-user", {"group chats/old.jsonl": '{"mes":"no header"}\n', **group("first")})
+    chats = {f"group chats/{name}.jsonl": '{"mes":"no header"}\n' for name in ("old", "gone")}
+    write_files(data / "default-user", {**chats, **group("first")})
     await moved(data, url)
     async with running(data, store=url) as app:
         tab = await TabClient.join(app.urls[0])
-        assert (await tab.open(chat))["metadata"] == {"note": "first"}
-        await tab.append(chat, "ours")
+        for one in (chat, gone):
+            assert (await tab.open(one))["metadata"] == {"note": "first"}
+            await tab.append(one, "ours")
+        was = await tab.open(gone)
+        answer = await tab.write("chat-delete", gone, base=was["version"]["integrity"])
+        assert answer["type"] == "ack", answer
     write_files(data / "default-user", group("second"))
     await moved(data, "files")
     async with running(data) as app:
-        opened = await (await TabClient.join(app.urls[0])).open(chat)
-        assert (opened["metadata"], opened["version"]["epoch"]) == ({"note": "second"}, 2)
-        assert [one["mes"] for one in opened["messages"]] == ["no header", "ours"]
+        again = await TabClient.join(app.urls[0], tab.session)
+        answer = await again.ask("chat-restore", chat=f"id:{was['chat_id']}", op=tab.ops[gone] + 1)
+        assert answer["type"] == "ack", answer
+        for one in (chat, gone):
+            opened = await again.open(one)
+            assert (opened["metadata"], opened["version"]["epoch"]) == ({"note": "second"}, 2), one
+            assert [message["mes"] for message in opened["messages"]] == ["no header", "ours"]
 
 
 async def test_what_marks_a_filling_that_came_to_its_end_misleads_nobody_sv12(tmp_path: Path) -> None:
