@@ -138,6 +138,10 @@ class Moving:
 
     def check_store(self) -> Iterator[str]:
         """Cost: every owner."""
+        users = list(self._store.users())
+        self._load_names(users)
+        for user in users:
+            yield from self._left_over(user)
         for user, place, value in self._stored():
             for path, data in self._as_files(place, value).items():
                 if len(path.rpartition("/")[2].encode("utf-8", "surrogatepass")) > FILE_NAME_BYTES_MAX:
@@ -146,6 +150,20 @@ class Moving:
                 full = self._files.checked_path(user, path)
                 if self._fs.stat(full) is not None and self._fs.read(full) != data:
                     yield f"{full} stands there and is another one"
+
+    def _left_over(self, user: str) -> Iterator[str]:
+        """Files of ours, of a run that was cut off, whose chats have no such name any more."""
+        names = {one.chat_id: one.name for one in self._store.list(user)}
+        for place in self._files.names(user):
+            sync = self._files.read_sync(user, place)
+            mark = None if sync is None else sync.mark
+            if mark is None or mark.name != str(place) or names.get(mark.chat_id) == mark.name:
+                continue
+            registered, path = self._registrar.of(user, mark.chat_id), self._files.owner_path(user, place)
+            if mark.chat_id in names:
+                yield f"{path} is of a chat that is {names[mark.chat_id]} now; move the file away"
+            elif registered is not None and registered.gone is not None:
+                yield f"{path} is of a chat that was deleted; move the file away"
 
     def into_files(self) -> None:
         """Every owner of the store."""

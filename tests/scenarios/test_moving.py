@@ -344,3 +344,32 @@ async def test_what_went_between_two_runs_is_not_in_the_store_sv12(of: str, tmp_
         assert await everything(again) == was
     with opened(url) as store:
         assert [one.name for one in store.list("default-user")] == [CHAT]
+
+
+async def test_files_of_a_run_that_was_cut_off_do_not_come_back_as_chats_sv12(tmp_path: Path) -> None:
+    """[SV12]: a chat that the store's server deleted or renamed since then is not in the folder under its old name."""
+    data, url, to = tmp_path / "data", sqlite_url(tmp_path / "store"), "character:アリス/other name"
+    async with running(data, store=url) as app:
+        tab = await TabClient.join(app.urls[0])
+        for chat in (CHAT, GONE):
+            await tab.open(chat, create=True)
+            await tab.append(chat, "one")
+    await killed(data, "files", "moving.after_owner=kill@2")
+    async with running(data, store=url) as app:
+        tab = await TabClient.join(app.urls[0], tab.session)
+        gone = await tab.write("chat-delete", GONE, base=(await tab.open(GONE))["version"]["integrity"])
+        assert gone["type"] == "ack", gone
+        await tab.open(CHAT)
+        named = await tab.write("chat-rename", CHAT, to="other name", base="*")
+        assert named["type"] == "ack", named
+        was = await everything(tab)
+    code, _out, errors = await run("move", "--data", data, "--to", "files")
+    assert code == 1, errors
+    assert "gone.jsonl is of a chat that was deleted" in errors
+    assert f"written here.jsonl is of a chat that is {to} now" in errors
+    for path in (data / "default-user/chats").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    await moved(data, "files")
+    async with running(data) as app:
+        assert await everything(await TabClient.join(app.urls[0])) == was
