@@ -426,3 +426,36 @@ async def test_a_chat_that_rotted_stays_so_under_another_name_and_out_of_the_tra
         assert ("read_only" in again, texts(again["messages"])) == (False, ["one"])
         assert (await tab.write("append", moved, base="*", messages=[{"mes": "two"}]))["type"] == "ack"
     assert path.with_name("moved.jsonl").read_bytes().startswith(whole.rstrip(b"\n"))
+
+
+async def test_the_states_of_a_character_stay_undecided_too(tmp_path: Path) -> None:
+    """[X13] [Q1] Neither a refused write nor a name or the trash decides; the character's chats go on."""
+    data, owner = tmp_path / "data", {"character": "Pip"}
+    card = data / DEFAULT_USER / "characters" / "Pip.png"
+    card.parent.mkdir(parents=True)
+    card.write_bytes(b"a picture")
+    for number in (1, 2):
+        async with running(data, **QUIET) as app:
+            tab = await TabClient.join(app.urls[0])
+            written = await tab.ask(
+                "state-update", owner=owner, op=1, namespace=f"n{number}", base=None, set={"seen": number}
+            )
+            assert written["type"] == "ack"
+        if number == 1:
+            older = copied(data, tmp_path / "older")
+    put_back(data, older)
+    versions: list[dict[str, Any]] = []
+    for frame in (
+        {"type": "state-update", "namespace": "n3", "base": 7, "set": {}},
+        {"type": "owner-rename", "base": "*", "to": "Pop"},
+        {"type": "owner-delete", "base": "*", "force": True, "chats": True},
+    ):
+        async with running(data, **QUIET) as app:
+            tab = await TabClient.join(app.urls[0])
+            opened = await tab.ask("open", owner=owner, since=None)
+            assert (opened["read_only"], sorted(opened["states"])) == (True, ["n1", "n2"])
+            versions.append(opened["head"])
+            assert (await tab.ask(owner=owner, op=1, **frame))["code"] == "read-only"
+            await tab.open(CHAT, create=True)
+            assert (await tab.append(CHAT, "on"))["type"] == "ack"
+    assert versions == [versions[0]] * 3
