@@ -162,9 +162,11 @@ export class Client {
     return [...this.link.subscriptions, ...(this.tabs?.adopted ?? [])];
   }
 
-  /** Wait until no own write is without an answer. Throws `conflict` when one waits for a decision. */
+  /** Wait until no own write is without an answer, in all chats. Throws `conflict` when one waits for a decision, and what
+      closed the client. A chat that is gone is nothing to wait for: its writes were answered, or are conflicts. */
   async saved(): Promise<void> {
-    await Promise.all(this.link.subscriptions.map((held) => this.handle(held).saved()));
+    for (const held of this.link.subscriptions) await this.handle(held).answered();
+    if (this.link.error) throw this.link.error;
   }
 
   on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void {

@@ -64,13 +64,20 @@ export class Handle extends Emitter<ChatEvents> {
     });
   }
 
-  /** Wait until no own write is without an answer. Throws `conflict` when one waits for a decision. */
+  /** Wait until no own write is without an answer. Throws `conflict` when one waits for a decision, and what ended the
+      owner, for ever, when it is gone. */
   async saved(): Promise<void> {
+    await this.answered();
+    const { error } = this.subscription;
+    if (error) throw error;
+  }
+
+  /** @internal The same; that it is gone is no fault when every write had its answer. */
+  async answered(): Promise<void> {
     const { subscription } = this;
     while (subscription.pending && !subscription.error) await new Promise<void>((resolve) => this.savers.push(resolve));
     const [conflict] = subscription.conflicts;
     if (conflict) throw new TellbackError("conflict", conflict.reason, { conflict });
-    if (subscription.error) throw subscription.error;
   }
 
   /** Wait for the own writes, then end the subscription. */

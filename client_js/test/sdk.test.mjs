@@ -194,6 +194,29 @@ test("lives, lists, search, history and backups", together(async (one, other) =>
   assert.ok(listed.includes("group:Renamed chat"));
 }));
 
+test("what is gone does not keep the client from telling that the rest is saved", together(async (one, other) => {
+  const chat = await one.open(name(), { create: true });
+  const rest = await one.open(name(), { create: true });
+  const theirs = await other.open(chat.name);
+  await theirs.append({ mes: "stored" });
+  await until(() => chat.messages.length);
+  const removing = chat.remove();
+  assert.equal(one.pending, 1);
+  await one.saved();
+  await removing;
+  await until(() => theirs.status === "offline");
+  await Promise.all([one.saved(), other.saved()]);
+  // Who asks about it alone hears what became of it.
+  await Promise.all([chat, theirs].map((gone) => refused(gone.saved(), "deleted")));
+  const writing = rest.append({ mes: "later" });
+  assert.equal(one.pending, 1);
+  await one.saved();
+  assert.equal(one.pending, 0);
+  await writing;
+  await one.close();
+  await refused(one.saved(), "client-closed");
+}));
+
 test("kill -9 of the server under two writers: every write arrives once, in order", together(async (one, other) => {
   const at = name();
   const chats = [await one.open(at, { create: true }), await other.open(at)];

@@ -253,9 +253,16 @@ class Client(Catalog, Backups, Lives):
         return [handle for handle in handles if isinstance(handle, Chat)]
 
     async def saved(self) -> None:
-        """Wait until no own write is without an answer. Raises: as `Chat.saved`."""
+        """Wait until no own write is without an answer, in all chats.
+
+        A chat that is gone is nothing to wait for: its writes were answered, or are conflicts. Raises: ConflictError
+        when a write waits for a decision; what closed the client; once, what ended a chat whose writes were left by an
+        earlier process and cannot be sent.
+        """
         for chat in [self._chat(subscription) for subscription in self._started().subscriptions]:
-            await chat.saved()
+            await chat.answered()
+        if self.error is not None:
+            raise self.error
 
     def events(self) -> EventQueue[ConnectionChanged]:
         """When the connection goes and comes back, from now on, for `async for`; ends when the client is closed."""

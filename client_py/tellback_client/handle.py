@@ -170,16 +170,23 @@ class Handle:
     async def saved(self) -> None:
         """Wait until no own write is without an answer.
 
-        Raises: ConflictError when one waits for a decision; what ended the chat, when it is gone.
+        Raises: ConflictError when one waits for a decision; what ended the chat, for ever, when it is gone.
         """
+        await self.answered()
+        if self.subscription.error is not None:
+            raise self.subscription.error
+
+    async def answered(self) -> None:
+        """As `saved`; that the chat is gone is raised once, and only when writes were lost with it."""
         while self.subscription.pending and self.subscription.error is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._saved.append(future)
             await future
         if self.subscription.conflicts:
             raise ConflictError(self.subscription.conflicts[0])
-        if self.subscription.error is not None:
-            raise self.subscription.error
+        if self.subscription.lost is not None:
+            lost, self.subscription.lost = self.subscription.lost, None
+            raise lost
 
     async def close(self) -> None:
         """Wait for the own writes, then end the subscription."""

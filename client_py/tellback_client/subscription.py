@@ -184,6 +184,7 @@ class Subscription(Writes):
                     self._conflict(pending, f"the chat cannot be opened: {error}", None, None, mine)
                 writes = []
         for pending in writes:
+            self.lost = error
             if pending.on_settled is not None:
                 pending.on_settled(error)
         self.lane.writes.clear()

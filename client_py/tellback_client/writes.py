@@ -67,6 +67,8 @@ class Writes(ABC):
         self.read_only = False
         self.error: TellbackError | None = None
         """Why the chat is gone."""
+        self.lost: TellbackError | None = None
+        """The same, until `saved` told it, when writes without an answer went with it and are no conflicts."""
         self.paused_until_s = 0.0
         """Writes wait until then, because the server asked for it."""
         self.events: list[Event] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tellback_client import (
     BlockingClient,
     ChatDeleted,
     ChatRenamed,
+    ClientClosed,
     DeletedError,
     Gone,
     ReadOnlyError,
@@ -80,6 +82,58 @@ async def test_a_chat_is_made_renamed_branched_removed_and_restored(tmp_path: Pa
             await one.restore_chat(chat.chat_id)
         assert (await back.append({"mes": "four"})).version.seq > result.version.seq
         assert (await other.open("character:Alice/Third")).chat_id == chat.chat_id
+
+
+async def test_what_is_gone_does_not_keep_the_client_from_telling_that_the_rest_is_saved(tmp_path: Path) -> None:
+    async with running(tmp_path) as app, connect(app.urls[0]) as one, connect(app.urls[0]) as other:
+        chat, rest = await one.create_chat(CHAT), await one.open("group:Rest", create=True)
+        theirs = await other.open(CHAT)
+        await theirs.append({"mes": "stored"})
+        await until(lambda: chat.messages)
+        removing = asyncio.create_task(chat.remove())
+        await asyncio.sleep(0)
+        assert one.pending == 1
+        await one.saved()
+        await removing
+        await until(lambda: theirs.status == "offline")
+        for client in (one, other):
+            await client.saved()
+        # Who asks about it alone hears what became of it.
+        for gone in (chat, theirs):
+            with pytest.raises(DeletedError):
+                await gone.saved()
+        writing = asyncio.create_task(rest.append({"mes": "later"}))
+        await asyncio.sleep(0)
+        assert one.pending == 1
+        await one.saved()
+        assert (one.pending, writing.done()) == (0, True)
+        await writing
+    with pytest.raises(ClientClosed):
+        await one.saved()
+
+
+async def test_writes_that_were_lost_with_a_chat_are_told_once(tmp_path: Path) -> None:
+    """An earlier process left a write in the outbox file; the chat is in the trash by the time it is sent."""
+    outbox = tmp_path / "outbox.jsonl"
+    async with AsyncExitStack() as stack:
+        async with running(tmp_path) as app:
+            client = await stack.enter_async_context(connect(app.urls[0], outbox_path=outbox))
+            chat = await client.create_chat(CHAT)
+        writing = asyncio.create_task(chat.append({"mes": "left behind"}))
+        await until(lambda: b"left behind" in outbox.read_bytes())
+        await client.aclose(flush_timeout_s=0)
+        with pytest.raises(ClientClosed):
+            await writing
+    async with running(tmp_path) as app:
+        async with connect(app.urls[0]) as other:
+            await (await other.open(CHAT)).remove()
+        async with connect(app.urls[0], outbox_path=outbox) as client:
+            rest = await client.open("group:Rest", create=True)
+            await until(lambda: client.pending == 0)
+            with pytest.raises(DeletedError):
+                await client.saved()
+            await rest.append({"mes": "stored"})
+            await client.saved()
 
 
 async def test_characters_and_presets_are_renamed_deleted_and_restored(tmp_path: Path) -> None:
