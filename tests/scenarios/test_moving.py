@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from tellback_server.commands.store_option import opened
 from tests.scenarios.test_import import run
 from tests.scenarios.test_store_server_backup import everything
+from tests.support import warm
 from tests.support.importing import write_files
 from tests.support.real_data import real_user
 from tests.support.server import Process, TabClient, running
@@ -69,12 +69,10 @@ async def moved(data: Path, to: str) -> None:
 
 
 async def killed(data: Path, to: str, failpoints: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tellback_server", "move", "--data", str(data), "--to", to,
-        env={**os.environ, "TELLBACK_FAILPOINTS": failpoints},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    code, _out, errors = await asyncio.to_thread(
+        lambda: warm.run("move", "--data", data, "--to", to, TELLBACK_FAILPOINTS=failpoints)
     )
-    assert await process.wait() == -9
+    assert code == -9, errors
 
 
 async def test_from_a_store_to_a_folder_and_back_sv12(tmp_path: Path) -> None:
@@ -169,10 +167,9 @@ KILLS = [
     ("files", "moving.after_records"), ("store", "moving.after_owner@2"),
     ("files", "moving.after_owner@2"), ("store", "moving.after_records"), ("store", "moving.after_binding"),
 ]
-"""The first two in the ordinary run, all with TELLBACK_STORE_KILLS."""
 
 
-@pytest.mark.parametrize(("to", "step"), KILLS if "TELLBACK_STORE_KILLS" in os.environ else KILLS[:2])
+@pytest.mark.parametrize(("to", "step"), KILLS)
 async def test_a_move_that_is_killed_goes_on_sv12(to: str, step: str, tmp_path: Path) -> None:
     """[SV12]: the same command again, and everything is where it belongs, once."""
     data, url = tmp_path / "data", sqlite_url(tmp_path / "store")
