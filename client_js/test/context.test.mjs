@@ -234,3 +234,37 @@ test("a reply that the server ends is told as the swipe or the continuation that
   assert.deepEqual(about("c"), ["message_edited", "message_updated"].map((name) => [name, 1, { message_id: "c" }]));
   assert.deepEqual(about("s"), [["message_swiped", 2, { message_id: "s", swipe_id: 1 }], ["message_updated", 2, { message_id: "s" }]]);
 }, { chat: "group:Ended" }));
+
+test("reloading ends when the client does, although a conflict waits", () => {
+  const { held, hold, hear, WebSocket } = holding();
+  let isDeaf = false;
+  let isAnswered = false;
+  class Deaf extends WebSocket {
+    emit(name, ...given) {
+      const { type } = name === "message" ? JSON.parse(String(given[0])) : {};
+      if (isDeaf && type === "integrity") return true;
+      isAnswered ||= type === "history";
+      return super.emit(name, ...given);
+    }
+  }
+  return shown(async (context, told, one) => {
+    await context.addMessages({ id: "a", mes: "a" });
+    const other = await client(server);
+    const theirs = await other.open("group:Reloaded");
+    hold();
+    await theirs.patch("a", [{ op: "replace", path: "/mes", value: "theirs" }]);
+    const writing = (await one.open("group:Reloaded")).patch("a", [{ op: "replace", path: "/mes", value: "mine" }]);
+    await until(() => held.some(({ frame }) => frame.type === "conflict"));
+    hear();
+    await assert.rejects(writing, ({ code }) => code === "conflict");
+    isDeaf = true;
+    await theirs.append({ mes: "never heard of" });
+    let isOver = false;
+    const reloading = context.reloadCurrentChat().then(() => (isOver = true));
+    await until(() => isAnswered);
+    assert.equal(isOver, false);
+    await one.close(0);
+    await reloading;
+    await other.close();
+  }, { chat: "group:Reloaded", WebSocket: Deaf });
+});

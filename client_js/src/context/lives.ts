@@ -64,10 +64,11 @@ export class Lives extends Base {
       const { chat } = this.current();
       const commits = (await this.client.ask<HistoryFrame>({ type: "history", chat: chat.subscription.address, after: chat.head.seq, limit: 1000 })).commits ?? [];
       const last = commits.at(-1)?.version.seq ?? 0;
-      while (chat.head.seq < last && chat.status !== "offline") {
-        await new Promise<void>((resolve) => {
-          const stops = (["changed", "status"] as const).map((name) => chat.on(name, () => (stops.forEach((stop) => stop()), resolve())));
-        });
+      // While a conflict waits, the chat's own status tells of nothing else.
+      while (chat.head.seq < last && !chat.subscription.error && this.client.status === "connected") {
+        let stops: (() => void)[] = [];
+        await new Promise<unknown>((resolve) => (stops = [chat.on("changed", resolve), chat.on("gone", resolve), this.client.on("connection", resolve)]));
+        for (const stop of stops) stop();
       }
       this.shown = true;
       this.tell([[EventTypes.CHAT_CHANGED, this.getCurrentChatId()]]);
