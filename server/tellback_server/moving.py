@@ -300,7 +300,8 @@ class Moving:
                 yield f"the log knows more than the files of {loaded.stream.name}"
             for namespace, document in loaded.stream.states.items():
                 if document.corrupt:
-                    yield f"the state {namespace} of {loaded.stream.name} is damaged: `tellback repair` first"
+                    remedy = "`tellback repair` first, or move its file away"
+                    yield f"the state {namespace} of {loaded.stream.name} is damaged: {remedy}"
         for user in self._files.known_users():
             for entry in self._trash.entries(user):
                 for value, damage in self._trashed(user, entry):
