@@ -6,8 +6,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-import asyncio
-
 from msgspec import UnsetType
 
 from .chat import Chat
@@ -22,17 +20,14 @@ async def caught_up(chat: Chat) -> None:
         page = await chat.history(after=chat.head.seq, limit=1)
         if isinstance(page.commits, UnsetType) or not page.commits:
             return
-        await _reached(chat, page.commits[-1].version.seq)
+        await reached(chat, page.commits[-1].version.seq)
 
 
-async def _reached(chat: Chat, seq: int) -> None:
-    happened = asyncio.Event()
-    stop = chat.observe(lambda _event: happened.set())
-    try:
-        while chat.subscription.error is None and chat.head.seq < seq:
-            happened.clear()
-            await happened.wait()
-    finally:
-        stop()
+async def reached(chat: Chat, seq: int) -> None:
+    """Wait until the chat holds the commit `seq`. Raises: what ended the chat."""
+    # They end with the chat and with the client; the status tells of neither while a conflict waits.
+    events = chat.events()
+    while chat.subscription.error is None and chat.head.seq < seq:
+        await anext(events, None)
     if chat.subscription.error is not None:
         raise chat.subscription.error

@@ -25,6 +25,7 @@ from tellback_client import (
     WriteResult,
     connect,
 )
+from tellback_client.catching_up import reached
 from tests.support.waiting import GUARD_S, until
 
 CHAT = "character:Alice/First meeting"
@@ -299,6 +300,26 @@ def test_the_blocking_client_is_the_same_client(tellback_server: ServerProcess) 
         assert [message["mes"] for message in chat.messages] == ["hello", "in a batch"]
         assert chat.state("memory").get() == {"n": 1}
         assert (chat.status, chat.pending, chat.conflicts) == ("synced", 0, [])
+
+
+async def test_waiting_for_what_others_stored_ends_with_the_client_although_a_conflict_waits(
+    tellback_server: ServerProcess,
+) -> None:
+    async with connect(tellback_server.url) as one, connect(tellback_server.url) as other:
+        chats = [await one.open(CHAT, create=True), await other.open(CHAT)]
+        await chats[0].append({"id": "a", "mes": "a"})
+        await until(lambda: chats[1].messages)
+        await asyncio.gather(
+            *(chat.patch("a", [{"op": "replace", "path": "/mes", "value": str(number)}])
+              for number, chat in enumerate(chats)), return_exceptions=True)
+        [loser] = [chat for chat in chats if chat.conflicts]
+        waiting = asyncio.create_task(reached(loser, loser.head.seq + 100))
+        await asyncio.sleep(0)
+        for client in (one, other):
+            await client.aclose()
+        with pytest.raises(ClientClosed):
+            async with asyncio.timeout(GUARD_S):
+                await waiting
 
 
 WRITER = """
