@@ -36,8 +36,12 @@ test("a program that saves whole chats sends what changed, and hears of others",
 
 /** A client that can be made to hear nothing for a while. */
 async function hearing() {
-  const { WebSocket, hold, hear } = holding();
-  return { one: await client(server, { WebSocket }), hold, hear };
+  const { WebSocket, held, hold, hear } = holding();
+  const hearAfter = async (last) => {
+    await until(() => held.some(({ frame }) => frame.type === last));
+    hear();
+  };
+  return { one: await client(server, { WebSocket }), hold, hearAfter };
 }
 
 const line = ({ id, mes }) => `${id}: ${mes}`;
@@ -50,7 +54,7 @@ const stored = async (address) => {
 
 test("what others stored while a save was refused stays, and the next save sends what is still unsaved", async () => {
   const at = "group:Refused saves";
-  const [{ one, hold, hear }, other] = await Promise.all([hearing(), client(server)]);
+  const [{ one, hold, hearAfter }, other] = await Promise.all([hearing(), client(server)]);
   const mine = await incrementalSave(one, at);
   mine.chat.push(...["a", "b", "c", "d"].map((id) => ({ id, mes: id })));
   await mine.save();
@@ -67,8 +71,10 @@ test("what others stored while a save was refused stays, and the next save sends
   a.extra = { n: 1 };
   mine.metadata.mine = true;
   const saving = mine.save();
+  saving.catch(() => {});
+  await until(() => mine.live.pending);
   mine.chat.find(({ id }) => id === "d").mes = "d of mine";
-  hear();
+  await hearAfter("conflict");
   await assert.rejects(saving, ({ code }) => code === "conflict");
   assert.deepEqual(mine.chat.map(line), ["a: a of mine", "b: b of theirs", "d: d of mine", "e: e of theirs"]);
   assert.equal(mine.chat[0], a);
@@ -138,7 +144,7 @@ test("a chat that is replaced is read again, with what this page did not save", 
 
 test("a save that is on its way when the chat is replaced is asked again by the next one", async () => {
   const at = "group:Replaced meanwhile";
-  const [{ one, hold, hear }, other] = await Promise.all([hearing(), client(server)]);
+  const [{ one, hold, hearAfter }, other] = await Promise.all([hearing(), client(server)]);
   const mine = await incrementalSave(one, at);
   mine.chat.push(...["a", "b"].map((id) => ({ id, mes: id })));
   await mine.save();
@@ -152,8 +158,9 @@ test("a save that is on its way when the chat is replaced is asked again by the 
   mine.chat[1].mes = "b of mine";
   mine.chat.push({ id: "c", mes: "c" });
   const saving = mine.save();
+  saving.catch(() => {});
   await until(() => mine.live.pending);
-  hear();
+  await hearAfter("reset");
   await assert.rejects(saving, ({ code }) => code === "conflict");
   assert.deepEqual(mine.chat.map(line), ["a: a", "b: b of mine", "c: c"]);
   await mine.save();
@@ -163,7 +170,7 @@ test("a save that is on its way when the chat is replaced is asked again by the 
 
 test("the exits of a conflict are seen by the next save", async () => {
   const at = "group:Exits of a save";
-  const [{ one, hold, hear }, other] = await Promise.all([hearing(), client(server)]);
+  const [{ one, hold, hearAfter }, other] = await Promise.all([hearing(), client(server)]);
   const mine = await incrementalSave(one, at);
   mine.chat.push({ id: "a", mes: "a" });
   await mine.save();
@@ -173,7 +180,8 @@ test("the exits of a conflict are seen by the next save", async () => {
   mine.chat[0].mes = "a of mine";
   mine.chat.push({ id: "b", mes: "b" });
   const saving = mine.save();
-  hear();
+  saving.catch(() => {});
+  await hearAfter("conflict");
   const { conflict } = await saving.catch((error) => error);
   await conflict.applyMineAgain();
   const { head } = mine.live;
