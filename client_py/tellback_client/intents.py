@@ -20,6 +20,7 @@ from msgspec import UNSET, Raw
 
 from tellback_protocol.effects import Effect
 from tellback_protocol.errors import Refused
+from tellback_protocol.past import overlap, targets_of
 from tellback_protocol.patch import apply_patch, make_patch
 from tellback_protocol.requests import (
     Append,
@@ -45,7 +46,7 @@ from tellback_protocol.requests import (
     Swipe,
     owner_named,
 )
-from tellback_protocol.stream import Stream, overlap, targets_of
+from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps, equal, loads
 
 from .errors import refused

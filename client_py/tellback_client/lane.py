@@ -22,6 +22,7 @@ from tellback_protocol.fields import Base, OpBase
 from tellback_protocol.generation_requests import Generate, GenerationCancel, GenerationEnd, GenerationStart
 from tellback_protocol.ids import Version
 from tellback_protocol.outcomes import OUTCOMES_MAX
+from tellback_protocol.past import overlap
 from tellback_protocol.requests import (
     Append,
     Batch,
@@ -48,7 +49,6 @@ from tellback_protocol.requests import (
     StateUpdate,
     Swipe,
 )
-from tellback_protocol.stream import overlap
 from tellback_protocol.targets import merged_metadata, patched_metadata
 from tellback_protocol.values import loads
 

@@ -19,8 +19,9 @@ import msgspec
 from .frames import Limits
 from .ids import Version
 from .outcomes import Outcome, SessionOps
+from .past import Past
 from .requests import Append
-from .stream import Past, Stream
+from .stream import Stream
 from .values import anonymous_objects
 
 _TARGETS = ("a",)
@@ -32,13 +33,21 @@ class PlainAppend(msgspec.Struct, gc=False):
     request_id: int | None
     op: int
     version: Version
-    core: bytes
-    """What the others are told, without type and owner."""
-    record: bytes
-    """What the log keeps."""
+    past: Past
+    fingerprint: int
     body: bytes
     """The ack without its envelope."""
     message_id: str
+
+    @property
+    def core(self) -> bytes:
+        """What the others are told, without type and owner."""
+        return self.past.core
+
+    @property
+    def record(self) -> bytes:
+        """What the log keeps."""
+        return b'{%b%b]}],"fingerprint":%d,"plain":true}' % (self.past.front, self.past.line, self.fingerprint)
 
 
 def append_plain(
@@ -97,17 +106,15 @@ def append_plain(
         version = Version(epoch, seq, integrity)
         version_json = b'"version":{"epoch":%d,"seq":%d,"integrity":"%b"},' % (epoch, seq, integrity_json)
         line = b'{"id":"%b",%b' % (id_json, payload[1:])
-        core = b'%b"previous":"%b%b%d},"ops":[{"op":"append","messages":[%b]}]' % (
-            version_json, previous_json, author, op, line,
-        )
+        front = b'%b"previous":"%b%b%d},"ops":[{"op":"append","messages":[' % (version_json, previous_json, author, op)
         # As `fingerprint` works it out for an append.
         print_ = zlib.crc32(payload, base_crc) | (len(payload) & 0xFFFFF) << 32
         body = b'%b"durable":"fsync","messages":["%b"]' % (version_json, id_json)
-        record = b'{%b,"fingerprint":%d,"plain":true}' % (core, print_)
+        past = Past(seq, integrity, front, _TARGETS, line)
         lines[message_id] = line
-        pasts.append(Past(seq, integrity, core, _TARGETS))
+        pasts.append(past)
         outcomes.append(Outcome("ack", print_, body, integrity))
-        done.append(PlainAppend(request.id, op, version, core, record, body, message_id))
+        done.append(PlainAppend(request.id, op, version, past, print_, body, message_id))
         previous_json = integrity_json
         current = integrity
     if done:

@@ -17,7 +17,8 @@ from .errors import Refused
 from .fields import Base, OpBase
 from .ids import WIRE_INTEGER_MAX, Version, is_integrity
 from .outcomes import Outcome
-from .stream import Past, StateDocument, Stream, author_of, overlap
+from .past import Past, author_of, overlap
+from .stream import StateDocument, Stream
 
 Places = Callable[[int], bool]
 """Whether a request's indexes lie among so many first messages."""

@@ -48,6 +48,7 @@ from .generation_work import Ending, acknowledge, carry_out_generation, finish, 
 from .ids import is_reserved_namespace, namespace_problem, state_file_problem
 from .life import NO_FACTS, Facts, carry_out_life
 from .outcomes import Outcome
+from .past import Past, core_json, targets_of, wire_effects
 from .requests import (
     UNREADING,
     Append,
@@ -75,7 +76,7 @@ from .requests import (
     Swipe,
     Write,
 )
-from .stream import Past, StateDocument, Stream, core_json, targets_of, wire_effects
+from .stream import StateDocument, Stream
 from .targets import chat_targets, metadata_targets, overwrites_only_tested, places_hold
 from .values import NestedTooDeeply
 from .whole_chat import WholeChat

@@ -122,7 +122,7 @@ def conflict_body(stream: Stream, outcome: Outcome, owner: bytes) -> bytes:
     for past in missed:
         if past.seq > version["seq"]:
             break
-        size += len(past.core)
+        size += past.size_bytes
         if size > MISSED_BYTES_MAX:
             return body + b',"resync":true'
         frames.append(b'{"type":"integrity",%b,%b}' % (owner, past.core))

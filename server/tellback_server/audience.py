@@ -184,7 +184,7 @@ class Audience:
     def _follow(self, tab: Tab, subscription: Subscription, following: Following) -> None:
         """A replay is made of ordinary integrity frames; they keep their order with what is committed meanwhile."""
         previous = following.since
-        if sum(len(past.core) for past in following.replay) > AT_ONCE_BYTES:
+        if sum(past.size_bytes for past in following.replay) > AT_ONCE_BYTES:
             assert previous is not None, "a replay begins somewhere"
 
             def done() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from tellback_protocol import codec
 from tellback_protocol.ids import Version
-from tellback_protocol.stream import Past
+from tellback_protocol.past import Past
 from tellback_server.websocket import text_frame
 
 PIECE_BYTES = 64 << 10

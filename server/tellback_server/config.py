@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         default=2.0, ge=0.0, le=3600, description="So long after the last write a chat is folded into its files"
     )
     checkpoint_batch: int = Field(
-        default=1000, ge=0, le=1_000_000, description="So many commits are folded without waiting; 0: any number waits"
+        default=4096, ge=0, le=1_000_000, description="So many commits are folded without waiting; 0: any number waits"
     )
     checkpoint_events: Words = Field(
         default=("generation", "swipe", "metadata", "close"),

@@ -16,7 +16,7 @@ from tellback_protocol.effects import AppendEffect, ChatEffect, Commit, DeleteEf
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import HistoryFrame
 from tellback_protocol.ids import Version
-from tellback_protocol.stream import wire_core
+from tellback_protocol.past import wire_core
 from tellback_protocol.values import servable
 from tellback_server.log import Log
 from tellback_server.records import ADOPT, COMMIT

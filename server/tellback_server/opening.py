@@ -14,8 +14,9 @@ from typing import Literal
 from tellback_protocol import codec
 from tellback_protocol.frames import ListedGeneration, Opened
 from tellback_protocol.ids import Version
+from tellback_protocol.past import Past
 from tellback_protocol.requests import Open, OwnerName
-from tellback_protocol.stream import Past, Stream
+from tellback_protocol.stream import Stream
 from tellback_protocol.values import servable
 from tellback_server.releases import Following
 from tellback_server.replay import Missed, is_replayable
@@ -51,7 +52,7 @@ def answer_open(
         elif not replay:
             opened.mode = "current"
             return opened, codec.opened(opened), None
-        elif is_replayable(stream, sum(len(past.core) for past in replay)):
+        elif is_replayable(stream, sum(past.size_bytes for past in replay)):
             opened.mode = "replay"
             return opened, codec.opened(opened), Following(None, replay, since)
     if isinstance(request.owner, OwnerName):

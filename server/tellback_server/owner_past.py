@@ -23,7 +23,8 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.generations import Running, states_told
 from tellback_protocol.ids import Version
 from tellback_protocol.outcomes import Outcome, version_of
-from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream, ack_body, past_of
+from tellback_protocol.past import ack_body, past_of
+from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream
 from tellback_server.log import LogError, Position, Record
 from tellback_server.records import (
     ADOPT,

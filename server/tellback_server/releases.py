@@ -17,8 +17,8 @@ from tellback_protocol import codec
 from tellback_protocol.appending import PlainAppend
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version
+from tellback_protocol.past import Past
 from tellback_protocol.requests import Malformed, Request
-from tellback_protocol.stream import Past
 
 if TYPE_CHECKING:
     from tellback_server.actor import Actor

@@ -16,7 +16,8 @@ import msgspec
 
 from tellback_protocol.effects import decode_commit
 from tellback_protocol.ids import Version
-from tellback_protocol.stream import Past, Stream, past_of
+from tellback_protocol.past import Past, past_of
+from tellback_protocol.stream import Stream
 from tellback_server.log import Position, Record
 from tellback_server.records import COMMIT
 
@@ -93,7 +94,7 @@ def missed_since(log: LogReader, key: str, since: Version, bytes_max: int) -> Mi
             return missed
         missed.verdict = "known"
         past = past_of(commit)
-        missed.size_bytes += len(past.core)
+        missed.size_bytes += past.size_bytes
         if missed.size_bytes > bytes_max:
             missed.is_too_large = True
             return missed

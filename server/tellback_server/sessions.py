@@ -23,7 +23,8 @@ import msgspec
 from tellback_protocol.generations import Running
 from tellback_protocol.ids import Version, is_integrity, parse_place
 from tellback_protocol.outcomes import SESSION_KEPT_MS, Outcome, SessionOps
-from tellback_protocol.stream import Past, Stream
+from tellback_protocol.past import Past
+from tellback_protocol.stream import Stream
 from tellback_server.fs import FileMissing
 from tellback_server.records import Checkpointed
 from tellback_server.sealed import seal, unseal
@@ -52,8 +53,15 @@ class KeptSession(msgspec.Struct, gc=False):
 class KeptPast(msgspec.Struct, frozen=True, gc=False):
     seq: int
     integrity: str
-    core: str
-    targets: list[str]
+    core: msgspec.Raw
+    """With braces, so that nothing has to be escaped; a string without them in files of earlier versions."""
+    targets: tuple[str, ...]
+
+    @property
+    def members(self) -> bytes:
+        """The core of the Past."""
+        core = bytes(self.core)
+        return core[1:-1] if core.startswith(b"{") else msgspec.json.decode(core, type=str).encode()
 
 
 class KeptText(msgspec.Struct, frozen=True, gc=False):
@@ -104,7 +112,8 @@ class SessionFile(msgspec.Struct, kw_only=True):
             if ops.used_ms == 0 or ops.used_ms > now_ms - SESSION_KEPT_MS
         }
         history = [
-            KeptPast(past.seq, past.integrity, past.core.decode(), list(past.targets)) for past in stream.history
+            KeptPast(past.seq, past.integrity, msgspec.Raw(b"{%b}" % past.core), past.targets)
+            for past in stream.history
         ]
         return cls(
             base=base, sessions=sessions, history_from=stream.history_from, history=history, seq=stream.head.seq,
@@ -172,7 +181,6 @@ def fold_sessions(saved: SessionFile, stream: Stream) -> None:
             )
     stream.running = {one: Running(kept.text, kept.reasoning) for one, kept in saved.texts.items()}
     stream.history_from = saved.history_from
-    for past in saved.history:
-        stream.remember((Past(past.seq, past.integrity, past.core.encode(), tuple(past.targets)),))
+    stream.remember(Past(past.seq, past.integrity, past.members, past.targets) for past in saved.history)
 
 

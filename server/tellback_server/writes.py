@@ -31,6 +31,7 @@ from tellback_protocol.generation_requests import Generate, GenerationStart
 from tellback_protocol.generations import NAMESPACE as GENERATIONS
 from tellback_protocol.ids import Version, namespace_problem
 from tellback_protocol.outcomes import Outcome, is_short
+from tellback_protocol.past import wire_core
 from tellback_protocol.requests import (
     Append,
     Batch,
@@ -48,7 +49,6 @@ from tellback_protocol.requests import (
     StateUpdate,
     Write,
 )
-from tellback_protocol.stream import wire_core
 from tellback_server import records
 from tellback_server.log import LogError, RecordTooLarge
 from tellback_server.owner_past import long_answer

@@ -12,7 +12,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.effects import decode_effects
 from tellback_protocol.frames import StateValue
 from tellback_protocol.ids import Version
-from tellback_protocol.stream import wire_effects
+from tellback_protocol.past import wire_effects
 from tellback_protocol.values import dumps, loads
 from tests.support import vectors
 

@@ -48,7 +48,9 @@ def short(chat: Stream, *requests: Append, seed: int = 1) -> list[PlainAppend]:
 
 def state(chat: Stream) -> object:
     return (
-        chat.head, chat.chat.version, dict(chat.chat.messages), list(chat.history), chat.history_bytes,
+        chat.head, chat.chat.version, dict(chat.chat.messages),
+        [(past.seq, past.integrity, past.core, past.size_bytes, past.targets) for past in chat.history],
+        chat.history_bytes,
         {name: (ops.last, ops.used_ms, dict(ops.outcomes)) for name, ops in chat.sessions.items()},
     )
 

@@ -7,9 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from structlog.testing import capture_logs
 
+from tellback_protocol.chat import Chat
+from tellback_protocol.stream import Stream
 from tellback_server.app import App
+from tellback_server.fs import Fs
+from tellback_server.sealed import seal, unseal
+from tellback_server.sessions import fold_sessions, read_sessions
+from tellback_server.store.files import FileStore
+from tests.support.chat_desk import SilentLogger
 from tests.support.forked_server import ForkedServer
 from tests.support.injected_fs import InjectedFs
 from tests.support.server import TabClient, new_session, running, texts
@@ -167,6 +175,28 @@ async def test_a_kept_answer_is_written_once(tmp_path: Path) -> None:
         reader.raw.abort()
         await until(lambda: not app._hub.actors)
         assert path.stat().st_ino == before
+
+
+async def test_a_session_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """[O9]: it held commits as strings without their braces."""
+    async with running(tmp_path) as app:
+        await many(await TabClient.join(app.urls[0]), CHAT, 3)
+    [path] = session_files(tmp_path)
+    unsealed = unseal(path.read_bytes())
+    assert unsealed is not None
+    cores = [msgspec.json.encode(past["core"])[1:-1] for past in json.loads(unsealed[0])["history"]]
+    saved = json.loads(unsealed[0])
+    for past, core in zip(saved["history"], cores, strict=True):
+        past["core"] = core.decode()
+
+    for data in (unsealed[0], json.dumps(saved).encode()):
+        path.write_bytes(seal(data))
+        read = read_sessions(FileStore(Fs(), str(tmp_path), logger=SilentLogger()), "default-user", path.stem)
+        assert read is not None
+        stream = Stream("default-user", CHAT, path.stem, Chat(read.history_from))
+        fold_sessions(read, stream)
+        assert len(cores) == 4, "the creation and three appends"
+        assert [past.core for past in stream.history] == cores
 
 
 async def test_an_op_of_a_chat_that_another_program_deleted_keeps_its_answer(tmp_path: Path) -> None:

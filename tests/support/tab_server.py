@@ -23,8 +23,9 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Behind, Closed, Hello, Limits, Opened, Ping, Pong, Reset, StateFrame, StateValue
 from tellback_protocol.frames import Welcome as WelcomeFrame
 from tellback_protocol.ids import Version
+from tellback_protocol.past import Past
 from tellback_protocol.requests import Close, Open, StateGet
-from tellback_protocol.stream import Past, Stream
+from tellback_protocol.stream import Stream
 from tellback_protocol.values import dumps
 
 NAME = "character:Alice/First meeting"

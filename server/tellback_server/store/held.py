@@ -112,9 +112,7 @@ class Pending:
     def add_plain(self, commits: list[PlainAppend]) -> None:
         """As `add`, for commits that append one message each."""
         self.commits += len(commits)
-        appended = self.appended
-        for commit in commits:
-            appended[commit.message_id] = None
+        self.appended |= dict.fromkeys([commit.message_id for commit in commits])
 
     def give_back(self, earlier: Pending) -> None:
         """A checkpoint of `earlier` failed: it is pending again, before what came since."""
