@@ -84,13 +84,14 @@ class SessionOps:
 
     def add_short(self, outcomes: list[Outcome], now_ms: int) -> None:
         """`add` for those of the next ops, none of which is long."""
-        first = self.last + 1
-        self.last += len(outcomes)
-        self.used_ms = now_ms
+        op = self.last
         kept = self.outcomes
-        for op, outcome in enumerate(outcomes, first):
+        for outcome in outcomes:
+            op += 1
             kept[op] = outcome
             kept.pop(op - OUTCOMES_MAX, None)
+        self.last = op
+        self.used_ms = now_ms
 
 
 def bound_outcomes(sessions: dict[str, SessionOps], now_ms: int) -> None:

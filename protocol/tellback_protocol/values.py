@@ -21,9 +21,9 @@ DEPTH_MAX = 64
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1
 
-# Digits become 0, opening brackets {, E becomes e, so that one pass serves all screens below.
-_SHAPE = bytes.maketrans(b"123456789[E", b"000000000{e")
-_SHAPELESS = bytes(sorted(set(range(256)) - set(b'0123456789[{eE "-.:,')))
+# Digits become 0, opening brackets {, E becomes e, CR becomes LF, so that one pass serves all screens below.
+_SHAPE = bytes.maketrans(b"123456789[E\r", b"000000000{e\n")
+_SHAPELESS = bytes(sorted(set(range(256)) - set(b'0123456789[{eE "-.:,\r\n')))
 """What may be left out of a shape: it can only bring digits together that were apart."""
 _LONG_DIGITS = b"0" * 19
 _LARGE_EXPONENT = b"0e000"
@@ -95,12 +95,13 @@ def anonymous_objects(payloads: list[bytes], depth_max: int = DEPTH_MAX) -> int:
 
 def _is_harmless(data: bytes, brackets_max: int) -> bool:
     """True for JSON on one line with at most so many brackets and no number that could be beyond the limits."""
-    if data.find(b"\n") >= 0 or data.find(b"\r") >= 0:
-        return False
     shape = data.translate(_SHAPE, _SHAPELESS)
     # What is left when a character is taken out tells its count in a third of the time of `count`.
     brackets = len(shape) - len(shape.replace(b"{", b""))
-    return brackets <= brackets_max and shape.find(_LARGE_EXPONENT) < 0 and shape.find(_LONG_DIGITS) < 0
+    return (
+        brackets <= brackets_max
+        and shape.find(b"\n") < 0 and shape.find(_LARGE_EXPONENT) < 0 and shape.find(_LONG_DIGITS) < 0
+    )
 
 
 def has_long_digits(data: bytes) -> bool:
