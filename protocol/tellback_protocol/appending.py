@@ -40,26 +40,24 @@ class PlainAppend(msgspec.Struct, gc=False):
     message_id: str
 
     @property
-    def core(self) -> bytes:
-        """What the others are told, without type and owner."""
-        return self.past.core
-
-    @property
     def record(self) -> bytes:
         """What the log keeps."""
         return b'{%b%b]}],"fingerprint":%d,"plain":true}' % (self.past.front, self.past.line, self.fingerprint)
 
+    def frame(self, owner: bytes) -> bytes:
+        """What the others are told; `owner` from `codec.owner_member`."""
+        return self.past.frame(owner)
+
 
 def append_plain(
-    stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append],
-    new_integrities: Callable[[int], list[str]], new_message_ids: Callable[[int], list[str]], now_ms: int,
-    limits: Limits,
+    stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append], new_integrity: Callable[[], str],
+    new_message_id: Callable[[], str], now_ms: int, limits: Limits,
 ) -> list[PlainAppend]:
     """Decide about and install appends of one message without an id each, in order, up to the first that is not that
     plain: that one and those behind it changed nothing.
 
-    `ops` and `session_json` are of the session that asks. `new_integrities` and `new_message_ids` give as many as they
-    are asked for of what `Fresh` would hold, one for each request.
+    `ops` and `session_json` are of the session that asks. `new_integrity` and `new_message_id` give for each request
+    what `Fresh` would hold.
     """
     payloads: list[bytes] = []
     if not stream.damage:
@@ -88,17 +86,17 @@ def append_plain(
     lines: dict[str, bytes] = {}
     pasts: list[Past] = []
     outcomes: list[Outcome] = []
-    # The shortest of them is `payloads`: what is not plain has none.
-    for request, message_id, integrity, payload in zip(
-        requests, new_message_ids(count), new_integrities(count), payloads, strict=False
-    ):
+    # What is not plain, and all behind it, has no payload.
+    for request, payload in zip(requests, payloads[:count], strict=False):
         if request.base != base:
             base = request.base
             if not isinstance(base, str):
                 break
             base_crc = zlib.crc32(base.encode())
+        message_id = new_message_id()
         if request.op != op + 1 or (base != "*" and base != current) or message_id in known or message_id in lines:
             break
+        integrity = new_integrity()
         seq += 1
         op += 1
         id_json = message_id.encode()

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
+from . import codec
 from .chat import Chat
 from .effects import Effect
 from .errors import Refused
@@ -55,6 +56,10 @@ class Committed(msgspec.Struct, gc=False):
     """State documents after the commit."""
     forced: bool = False
     """Something was overwritten that its author had not seen."""
+
+    def frame(self, owner: bytes) -> bytes:
+        """What the others are told; `owner` from `codec.owner_member`."""
+        return codec.integrity(owner, self.core)
 
 
 class Stored(msgspec.Struct, gc=False):
@@ -125,7 +130,7 @@ def conflict_body(stream: Stream, outcome: Outcome, owner: bytes) -> bytes:
         size += past.size_bytes
         if size > MISSED_BYTES_MAX:
             return body + b',"resync":true'
-        frames.append(b'{"type":"integrity",%b,%b}' % (owner, past.core))
+        frames.append(past.frame(owner))
     return body + b',"missed":[' + b",".join(frames) + b"]"
 
 

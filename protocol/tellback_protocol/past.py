@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from . import codec
 from .chat import message_id_of
 from .effects import (
     AppendEffect,
@@ -60,6 +61,12 @@ class Past(msgspec.Struct, gc=False):
     def size_bytes(self) -> int:
         """Of the core."""
         return len(self.front) + (len(self.line) + 3 if self.line else 0)
+
+    def frame(self, owner: bytes) -> bytes:
+        """What the others are told; `owner` from `codec.owner_member`."""
+        if self.line:
+            return b'{"type":"integrity",%b,%b%b]}]}' % (owner, self.front, self.line)
+        return codec.integrity(owner, self.front)
 
 
 def targets_of(effects: list[Effect]) -> tuple[str, ...]:

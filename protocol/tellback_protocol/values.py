@@ -76,12 +76,16 @@ def anonymous_objects(payloads: list[bytes], depth_max: int = DEPTH_MAX) -> int:
 
     msgspec checks all of JSON but depth and the size of numbers.
     """
-    if not _is_harmless(b"".join(payloads), depth_max + len(payloads) - 1):
+    shape = b"".join(payloads).translate(_SHAPE, _SHAPELESS)
+    # What is left when a character is taken out tells its count in a third of the time of `count`.
+    brackets = len(shape) - len(shape.replace(b"{", b""))
+    if (
+        brackets >= depth_max + len(payloads)
+        or shape.find(b"\n") >= 0 or shape.find(_LARGE_EXPONENT) >= 0 or shape.find(_LONG_DIGITS) >= 0
+    ):
         # Somebody's: whose, is found out one by one.
-        for count, payload in enumerate(payloads):
-            if not _is_harmless(payload, depth_max):
-                payloads = payloads[:count]
-                break
+        many = len(payloads) if len(payloads) > 1 else 0
+        return next((count for count in range(many) if not anonymous_objects([payloads[count]], depth_max)), many)
     count = 0
     try:
         for payload in payloads:
@@ -91,17 +95,6 @@ def anonymous_objects(payloads: list[bytes], depth_max: int = DEPTH_MAX) -> int:
     except UNDECODABLE:
         pass
     return count
-
-
-def _is_harmless(data: bytes, brackets_max: int) -> bool:
-    """True for JSON on one line with at most so many brackets and no number that could be beyond the limits."""
-    shape = data.translate(_SHAPE, _SHAPELESS)
-    # What is left when a character is taken out tells its count in a third of the time of `count`.
-    brackets = len(shape) - len(shape.replace(b"{", b""))
-    return (
-        brackets <= brackets_max
-        and shape.find(b"\n") < 0 and shape.find(_LARGE_EXPONENT) < 0 and shape.find(_LONG_DIGITS) < 0
-    )
 
 
 def has_long_digits(data: bytes) -> bool:

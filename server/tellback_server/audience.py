@@ -134,7 +134,7 @@ class Audience:
             outbox = tab.outbox
             if frames is None or subscription.owner_json != built_for:
                 built_for = subscription.owner_json
-                frames = text_frames([codec.integrity(built_for, commit.core) for commit in told])
+                frames = text_frames([commit.frame(built_for) for commit in told])
             if not outbox.is_waiting and outbox.wire.send_now(frames):
                 continue
             touched.add(tab)
@@ -150,7 +150,7 @@ class Audience:
         for commit in told:
             if not subscription.active:
                 return
-            frame = text_frame(codec.integrity(subscription.owner_json, commit.core))
+            frame = text_frame(commit.frame(subscription.owner_json))
             version = commit.version
             if subscription.backlog is None:
                 outbox.commit(self._actor, frame, before)
@@ -196,7 +196,7 @@ class Audience:
             return
         for past in following.replay:
             assert previous is not None, "a replay begins somewhere"
-            frame = text_frame(codec.integrity(subscription.owner_json, past.core))
+            frame = text_frame(past.frame(subscription.owner_json))
             tab.outbox.commit(self._actor, frame, previous)
             previous = Version(previous.epoch, past.seq, past.integrity)
             if not subscription.active:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from tellback_protocol import codec
 from tellback_protocol.ids import Version
 from tellback_protocol.past import Past
 from tellback_server.websocket import text_frame
@@ -59,7 +58,7 @@ class Backlog:
             piece = bytearray()
             while self._replay and len(piece) < PIECE_BYTES:
                 past = self._replay.popleft()
-                piece += text_frame(codec.integrity(self._owner_json, past.core))
+                piece += text_frame(past.frame(self._owner_json))
                 self.last = Version(self.last.epoch, past.seq, past.integrity)
             while self._frames and len(piece) < PIECE_BYTES:
                 frame, version = self._frames.popleft()

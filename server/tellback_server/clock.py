@@ -75,23 +75,9 @@ class Clock:
         # All counts have 12 digits, and `hex` is quicker than a format.
         return self._prefix + hex(count)[2:]
 
-    def integrities(self, count: int) -> list[str]:
-        """So many times `integrity`."""
-        if count == 1:
-            return [self.integrity()]
-        first = self._count + 1
-        if first + count > _COUNT_MAX:
-            return [self.integrity() for _ in range(count)]
-        self._count += count
-        prefix = self._prefix
-        return [prefix + hex(number)[2:] for number in range(first, first + count)]
-
-    def message_ids(self, count: int) -> list[str]:
-        """64 random bits each, as 16 hex digits."""
-        if count == 1:
-            return [self._getrandbits(64).to_bytes(8, "big").hex()]
-        digits = self._getrandbits(64 * count).to_bytes(8 * count, "big").hex()
-        return [digits[start : start + 16] for start in range(0, 16 * count, 16)]
+    def message_id(self) -> str:
+        """64 random bits as 16 hex digits."""
+        return self._getrandbits(64).to_bytes(8, "big").hex()
 
     def _draw_prefix(self) -> None:
         digits = "%032x" % ((self._getrandbits(128) & _UUID_KEEP) | _UUID8_SET)

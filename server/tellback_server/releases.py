@@ -73,10 +73,9 @@ class Told(Protocol):
     """A commit as everybody else is told of it."""
 
     @property
-    def core(self) -> bytes: ...
-
-    @property
     def version(self) -> Version: ...
+
+    def frame(self, owner: bytes) -> bytes: ...
 
 
 class OwnCommit(msgspec.Struct, frozen=True, gc=False):
@@ -84,6 +83,10 @@ class OwnCommit(msgspec.Struct, frozen=True, gc=False):
 
     core: bytes
     version: Version
+
+    def frame(self, owner: bytes) -> bytes:
+        """What the others are told; `owner` from `codec.owner_member`."""
+        return codec.integrity(owner, self.core)
 
 
 class Subscription:

@@ -94,7 +94,7 @@ class Writes:
         if ops is None or not self.anchored or not hub.is_open or journal.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             return 0
         commits = append_plain(
-            stream, ops, tab.session_json, requests, clock.integrities, clock.message_ids, clock.now_ms(), hub.limits
+            stream, ops, tab.session_json, requests, clock.integrity, clock.message_id, clock.now_ms(), hub.limits
         )
         if not commits:
             return 0

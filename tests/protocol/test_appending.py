@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from tellback_protocol import codec
 from tellback_protocol.appending import PlainAppend, append_plain
 from tellback_protocol.chat import Chat
 from tellback_protocol.decide import Committed, Fresh, decide, install
@@ -40,8 +41,7 @@ def short(chat: Stream, *requests: Append, seed: int = 1) -> list[PlainAppend]:
     integrities = itertools.chain([NEXT], (f"00000000-0000-8000-8000-0000000001{n:02x}" for n in range(256)))
     ids = (f"{(seed + n) & 0xFFFFFFFFFFFFFFFF:016x}" for n in itertools.count())
     return append_plain(
-        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests),
-        lambda count: list(itertools.islice(integrities, count)), lambda count: list(itertools.islice(ids, count)), 99,
+        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests), integrities.__next__, ids.__next__, 99,
         Limits(),
     )
 
@@ -75,12 +75,14 @@ def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
     (done,) = found
     decision = decide(other, request, SESSION, Fresh(NEXT, seed, 99), Limits())
     assert isinstance(decision, Committed)
-    install(other, SESSION, 1, decision, 99)
-
-    assert state(one) == state(other)
-    assert (done.version, done.core, done.record, done.body) == (
+    assert (done.version, done.past.core, done.record, done.body) == (
         decision.version, decision.core, decision.record, decision.outcome.body
     )
+    owner = codec.chat_json("group:x")
+    assert done.frame(owner) == done.past.frame(owner) == decision.frame(owner)
+    install(other, SESSION, 1, decision, 99)
+    assert other.history[-1].frame(owner) == decision.frame(owner)
+    assert state(one) == state(other)
 
 
 @pytest.mark.parametrize(

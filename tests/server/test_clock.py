@@ -26,10 +26,8 @@ def test_integrities_are_version_eight_uuids_also_when_the_count_begins_anew() -
     ids = [clock.integrity() for _ in range(1000)]
     clock._count = clock_module._COUNT_MAX - 3
     ids += [clock.integrity() for _ in range(10)]
-    clock._count = clock_module._COUNT_MAX - 3
-    ids += clock.integrities(2) + clock.integrities(10) + clock.integrities(10)
     assert len(set(ids)) == len(ids)
-    assert len({text[:24] for text in ids}) == 3
+    assert len({text[:24] for text in ids}) == 2
     for text in ids:
         parsed = uuid.UUID(text)
         assert (str(parsed), parsed.version, parsed.variant) == (text, 8, uuid.RFC_4122)
@@ -37,7 +35,7 @@ def test_integrities_are_version_eight_uuids_also_when_the_count_begins_anew() -
 
 def test_a_message_id_is_sixteen_digits_of_64_random_bits() -> None:
     clock = Clock()
-    ids = set(clock.message_ids(1000))
+    ids = {clock.message_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert {len(text) for text in ids} == {16}
     assert {digit for text in ids for digit in text} == set("0123456789abcdef")
