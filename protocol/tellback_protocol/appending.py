@@ -1,6 +1,6 @@
 """The shortest way of the most frequent write: one new message at the end, on a base that holds.
 
-    PlainAppend     what the general way would have committed, as the bytes that log, sender and others get
+    PlainAppends    what the general way would have committed, as the bytes that log, sender and others get
 
 Rules of this module:
 - It does exactly what `decide` and `install` would do, or changes nothing and leaves it to them; a test holds the two
@@ -27,34 +27,24 @@ from .values import anonymous_objects
 _TARGETS = ("a",)
 
 
-class PlainAppend(msgspec.Struct, gc=False):
-    """One message was appended."""
+class PlainAppends(msgspec.Struct, gc=False):
+    """Appends of one message each, one right behind the other. Lists are in their order."""
 
-    request_id: int | None
-    op: int
-    version: Version
-    past: Past
-    fingerprint: int
-    body: bytes
-    """The ack without its envelope."""
-    message_id: str
-
-    @property
-    def record(self) -> bytes:
-        """What the log keeps."""
-        return b'{%b%b]}],"fingerprint":%d,"plain":true}' % (self.past.front, self.past.line, self.fingerprint)
-
-    def frame(self, owner: bytes) -> bytes:
-        """What the others are told; `owner` from `codec.owner_member`."""
-        return self.past.frame(owner)
+    pasts: list[Past]
+    records: list[bytes]
+    """What the log keeps."""
+    bodies: list[bytes]
+    """Of the acks, without their envelope."""
+    lines: dict[str, bytes]
+    """The messages, by id."""
 
 
 def append_plain(
     stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append], new_integrity: Callable[[], str],
     new_message_id: Callable[[], str], now_ms: int, limits: Limits,
-) -> list[PlainAppend]:
+) -> PlainAppends | None:
     """Decide about and install appends of one message without an id each, in order, up to the first that is not that
-    plain: that one and those behind it changed nothing.
+    plain: that one and those behind it changed nothing. None when the first is not.
 
     `ops` and `session_json` are of the session that asks. `new_integrity` and `new_message_id` give for each request
     what `Fresh` would hold.
@@ -71,7 +61,7 @@ def append_plain(
             payloads.append(payload)
     count = anonymous_objects(payloads, limits.depth)
     if not count:
-        return []
+        return None
 
     chat = stream.chat
     known = chat.messages
@@ -82,9 +72,8 @@ def append_plain(
     base: object = None
     base_crc = 0
     author = b'","by":{"session":%b,"op":' % session_json
-    done: list[PlainAppend] = []
-    lines: dict[str, bytes] = {}
-    pasts: list[Past] = []
+    done = PlainAppends([], [], [], {})
+    pasts, records, bodies, lines = done.pasts, done.records, done.bodies, done.lines
     outcomes: list[Outcome] = []
     # What is not plain, and all behind it, has no payload.
     for request, payload in zip(requests, payloads[:count], strict=False):
@@ -108,16 +97,17 @@ def append_plain(
         # As `fingerprint` works it out for an append.
         print_ = zlib.crc32(payload, base_crc) | (len(payload) & 0xFFFFF) << 32
         body = b'%b"durable":"fsync","messages":["%b"]' % (version_json, id_json)
-        past = Past(seq, integrity, front, _TARGETS, line)
         lines[message_id] = line
-        pasts.append(past)
+        pasts.append(Past(version, front, _TARGETS, line))
+        records.append(b'{%b%b]}],"fingerprint":%d,"plain":true}' % (front, line, print_))
+        bodies.append(body)
         outcomes.append(Outcome("ack", print_, body, integrity))
-        done.append(PlainAppend(request.id, op, version, past, print_, body, message_id))
         previous_json = integrity_json
         current = integrity
-    if done:
-        chat.append_lines(lines)
-        stream.remember(pasts)
-        ops.add_short(outcomes, now_ms)
-        chat.version = stream.head = done[-1].version
+    if not pasts:
+        return None
+    chat.append_lines(lines)
+    stream.remember(pasts)
+    ops.add_short(outcomes, now_ms)
+    chat.version = stream.head = pasts[-1].version
     return done

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import msgspec
@@ -19,7 +20,7 @@ import orjson
 from .errors import Refused
 from .frames import ClientFrame, Limits, Opened, ServerFrame
 from .ids import WIRE_INTEGER_MAX
-from .requests import Malformed, OwnerName, Write, owner_named, owner_text
+from .requests import Append, Malformed, OwnerName, Write, owner_named, owner_text
 from .values import UNDECODABLE
 
 _decode_client = msgspec.json.Decoder(ClientFrame).decode
@@ -217,11 +218,17 @@ def answer(kind: str, request_id: int | None, owner: bytes, op: int, body: bytes
     )
 
 
-def ack(request_id: int | None, owner: bytes, op: int, body: bytes) -> bytes:
-    """The most frequent `answer`."""
-    if request_id is None:
-        return b'{"type":"ack","id":null,%b,"op":%d,%b}' % (owner, op, body)
-    return b'{"type":"ack","id":%d,%b,"op":%d,%b}' % (request_id, owner, op, body)
+_ACK: bytes = b'{"type":"ack","id":%d,%b,"op":%d,%b}'
+_ACK_UNASKED: bytes = b'{"type":"ack","id":null,%b,"op":%d,%b}'
+
+
+def acks(requests: Iterable[Append], owner: bytes, bodies: Iterable[bytes]) -> list[bytes]:
+    """The most frequent `answer`, to the first of the requests: as many as there are bodies."""
+    return [
+        _ACK_UNASKED % (owner, request.op, body) if request.id is None
+        else _ACK % (request.id, owner, request.op, body)
+        for body, request in zip(bodies, requests, strict=False)
+    ]
 
 
 def error(refusal: Refused, echo: dict[str, Any]) -> bytes:

@@ -162,8 +162,7 @@ def install_commit(stream: Stream, decision: Committed) -> None:
     """Put a commit into the stream that is nobody's op. Cannot fail."""
     _install_effects(stream, decision)
     stream.head = decision.version
-    past = Past(decision.version.seq, decision.version.integrity, decision.core, decision.targets)
-    stream.remember((past,))
+    stream.remember((Past(decision.version, decision.core, decision.targets),))
 
 
 def _install_effects(stream: Stream, decision: Committed) -> None:

@@ -125,7 +125,7 @@ def conflict_body(stream: Stream, outcome: Outcome, owner: bytes) -> bytes:
     frames: list[bytes] = []
     size = 0
     for past in missed:
-        if past.seq > version["seq"]:
+        if past.version.seq > version["seq"]:
             break
         size += past.size_bytes
         if size > MISSED_BYTES_MAX:

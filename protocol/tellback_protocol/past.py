@@ -39,8 +39,7 @@ _decode_author = msgspec.json.Decoder(Author).decode
 class Past(msgspec.Struct, gc=False):
     """A commit that the stream remembers: `core` is what the wire and the log share of it."""
 
-    seq: int
-    integrity: str
+    version: Version
     front: bytes
     """Of the core: all of it, or what stands before `line`."""
     targets: tuple[str, ...]
@@ -155,7 +154,7 @@ def wire_core(commit: Commit) -> bytes:
 
 def past_of(commit: Commit) -> Past:
     """A commit from the log as the stream remembers it."""
-    return Past(commit.version.seq, commit.version.integrity, wire_core(commit), targets_of(commit.ops))
+    return Past(commit.version, wire_core(commit), targets_of(commit.ops))
 
 
 def ack_body(commit: Commit) -> bytes:

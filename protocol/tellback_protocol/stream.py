@@ -146,7 +146,7 @@ class Stream:
             size_bytes -= dropped.size_bytes
         self.history_bytes = size_bytes
         if dropped is not None:
-            self.history_from = Version(self.history_from.epoch, dropped.seq, dropped.integrity)
+            self.history_from = dropped.version
 
     def forget_history(self) -> None:
         """Nothing before the head can be replayed: history was changed from outside."""
@@ -166,8 +166,8 @@ class Stream:
             return iter(()) if seq in (None, self.head.seq) else None
         after: list[Past] = []
         for past in reversed(self.history):
-            if past.integrity == integrity:
-                return reversed(after) if seq in (None, past.seq) else None
+            if past.version.integrity == integrity:
+                return reversed(after) if seq in (None, past.version.seq) else None
             after.append(past)
         if self.history_from.integrity == integrity and seq in (None, self.history_from.seq):
             return reversed(after)

@@ -198,7 +198,7 @@ class Audience:
             assert previous is not None, "a replay begins somewhere"
             frame = text_frame(past.frame(subscription.owner_json))
             tab.outbox.commit(self._actor, frame, previous)
-            previous = Version(previous.epoch, past.seq, past.integrity)
+            previous = past.version
             if not subscription.active:
                 return
         if following.parts is not None:

@@ -59,7 +59,7 @@ class Backlog:
             while self._replay and len(piece) < PIECE_BYTES:
                 past = self._replay.popleft()
                 piece += text_frame(past.frame(self._owner_json))
-                self.last = Version(self.last.epoch, past.seq, past.integrity)
+                self.last = past.version
             while self._frames and len(piece) < PIECE_BYTES:
                 frame, version = self._frames.popleft()
                 self.waiting_bytes -= len(frame)

@@ -174,7 +174,7 @@ class OwnerPast:
                 stream.remember((past,))
         for commit in self.commits:
             remember(stream, commit)
-        newest = stream.history[-1].integrity if stream.history else stream.history_from.integrity
+        newest = stream.history[-1].version.integrity if stream.history else stream.history_from.integrity
         if newest != stream.head.integrity:
             stream.forget_history()
 
@@ -235,7 +235,7 @@ def remember(stream: Stream, commit: Commit) -> None:
     """Add a commit to the history when it continues it; a gap forgets what was before."""
     if commit.version.epoch != stream.head.epoch:
         return
-    last = stream.history[-1] if stream.history else None
+    last = stream.history[-1].version if stream.history else None
     if last is not None and commit.version.seq <= last.seq:
         return
     if last is None and commit.version.seq <= stream.history_from.seq < stream.head.seq:

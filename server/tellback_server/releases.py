@@ -14,7 +14,6 @@ import msgspec
 from msgspec import UNSET
 
 from tellback_protocol import codec
-from tellback_protocol.appending import PlainAppend
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version
 from tellback_protocol.past import Past
@@ -66,7 +65,7 @@ class Run(msgspec.Struct, gc=False):
     size_bytes: int
     """Of the requests together."""
     acks: list[bytes]
-    commits: list[PlainAppend]
+    commits: list[Past]
 
 
 class Told(Protocol):

@@ -112,7 +112,7 @@ class SessionFile(msgspec.Struct, kw_only=True):
             if ops.used_ms == 0 or ops.used_ms > now_ms - SESSION_KEPT_MS
         }
         history = [
-            KeptPast(past.seq, past.integrity, msgspec.Raw(b"{%b}" % past.core), past.targets)
+            KeptPast(past.version.seq, past.version.integrity, msgspec.Raw(b"{%b}" % past.core), past.targets)
             for past in stream.history
         ]
         return cls(
@@ -181,6 +181,9 @@ def fold_sessions(saved: SessionFile, stream: Stream) -> None:
             )
     stream.running = {one: Running(kept.text, kept.reasoning) for one, kept in saved.texts.items()}
     stream.history_from = saved.history_from
-    stream.remember(Past(past.seq, past.integrity, past.members, past.targets) for past in saved.history)
+    epoch = saved.history_from.epoch
+    stream.remember(
+        Past(Version(epoch, past.seq, past.integrity), past.members, past.targets) for past in saved.history
+    )
 
 

@@ -93,18 +93,17 @@ class Writes:
         ops = stream.sessions.get(tab.session_id)
         if ops is None or not self.anchored or not hub.is_open or journal.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             return 0
-        commits = append_plain(
+        done = append_plain(
             stream, ops, tab.session_json, requests, clock.integrity, clock.message_id, clock.now_ms(), hub.limits
         )
-        if not commits:
+        if done is None:
             return 0
-        ack = codec.ack
-        acks = [ack(commit.request_id, owner_json, commit.op, commit.body) for commit in commits]
+        commits = done.pasts
+        acks = codec.acks(requests, owner_json, done.bodies)
         if not hub.is_synced:
             acks = [hub.durability(answer) for answer in acks]
-        bodies = [commit.record for commit in commits]
         try:
-            position = journal.append_run(records.COMMIT, actor.key, commits[0].version.seq, bodies)
+            position = journal.append_run(records.COMMIT, actor.key, commits[0].version.seq, done.records)
         except LogError:
             for request, size_bytes in zip(requests, sizes, strict=True):
                 self._storage_failed(tab, request, owner_json, size_bytes)
@@ -112,7 +111,7 @@ class Writes:
         count = len(commits)
         actor.last_position = position
         pending = file.pending
-        pending.add_plain(commits)
+        pending.add_plain(done.lines)
         hub.counters.commits += count
         actor.audience.unreleased += count
         size_bytes = sum(sizes if count == len(sizes) else sizes[:count])

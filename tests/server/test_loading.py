@@ -239,7 +239,7 @@ async def test_outcomes_and_history_survive_a_restart(tmp_path: Path, saved: boo
     assert refused.outcome.kind == answer.outcome.kind == "conflict"
     missed = desk.stream.since(first)
     assert missed is not None
-    assert [past.seq for past in missed] == [2]
+    assert [past.version.seq for past in missed] == [2]
     assert desk.stream.next_op(desk.session) == 4
     desk.stop()
 

@@ -32,7 +32,7 @@ async def test_every_position_leads_to_the_head_and_none_but_the_exact_one_is_kn
     for at, since in enumerate(versions):
         missed = missed_since(desk.log, key, since, 1 << 20)
         assert (missed.verdict, missed.last, missed.is_too_large) == ("known", versions[-1], False)
-        assert [past.integrity for past in missed.commits] == [version.integrity for version in versions[at + 1 :]]
+        assert [past.version for past in missed.commits] == versions[at + 1 :]
         assert missed.size_bytes == sum(len(past.core) for past in missed.commits)
         if at:
             other = Version(since.epoch, since.seq, versions[at - 1].integrity)
@@ -54,7 +54,7 @@ async def test_reading_stops_at_the_bound_and_goes_on_from_there(tmp_path: Path)
     assert (first.verdict, first.is_too_large, len(first.commits)) == ("known", True, 3)
     first.extend(missed_since(desk.log, key, first.last, 1 << 20))
     assert (first.verdict, first.is_too_large, first.last) == ("known", False, desk.stream.head)
-    assert [past.seq for past in first.commits] == list(range(since.seq + 1, since.seq + 11))
+    assert [past.version.seq for past in first.commits] == list(range(since.seq + 1, since.seq + 11))
     desk.stop()
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tellback_protocol.appending import PlainAppend
 from tellback_protocol.chat import message_id_of
 from tellback_protocol.effects import (
     AppendEffect,
@@ -109,10 +108,10 @@ class Pending:
                     self.rewrite = True
                     self.reordered = self.reordered or isinstance(effect, InsertEffect)
 
-    def add_plain(self, commits: list[PlainAppend]) -> None:
-        """As `add`, for commits that append one message each."""
-        self.commits += len(commits)
-        self.appended |= dict.fromkeys([commit.message_id for commit in commits])
+    def add_plain(self, lines: dict[str, bytes]) -> None:
+        """As `add`, for commits that append one message each; they are by id."""
+        self.commits += len(lines)
+        self.appended |= dict.fromkeys(lines)
 
     def give_back(self, earlier: Pending) -> None:
         """A checkpoint of `earlier` failed: it is pending again, before what came since."""

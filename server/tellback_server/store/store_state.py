@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from tellback_protocol.appending import PlainAppend
 from tellback_protocol.chat import EMPTY_METADATA, Chat
 from tellback_protocol.effects import AppendEffect, Effect
 from tellback_protocol.ids import CharacterChat, Place, Version
@@ -56,9 +55,9 @@ class StorePending(Pending):
         super().add(known)
         self._keep(known)
 
-    def add_plain(self, commits: list[PlainAppend]) -> None:
-        super().add_plain(commits)
-        self._keep([commit.message_id for commit in commits])
+    def add_plain(self, lines: dict[str, bytes]) -> None:
+        super().add_plain(lines)
+        self._keep(list(lines))
 
     def _keep(self, effects: list[Effect] | list[str]) -> None:
         if not self.is_whole:
