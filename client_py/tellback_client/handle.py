@@ -178,19 +178,23 @@ class Handle:
 
     async def answered(self) -> None:
         """As `saved`; that the chat is gone is raised once, and only when writes were lost with it."""
+        await self._decided()
+        if self.subscription.lost is not None:
+            lost, self.subscription.lost = self.subscription.lost, None
+            raise lost
+
+    async def _decided(self) -> None:
+        """Wait until no own write is without an answer. Raises: ConflictError when one waits for a decision."""
         while self.subscription.pending and self.subscription.error is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._saved.append(future)
             await future
         if self.subscription.conflicts:
             raise ConflictError(self.subscription.conflicts[0])
-        if self.subscription.lost is not None:
-            lost, self.subscription.lost = self.subscription.lost, None
-            raise lost
 
     async def close(self) -> None:
-        """Wait for the own writes, then end the subscription."""
-        await self.saved()
+        """Wait for the own writes, then end the subscription. Raises: ConflictError when one waits for a decision."""
+        await self._decided()
         await self._client.close_chat(self)
 
     # -- states ------------------------------------------------------------------------------------------------------

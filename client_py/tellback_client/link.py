@@ -101,6 +101,8 @@ class Link:
         self._opens: dict[int, Subscription] = {}
         self._state_gets: dict[int, tuple[Subscription, list[str]]] = {}
         self._aliases: dict[str, Subscription] = {}
+        self._records: list[Record] = []
+        """Of subscriptions that were dropped."""
         self._request_id = 0
         self._now_s = 0.0
 
@@ -174,7 +176,7 @@ class Link:
 
     def journal(self) -> list[Record]:
         """Records for the outbox file, in order; each is handed out once."""
-        records: list[Record] = []
+        records, self._records = self._records, []
         for subscription in self.subscriptions:
             records.extend(subscription.records)
             subscription.records.clear()
@@ -212,6 +214,7 @@ class Link:
         """Drop a subscription whose chat could not be opened, or was closed."""
         if subscription in self.subscriptions:
             self.subscriptions.remove(subscription)
+            self._records.extend(subscription.records)
         self._aliases = {name: known for name, known in self._aliases.items() if known is not subscription}
 
     def unsubscribe(self, subscription: Subscription, waiter: Waiter) -> None:

@@ -17,6 +17,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -306,21 +307,21 @@ class Generating:
     def generate(
         self: Any, messages: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (), *,
         reply: Mapping[str, Any] | None = None, swipe_of: str | None = None, continuing: str | None = None,
-        supersedes: Generation | str | None = None, lease_s: int | None = None, generation: str | None = None,
+        supersedes: Generation | str | None = None, lease_s: float | None = None, generation: str | None = None,
     ) -> Producing:
         """Produce a reply, in an `async with`: entering stores the user's turn `messages`, `push` gives the text.
 
         `reply` holds the fields of the message but its text (`name`, `extra`, an `id` of your own). The reply is a
         message of its own behind the turn, or one more swipe of the message `swipe_of`, or the rest of the text of the
         message `continuing`. `supersedes` is the generation that this is another try of. `lease_s` says how long the
-        server waits for a producer that is gone.
+        server waits for a producer that is gone: 1 to 300 s; of a fraction the next whole second.
 
         Raises, on entering: RefusedError (`generation-running`: another reply is being written there), ConflictError.
         """
         fields = _fields(messages, reply, swipe_of, continuing, supersedes)
         one_id = generation or secrets.token_hex(16)
         return Producing(self, one_id, BeginIntent(
-            GenerationStart("", one_id, lease_s=UNSET if lease_s is None else lease_s, **fields)
+            GenerationStart("", one_id, lease_s=UNSET if lease_s is None else math.ceil(lease_s), **fields)
         ))
 
     async def generate_from(

@@ -406,6 +406,11 @@ async def test_what_cannot_be_written_is_told_and_costs_nothing_else(tellback_se
             pass
         assert (reply.state, reply.result and reply.result.is_stored) == ("stored", False)
         assert mine.messages[-1]["mes"] == "And then?"
+        with pytest.raises(RefusedError, match="bad-frame"):
+            await mine.generate(reply=REPLY, lease_s=300.5).begin()
+        async with mine.generate(reply=REPLY, lease_s=0.5) as reply:
+            await reply.push("of half a second")
+        assert mine.messages[-1]["mes"] == "of half a second"
 
 
 async def test_r28_a_session_that_is_taken_over_writes_no_further(hasty_server: ServerProcess) -> None:

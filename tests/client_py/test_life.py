@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tellback_client import (
     ChatDeleted,
     ChatRenamed,
     ClientClosed,
+    ConflictError,
     DeletedError,
     Gone,
     ReadOnlyError,
@@ -20,6 +22,7 @@ from tellback_client import (
     Replaced,
     connect,
 )
+from tellback_client.outbox import Journal
 from tests.support.relay import Relay
 from tests.support.server import running
 from tests.support.waiting import GUARD_S, until
@@ -110,6 +113,38 @@ async def test_what_is_gone_does_not_keep_the_client_from_telling_that_the_rest_
         await writing
     with pytest.raises(ClientClosed):
         await one.saved()
+
+
+async def test_closing_a_chat_that_is_gone_lets_go_of_it(tmp_path: Path) -> None:
+    outboxes = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
+    async with running(tmp_path) as app:
+        (at,) = app.urls
+        async with connect(at, outbox_path=outboxes[0]) as one, connect(at, outbox_path=outboxes[1]) as other:
+            mine = await one.create_chat(CHAT, messages=[{"id": "a", "mes": "Hello."}])
+            theirs = await other.open(CHAT)
+            faster = [
+                chat.patch("a", [{"op": "replace", "path": "/mes", "value": word}])
+                for chat, word in ((mine, "mine"), (theirs, "theirs"))
+            ]
+            outcomes = await asyncio.gather(*faster, return_exceptions=True)
+            loser, winner = (mine, theirs) if isinstance(outcomes[0], ConflictError) else (theirs, mine)
+            await winner.remove(force=True)
+            await until(lambda: loser.subscription.error is not None)
+            # What waits for a decision is not let go of.
+            with pytest.raises(ConflictError):
+                await loser.close()
+            loser.conflicts[0].take_theirs()
+            for chat in (loser, winner, loser):
+                await chat.close()
+            assert one.chats == other.chats == []
+            await one.saved()
+            with pytest.raises(DeletedError):
+                await mine.saved()
+        # The decision is in the outbox file, too.
+        for outbox in outboxes:
+            journal = Journal(outbox, secrets.token_hex)
+            journal.close()
+            assert journal.entries == []
 
 
 async def test_writes_that_were_lost_with_a_chat_are_told_once(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ class ContextBase:
         if stop is not None:
             stop()
         owner.holders -= 1
-        if owner.holders == 0 and not owner.conflicts and owner.subscription.error is None:
+        if owner.holders == 0 and not owner.conflicts:
             with contextlib.suppress(TellbackError):
                 await owner.close()
 
