@@ -39,11 +39,11 @@ export interface ConnectOptions {
   guard?: boolean;
 }
 
-/** What a tab that died left behind, and whom to tell. */
+/** What a tab that died left behind, and who speaks for it. */
 interface Left {
   outbox: Outbox;
   entries: readonly Entry[];
-  tell(): void;
+  living: Client;
 }
 
 /** A client, connected. Throws `connection-lost` when there is no server in time, and what closed the client. */
@@ -55,6 +55,10 @@ export async function connect(url: string, options: ConnectOptions = {}): Promis
 
 export class Client {
   readonly session: string;
+  /** @internal Clients that speak for tabs that died. */
+  readonly adopted: Client[] = [];
+  /** @internal Why writes of tabs that died cannot be sent, until `saved` told it. */
+  readonly untold: TellbackError[] = [];
   private readonly link: Link;
   private readonly connection: Connection;
   private readonly tabs: Tabs | undefined;
@@ -76,7 +80,7 @@ export class Client {
     const locks = options.locks ?? globalThis.navigator?.locks;
     if (left) this.link.restore(left.entries);
     else if (outbox && locks) {
-      this.tabs = new Tabs(url, session, outbox, locks, (dead, entries) => new Client(url, { ...options, session: dead }, { outbox, entries, tell: () => this.tell() }), () => this.tell());
+      this.tabs = new Tabs(this, outbox, locks);
     }
   }
 
@@ -111,10 +115,14 @@ export class Client {
     this.end(new TellbackError("client-closed", "the client is closed"));
   }
 
-  /** @internal Wait until nothing is pending and no conflict waits, then end. */
-  async settled(): Promise<void> {
+  /** @internal Wait until nothing is pending and no conflict waits, then end. Gives why writes could not be sent; throws what
+      closed the client. */
+  async settled(): Promise<TellbackError[]> {
     while (!this.link.error && (this.pending || this.conflicts.length)) await this.changed();
+    if (this.link.error) throw this.link.error;
+    const gone = this.link.subscriptions.flatMap(({ replica, error }) => (replica ? [] : error ?? []));
     await this.close(0);
+    return gone;
   }
 
   private end(error: TellbackError): void {
@@ -159,14 +167,16 @@ export class Client {
   }
 
   private get writers(): readonly { pending: number; conflicts: readonly Conflict[] }[] {
-    return [...this.link.subscriptions, ...(this.tabs?.adopted ?? [])];
+    return [...this.link.subscriptions, ...this.adopted];
   }
 
-  /** Wait until no own write is without an answer, in all chats. Throws `conflict` when one waits for a decision, and what
-      closed the client. A chat that is gone is nothing to wait for: its writes were answered, or are conflicts. */
+  /** Wait until no own write is without an answer, in all chats. Throws `conflict` when one waits for a decision, what closed the
+      client, and, once, what ended a chat for which a tab that died left writes. Another chat that is gone is nothing to wait
+      for: its writes were answered, or are conflicts. */
   async saved(): Promise<void> {
     for (const held of this.link.subscriptions) await this.handle(held).answered();
-    if (this.link.error) throw this.link.error;
+    const error = this.link.error ?? this.untold.shift();
+    if (error) throw error;
   }
 
   on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void {
@@ -210,6 +220,7 @@ export class Client {
     }
     const handle = this.handle(held);
     handle.holders++;
+    this.tabs?.look();
     return handle;
   }
 
@@ -237,6 +248,16 @@ export class Client {
 
   // -- inside
 
+  /** @internal Whether an owner is open here. */
+  holds(owner: string): boolean {
+    return this.link.holds(owner);
+  }
+
+  /** @internal A client for what a tab that died left. */
+  speakFor(session: string, outbox: Outbox, entries: readonly Entry[]): Client {
+    return new Client(this.url, { ...this.options, session }, { outbox, entries, living: this });
+  }
+
   /** @internal */
   stepped(): void {
     this.tell();
@@ -248,7 +269,8 @@ export class Client {
     if (this.status !== "closed") this.connection.wake();
   }
 
-  private tell(): void {
+  /** @internal */
+  tell(): void {
     for (const held of this.link.subscriptions) this.handle(held).stepped();
     const { status, error } = this;
     if (status !== this.told) {
@@ -257,14 +279,14 @@ export class Client {
       if (status === "closed") this.end(error!);
       this.emitter.emit("connection", { status, ...(error && status === "closed" ? { error } : {}) });
     }
-    const now = [this.pending, ...this.conflicts];
-    const before = this.seen;
-    if (!same(now, before)) {
+    const { conflicts, seen } = this;
+    const now = [this.pending, ...conflicts, ...this.untold];
+    if (!same(now, seen)) {
       this.seen = now;
-      for (const conflict of now.slice(1)) if (!before.includes(conflict)) this.emitter.emit("conflicted", { conflict: conflict as Conflict });
+      for (const conflict of conflicts) if (!seen.includes(conflict)) this.emitter.emit("conflicted", { conflict });
       this.emitter.emit("changed", {});
     }
-    this.left?.tell();
+    this.left?.living.tell();
     for (const resolve of this.waiters.splice(0)) resolve();
   }
 

@@ -34,7 +34,7 @@ export type Told = { [Name in keyof ChatEvents]: { type: Name } & ChatEvents[Nam
 
 export interface ClientEvents {
   connection: { status: ConnectionStatus; error?: TellbackError };
-  /** `pending` or `conflicts` of the client may be different, also those of tabs that died. */
+  /** `pending` or `conflicts` of the client may be different, also those of tabs that died, or `saved` has something to tell. */
   changed: {};
   /** A write waits for a decision, in any chat, and whoever asked for it: this page, or a tab that died. */
   conflicted: { conflict: Conflict };

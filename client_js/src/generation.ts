@@ -29,7 +29,7 @@ export interface GenerateOptions {
   continuing?: string;
   /** The generation that this is another try of. */
   supersedes?: string;
-  /** How long the server waits for a producer that is gone. */
+  /** How long the server waits for a producer that is gone, in `generate`: 1 to 300 s; of a fraction the next whole second. */
   leaseS?: number;
   generation?: string;
 }
@@ -188,7 +188,7 @@ function beginning(type: "generation-start" | "generate", messages: object | rea
   return {
     type, generation, ...more, target: message === undefined ? { kind: "message" } : { kind: swipeOf === undefined ? "continue" : "swipe", message },
     ...(turn ? { messages: turn.messages } : {}), ...(reply ? { reply: payload(reply, "/reply") } : {}),
-    ...(supersedes === undefined ? {} : { supersedes }), ...(leaseS === undefined ? {} : { lease_s: leaseS }),
+    ...(supersedes === undefined ? {} : { supersedes }), ...(leaseS === undefined ? {} : { lease_s: Math.ceil(leaseS) }),
   };
 }
 

@@ -80,9 +80,9 @@ export class Handle extends Emitter<ChatEvents> {
     if (conflict) throw new TellbackError("conflict", conflict.reason, { conflict });
   }
 
-  /** Wait for the own writes, then end the subscription. */
+  /** Wait for the own writes, then end the subscription. Throws `conflict` when one waits for a decision. */
   async close(): Promise<void> {
-    await this.saved();
+    await this.answered();
     await this.client.closeHandle(this);
   }
 

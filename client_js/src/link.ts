@@ -142,6 +142,12 @@ export class Link {
     return held;
   }
 
+  /** Whether an owner is open. */
+  holds(name: string): boolean {
+    const held = this.aliases.get(name);
+    return !!held?.replica && !held.error;
+  }
+
   /** Drop a subscription that could not be opened, or was closed. */
   forget(subscription: Subscription): void {
     this.subscriptions = this.subscriptions.filter((held) => held !== subscription);

@@ -12,7 +12,7 @@ import "../dist/life.js";
 import { MemoryOutbox } from "../dist/memory.js";
 import "../dist/states.js";
 import "../dist/swipes.js";
-import { client, Locks, Server, until } from "./server.mjs";
+import { client, holding, Locks, Server, until } from "./server.mjs";
 
 const server = new Server();
 before(() => {
@@ -27,6 +27,16 @@ let chats = 0;
 const name = () => `group:Chat ${++chats}`;
 const texts = (chat) => chat.messages.map(({ mes }) => mes);
 const refused = (promise, code) => assert.rejects(promise, (error) => error.code === code || assert.fail(`${error.stack} is not ${code}`));
+/** A WebSocket whose connections are counted. */
+const counted = (Kind = WebSocket) => {
+  const sockets = [];
+  return { sockets, WebSocket: class extends Kind {
+    constructor(...given) {
+      super(...given);
+      sockets.push(this);
+    }
+  } };
+};
 const together = (act) => async () => {
   const [one, other] = await Promise.all([client(server), client(server)]);
   try {
@@ -151,7 +161,8 @@ test("a reply is written here, watched there, and stopped from there", together(
   assert.equal(await watched, "Once upon a 👍 time");
   assert.equal(mine.message(result.message).mes, "Once upon a 👍 time");
   assert.equal(mine.message(result.message).extra.reasoning, "hm hm hm hm ");
-  const second = await mine.generate([], { swipeOf: result.message });
+  await refused(mine.generate([], { swipeOf: result.message, leaseS: 300.5 }), "bad-frame");
+  const second = await mine.generate([], { swipeOf: result.message, leaseS: 0.5 });
   second.push("half a ");
   await until(() => theirs.generations[0]?.text === "half a ");
   const stopped = await theirs.generations[0].cancel();
@@ -216,6 +227,36 @@ test("what is gone does not keep the client from telling that the rest is saved"
   await one.close();
   await refused(one.saved(), "client-closed");
 }));
+
+test("closing a chat that is gone lets go of it", async () => {
+  const wire = holding();
+  const { sockets, WebSocket: Counted } = counted(wire.WebSocket);
+  const [one, other] = await Promise.all([client(server, { WebSocket: Counted }), client(server)]);
+  const [mine, kept] = await Promise.all([one.open(name(), { create: true }), one.open(name(), { create: true })]);
+  await mine.append({ mes: "stored" });
+  const theirs = await other.open(mine.name);
+  wire.hold();
+  await theirs.remove(true);
+  const late = mine.append({ mes: "late" });
+  await until(() => wire.held.some(({ frame }) => frame.type === "integrity"));
+  wire.hear();
+  await refused(late, "conflict");
+  // What waits for a decision is not let go of.
+  await refused(mine.close(), "conflict");
+  assert.deepEqual(one.conflicts, mine.conflicts);
+  mine.conflicts[0].takeTheirs();
+  await kept.remove();
+  const told = { mine: [], kept: [] };
+  mine.on("status", ({ status }) => told.mine.push(status));
+  kept.on("status", ({ status }) => told.kept.push(status));
+  await Promise.all([mine.close(), theirs.close()]);
+  await mine.close();
+  sockets[0].terminate();
+  await until(() => told.kept.includes("connecting") && one.status === "connected");
+  assert.deepEqual(told.mine, []);
+  await refused(mine.saved(), "deleted");
+  await Promise.all([one.close(), other.close()]);
+});
 
 test("kill -9 of the server under two writers: every write arrives once, in order", together(async (one, other) => {
   const at = name();
@@ -282,6 +323,49 @@ test("what a dead tab left is sent once by a living one, in its name", async () 
   await until(async () => !(await outbox.load(dead.session)).length);
   assert.deepEqual(texts(await third.open(at)), ["seen by the server", "one", "two"]);
   await Promise.all([living.close(), beside.close(), third.close()]);
+});
+
+test("what a dead tab left for a chat that is gone is kept, told once, and sent when the chat is open again", async () => {
+  const outbox = new MemoryOutbox();
+  const asked = [];
+  const locks = new (class extends Locks {
+    request(lock, ...given) {
+      asked.push(lock);
+      return super.request(lock, ...given);
+    }
+  })();
+  const dead = await client(server, { outbox, locks });
+  const chats = await Promise.all([dead.open(name(), { create: true }), dead.open(name(), { create: true })]);
+  for (const chat of chats) await chat.append({ mes: "stored" });
+  await server.kill();
+  for (const chat of chats) chat.append({ mes: `left for ${chat.name}` }).catch(() => {});
+  const kept = async () => (await outbox.load(dead.session)).map(({ owner }) => owner);
+  await until(async () => (await kept()).length === 2);
+  await dead.close(0);
+  await server.start();
+  const [gone, there] = chats;
+  const other = await client(server);
+  await (await other.open(gone.name)).remove();
+  const { sockets, WebSocket: Counted } = counted();
+  const living = await client(server, { outbox, locks, WebSocket: Counted });
+  const told = await new Promise((resolve) => living.on("changed", () => living.saved().catch(resolve)));
+  assert.deepEqual([told.code, told.chatId], ["deleted", gone.chatId]);
+  assert.deepEqual(await kept(), [`id:${gone.chatId}`]);
+  assert.equal(living.pending, 0);
+  await living.saved();
+  // It looks again, and connects no more.
+  const [connected, times] = [sockets.length, asked.length];
+  assert.deepEqual(texts(await living.open(there.name)), ["stored", `left for ${there.name}`]);
+  await until(() => asked.length > times && !asked.slice(times).some((lock) => locks.held.has(lock)));
+  assert.equal(sockets.length, connected);
+  await living.saved();
+  await other.restoreChat(gone.chatId);
+  const back = await living.open(gone.name);
+  await until(() => back.messages.length === 2);
+  assert.deepEqual(texts(back), ["stored", `left for ${gone.name}`]);
+  await until(async () => !(await kept()).length);
+  await living.saved();
+  await Promise.all([living.close(), other.close()]);
 });
 
 test("a character's state goes with its name, into the trash and back", together(async (one) => {

@@ -198,6 +198,6 @@ export class Base {
   /** Let go of an owner when its writes have their answers. */
   protected async giveBack(owner: Handle): Promise<void> {
     await owner.saved().catch(() => {});
-    if (--owner.holders === 0 && !owner.conflicts.length && !owner.subscription.error) await owner.close().catch(() => {});
+    if (--owner.holders === 0 && !owner.conflicts.length) await owner.close().catch(() => {});
   }
 }
