@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 
+from tellback_protocol.effects import StateEffect
 from tellback_protocol.ids import existing_name_problem
 from tellback_server.contract import Saved, StoreContract, same
 from tellback_server.contract.saved import ODD_TEXTS
-from tellback_server.store.base import Store, StoreDamaged, StoreError, StoreUnavailable, StoreUnsafe
+from tellback_server.fs import Fs
+from tellback_server.store.base import Store, StoreDamaged, StoredChat, StoreError, StoreUnavailable, StoreUnsafe
 from tellback_server.store.folder import FolderStore
 from tellback_server.store.schemes import open_store
 from tests.support.sim_fs import SimFs
@@ -64,6 +69,39 @@ def test_st6_two_chats_of_one_name_have_files_of_their_own(store: Store, path: P
     for saved in chats:
         same(store.load("default-user", saved.chat_id), saved.value())
     assert len(list((path / "default-user" / "chats" / "Alice").glob("*.jsonl"))) == 3
+
+
+def test_st3_who_reads_while_another_thread_saves_gets_the_one_or_the_other(path: Path) -> None:
+    """What a record says is carried out by whoever reads it first, and by nobody who read an older one."""
+    fs = HaltingFs()
+    with contextlib.closing(FolderStore(str(path), fs)) as store, ThreadPoolExecutor(1) as other:
+        store.check()
+        saved = Saved("character:Alice/One")
+        saved.append(2)
+        saved.save(store)
+        saved.append()
+        saved.commit(StateEffect("mood", saved.head, None, data=Raw(b'"good"')))
+        reading: list[Future[StoredChat | None]] = []
+        fs.halted = lambda: reading.append(other.submit(store.load, "default-user", saved.chat_id))
+        saved.save(store)
+        assert reading
+        same(reading[0].result(30), saved.value())
+        assert sorted(one.name for one in (path / "default-user/chats/Alice").iterdir()) == [
+            "One.jsonl", "One.luker-state.chat_sync.json", "One.luker-state.mood.json",
+        ]
+
+
+class HaltingFs(Fs):
+    """Lets another thread come between a look at a file and what follows from it."""
+
+    halted: Callable[[], None] | None = None
+
+    def rename(self, source: str, target: str) -> None:
+        if self.halted is not None and target.endswith("mood.json"):
+            halted, self.halted = self.halted, None
+            halted()
+            time.sleep(0.1)
+        super().rename(source, target)
 
 
 def test_st7_an_append_writes_its_own_lines_and_the_record(store: Store, path: Path) -> None:

@@ -22,6 +22,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -85,6 +86,8 @@ class FolderStore:
         self._is_open = False
         self._lock = threading.Lock()
         """Held to look up and change `_records`, and for the store's own file."""
+        self._busy: WeakValueDictionary[tuple[str, str], threading.Lock] = WeakValueDictionary()
+        """Owners that a thread is busy with."""
 
     def check(self) -> StoreHealth:
         with self._told(), self._lock:
@@ -107,14 +110,14 @@ class FolderStore:
         return StoreHealth(backend="plain files", durability="store", settings={"sync": "fsync"})
 
     def load(self, user: str, chat_id: str) -> StoredChat | None:
-        with self._told():
+        with self._alone(user, chat_id):
             record = self._record(user, chat_id)
             return None if record is None else self._loaded(user, record)
 
     def save(self, user: str, base: Version | None, effects: Sequence[Effect] | None, value: StoredChat) -> None:
         if problem := existing_name_problem(user):
             raise StoreError(f"{user!r} cannot be a folder: {problem}")
-        with self._told():
+        with self._alone(user, value.chat_id):
             try:
                 old = self._record(user, value.chat_id)
             except StoreDamaged:
@@ -129,7 +132,7 @@ class FolderStore:
             self._write(user, old, effects, value)
 
     def delete(self, user: str, chat_id: str, head: Version) -> None:
-        with self._told():
+        with self._alone(user, chat_id):
             record = self._record(user, chat_id)
             if record is None or (record.head.epoch, record.head.seq) > (head.epoch, head.seq):
                 return
@@ -138,7 +141,7 @@ class FolderStore:
             self._record(user, chat_id)
 
     def rename(self, user: str, chat_id: str, name: str) -> None:
-        with self._told():
+        with self._alone(user, chat_id):
             record = self._record(user, chat_id)
             if record is not None and record.name != name:
                 self._put(user, *self._moved(user, msgspec.structs.replace(record, name=name)))
@@ -148,11 +151,11 @@ class FolderStore:
         with self._lock:
             ids = [chat_id for owner, chat_id in self._records if owner == user]
         listed = []
-        with self._told():
-            for chat_id in ids:
+        for chat_id in ids:
+            with self._alone(user, chat_id):
                 record = self._record(user, chat_id)
-                if record is not None:
-                    listed.append(ListedOwner(chat_id, record.name, record.head, record.summary))
+            if record is not None:
+                listed.append(ListedOwner(chat_id, record.name, record.head, record.summary))
         return iter(listed)
 
     def users(self) -> Sequence[str]:
@@ -421,6 +424,15 @@ class FolderStore:
             file.fsync()
         moves.append(Move(temporary, path))
         return Piece(len(data), zlib.crc32(data))
+
+    @contextlib.contextmanager
+    def _alone(self, user: str, chat_id: str) -> Iterator[None]:
+        """One thread at a time has an owner: who reads its record carries out what it says, which must be the newest,
+        and reads the files that it speaks of."""
+        with self._lock:
+            lock = self._busy.setdefault((user, chat_id), threading.Lock())
+        with lock, self._told():
+            yield
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
