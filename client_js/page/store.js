@@ -41,6 +41,7 @@ export async function start(token = sessionStorage.getItem("tellback token")) {
   try {
     client = await connect(serverAddress(), { connectTimeoutMs: 0, WebSocket: TappedSocket, ...(token ? { token } : {}) });
     for (const name of ["connection", "changed"]) client.on(name, () => step());
+    client.on("changed", tellLeft);
     step();
     await client.connected();
     trouble.value = null;
@@ -70,6 +71,16 @@ function step() {
     if (client.status === "closed") trouble.value = client.error ?? null;
     turn.value++;
   });
+}
+
+/** What a tab that died wrote to a chat that is gone. */
+async function tellLeft() {
+  if (client.pending || client.conflicts.length) return;
+  try {
+    await client.saved();
+  } catch (error) {
+    if (!client.conflicts.length && !client.error) tell(`What a closed tab wrote stays in this browser until its chat is back: ${error.reason}`, "bad");
+  }
 }
 
 export async function all(items) {

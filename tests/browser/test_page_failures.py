@@ -126,6 +126,22 @@ async def test_what_a_closed_and_a_crashed_tab_wrote_offline_comes_once_and_a_ba
         assert sorted((await stored(server.url))[3:]) == ["From a tab that crashed", "From a tab that was closed"]
 
 
+async def test_what_a_closed_tab_wrote_to_a_chat_that_is_gone_by_then_is_told(tmp_path: Path, browser: Browser) -> None:
+    async with Process(folder(tmp_path)) as server, Profile(browser) as profile:
+        living, dying = [await profile.tab(server.url, TITLE) for _ in range(2)]
+        await profile.context.set_offline(True)
+        await server.kill()
+        await say(dying, "Too late")
+        await expect(message(dying, "Too late").locator(".mark")).to_have_text("kept here")
+        await dying.close()
+        await server.start()
+        async with connect(server.url) as client:
+            await (await client.open(LIVE_CHAT)).remove()
+        await profile.context.set_offline(False)
+        notice = living.get_by_role("status", name="Notices").get_by_text("stays in this browser")
+        await expect(notice).to_have_count(1)
+
+
 async def test_a_model_server_writes_a_reply_that_is_watched_and_stopped_from_the_other_tab(
     tmp_path: Path, browser: Browser,
 ) -> None:
