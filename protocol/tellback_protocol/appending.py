@@ -53,7 +53,10 @@ def append_plain(
     if not stream.damage:
         for request in requests:
             messages = request.messages
-            if len(messages) != 1 or request.force or request.on_conflict != "refuse":
+            if (
+                len(messages) != 1 or request.force or request.on_conflict != "refuse"
+                or not isinstance(request.base, str)
+            ):
                 break
             payload = bytes(messages[0])
             if len(payload) > limits.document_bytes:
@@ -69,7 +72,7 @@ def append_plain(
     previous_json = stream.head.integrity.encode()
     current = chat.version.integrity
     op = ops.last
-    base: object = None
+    base = ""
     base_crc = 0
     author = b'","by":{"session":%b,"op":' % session_json
     done = PlainAppends([], [], [], {})
@@ -78,9 +81,7 @@ def append_plain(
     # What is not plain, and all behind it, has no payload.
     for request, payload in zip(requests, payloads[:count], strict=False):
         if request.base != base:
-            base = request.base
-            if not isinstance(base, str):
-                break
+            base = str(request.base)
             base_crc = zlib.crc32(base.encode())
         message_id = new_message_id()
         if request.op != op + 1 or (base != "*" and base != current) or message_id in known or message_id in lines:

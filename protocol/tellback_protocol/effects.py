@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .ids import Version
+from .values import servable
 
 MessageJson = Annotated[Raw, msgspec.Meta(description="A message: a JSON object with a permanent `id`.",
                                           extra_json_schema={"type": "object"})]
@@ -125,7 +126,15 @@ Effect = (
 ChatEffect = AppendEffect | InsertEffect | PatchEffect | DeleteEffect | MetadataEffect
 """What changes the chat document itself; the others leave its version alone (BEHAVIOUR V3)."""
 
-encode_effects = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_effects(effects: list[Effect]) -> bytes:
+    """As log and wire hold them: half a surrogate of a user's old line goes as it is served (BEHAVIOUR F5, W4)."""
+    data = _encode(effects)
+    return servable(data) if b"\\u" in data else data
+
+
 decode_effects = msgspec.json.Decoder(list[Effect]).decode
 
 
@@ -164,4 +173,12 @@ def versions_chat(commit: Commit) -> bool:
     return begins or any(isinstance(effect, ChatEffect) for effect in commit.ops)
 
 
-decode_commit = msgspec.json.Decoder(Commit).decode
+_decode_commit = msgspec.json.Decoder(Commit).decode
+
+
+def decode_commit(record: bytes) -> Commit:
+    """A commit in the log; those of earlier versions may hold half a surrogate. Raises msgspec.MsgspecError."""
+    try:
+        return _decode_commit(record)
+    except msgspec.DecodeError:
+        return _decode_commit(servable(record))

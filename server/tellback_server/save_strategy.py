@@ -37,7 +37,7 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True):
 
     debounce_s: float = 2.0
     interval_s: float = 5.0
-    batch_commits: int = 1000
+    batch_commits: int = 4096
     """0: no number of commits is a reason."""
     sweep_s: float = 300.0
     events: frozenset[str] = frozenset(("generation", "swipe", "metadata", "close"))

@@ -150,6 +150,9 @@ def test_e8_a_payload_that_is_refused_or_has_an_id_is_left_alone(payload: bytes)
 def test_e8_the_brackets_of_many_are_not_counted_together() -> None:
     deep = b'{"a":' + b"[" * 62 + b"]" * 62 + b"}"
     assert count(short(stream(), *[append(deep, op=1 + n) for n in range(3)])) == 3
+    too_deep = b'{"a":' + b"[" * 65 + b"]" * 65 + b"}"
+    bare = [append(b"null", op=2 + n) for n in range(40)]
+    assert short(stream(), append(too_deep), *bare) is None, "what has no brackets lends none"
 
 
 def test_e8_what_is_harmless_at_a_glance_is_what_the_reader_takes() -> None:

@@ -26,7 +26,14 @@ from tellback_protocol.decide import (
     fold_stored,
     install,
 )
-from tellback_protocol.effects import AppendEffect, DeleteEffect, decode_commit, decode_effects, encode_effects
+from tellback_protocol.effects import (
+    AppendEffect,
+    DeleteEffect,
+    PatchEffect,
+    decode_commit,
+    decode_effects,
+    encode_effects,
+)
 from tellback_protocol.errors import ERRORS, Refused
 from tellback_protocol.frames import IntegrityFrame, Limits
 from tellback_protocol.requests import Append
@@ -401,3 +408,13 @@ def test_a_deletion_of_bare_messages_can_be_undone_with_their_ids() -> None:
     for effect in decode_commit(decision.record).undo:
         stream.chat.apply(effect)
     assert stream.chat.values() == [{"id": "b-0", "mes": "x"}, {"id": "c-0", "mes": "y"}]
+
+
+def test_f5_a_commit_of_an_earlier_version_with_half_a_surrogate_pair_is_read() -> None:
+    record = (
+        b'{"version":{"epoch":1,"seq":2,"integrity":"%b"},"previous":"%b","ops":[{"op":"patch","message":"m",'
+        b'"patch":[{"op":"add","path":"/mes","value":"\\ud83dx \\ud83d\\ude00"}]}]}'
+    ) % (START.encode(), START.encode())
+    (effect,) = decode_commit(record).ops
+    assert isinstance(effect, PatchEffect)
+    assert msgspec.json.decode(effect.patch)[0]["value"] == "\ufffdx \U0001f600"

@@ -243,3 +243,39 @@ async def test_R28_a_chat_deleted_by_another_program_is_told_and_not_made_again(
         assert (refused["type"], refused["code"]) == ("error", "not-found")
         assert await server.stop() == 0
         assert not path.exists()
+
+
+async def test_f5_what_is_done_to_an_old_message_with_a_cut_emoji_outlives_a_kill_and_a_stop(tmp_path: Path) -> None:
+    """Half a surrogate pair goes into commits as it is served: log, session file and answers stay readable."""
+    data = sillytavern_copy(tmp_path)
+    path = data / FILE
+    message = {"id": "cut", "name": "Pip", "mes": "a", "swipe_id": 0, "swipes": ["a", "\ud83dx", "b\ud83d"]}
+    path.write_bytes(path.read_bytes().rstrip(b"\n") + b"\n" + json.dumps(message).encode() + b"\n")
+    edits: list[tuple[str, dict[str, Any]]] = [
+        ("patch", {"message": "cut", "patch": [{"op": "replace", "path": "/swipes/2", "value": "whole"}]}),
+        ("swipe", {"message": "cut", "action": "select", "swipe": 1}),
+        ("patch", {"message": "cut", "patch": [{"op": "copy", "from": "/mes", "path": "/extra"}]}),
+        ("delete", {"messages": ["cut"]}),
+    ]
+    async with ForkedServer(data, checkpoint_interval_s=NEVER_S, checkpoint_debounce_s=NEVER_S) as server:
+        session, acks = "", list[dict[str, Any]]()
+        for op, (kind, edit) in enumerate(edits, 1):
+            tab = await TabClient.join(server.url, session or None)
+            session = tab.session
+            opened = await tab.open(CHAT)
+            assert (opened["type"], opened["next_op"]) == ("opened", op), opened
+            if op < len(edits):
+                assert opened["messages"][-1]["swipes"][1] == "\ufffdx"
+            edit["base"] = opened["version"]["integrity"]
+            acks.append(await tab.ask(kind, chat=CHAT, op=op, **edit))
+            assert acks[-1]["type"] == "ack", str(acks[-1])
+            if op % 2:
+                await server.kill()
+            else:
+                assert await server.stop() == 0
+            await server.start()
+        tab = await TabClient.join(server.url, session)
+        await tab.open(CHAT)
+        for op, (kind, edit) in enumerate(edits, 1):
+            again = await tab.ask(kind, chat=CHAT, op=op, **edit)
+            assert (again["version"], again["duplicate"]) == (acks[op - 1]["version"], True)
