@@ -3,8 +3,8 @@
 Rules of this module (STORAGE "User files", F7 and F9):
 - The outside program's file is the chat now. Nothing of it is undone.
 - A pending commit (acknowledged, not yet in a file) applies on top when everything it was made from is still there:
-  appended messages always; a patched or deleted message when its line has the CRC in `Commit.was`; metadata when it
-  equals ours at the watermark.
+  appended messages always; a patched or deleted message when its line has the CRC in `Commit.was`; metadata when what
+  it changes is as ours was (SillyTavern's saves change others: its own `integrity`, what a reply notes).
 - When one pending commit does not apply, our whole version goes to a chat of its own: nothing acknowledged is lost.
 - When nothing is refused and something of ours is gone or changed, our version is kept as a backup first.
 - State documents are files of their own: pending states stay pending.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -31,6 +32,7 @@ from tellback_protocol.effects import (
     PatchEffect,
 )
 from tellback_protocol.errors import Refused
+from tellback_protocol.patch import parse_pointer
 from tellback_protocol.values import dumps, equal, loads
 
 __all__ = ["Decision", "decide_adoption", "known_from_log"]
@@ -63,12 +65,13 @@ def decide_adoption(
     effects: list[Effect] = []
     was: dict[str, int] = {}
     refused: list[int] = []
-    metadata_applies = metadata_before is not None and equal(loads(metadata_before), loads(theirs.metadata))
+    known = None if metadata_before is None else Chat(theirs.version, metadata_before)
     for commit in pending:
         done = [effect for effect in commit.ops if isinstance(effect, ChatEffect)]
         if not done:
             continue
-        draft = None if is_damaged else _applied(chat, commit, done, metadata_applies)
+        draft = None if is_damaged else _applied(chat, commit, done, known)
+        known = _with_metadata(known, done)
         if draft is None:
             refused.append(commit.version.seq)
             continue
@@ -83,9 +86,12 @@ def decide_adoption(
 
 
 def _applied(
-    chat: Chat, commit: Commit, wanted: Iterable[Effect], metadata_applies: bool
+    chat: Chat, commit: Commit, wanted: Iterable[Effect], known: Chat | None
 ) -> tuple[Chat, list[Effect]] | None:
-    """The chat with a commit's effects on it and the effects as they were applied, or None when one does not fit."""
+    """The chat with a commit's effects on it and the effects as they were applied, or None when one does not fit.
+
+    `known` has our metadata before the commit, None when they are not known.
+    """
     draft = chat.copy()
     applied: list[Effect] = []
     touched: set[str] = set()
@@ -109,8 +115,10 @@ def _applied(
                 if not present:
                     continue
                 effect = DeleteEffect(present)
-            case MetadataEffect() if not metadata_applies:
-                return None
+            case MetadataEffect():
+                if known is None or not _is_same_where(effect, known, draft):
+                    return None
+                known = _with_metadata(known, [effect])
         try:
             draft.apply(effect)
         except Refused:
@@ -127,6 +135,34 @@ def _is_as_it_was(chat: Chat, message_id: str, was: Mapping[str, int]) -> bool:
     if line is None or wanted is None:
         return False
     return zlib.crc32(line) == wanted or zlib.crc32(dumps(loads(line))) == wanted
+
+
+def _with_metadata(known: Chat | None, effects: Iterable[Effect]) -> Chat | None:
+    if known is None:
+        return None
+    after = known.copy()
+    fits = [_try(after, effect) for effect in effects if isinstance(effect, MetadataEffect)]
+    return after if all(fits) else None
+
+
+def _is_same_where(effect: MetadataEffect, ours: Chat, theirs: Chat) -> bool:
+    """Whether both have the same metadata at every path of the patch."""
+    left, right = loads(ours.metadata), loads(theirs.metadata)
+    return all(
+        _is_same_at(left, right, parse_pointer(operation[member], member))
+        for operation in loads(bytes(effect.patch)) for member in ("path", "from") if member in operation
+    )
+
+
+def _is_same_at(left: Any, right: Any, tokens: list[str]) -> bool:
+    """An index means what it meant only in an equal list."""
+    for token in tokens:
+        if not isinstance(left, dict) or not isinstance(right, dict):
+            break
+        if token not in left or token not in right:
+            return token not in left and token not in right
+        left, right = left[token], right[token]
+    return equal(left, right)
 
 
 def _changed(effect: Effect) -> list[str]:

@@ -143,21 +143,29 @@ async def test_another_programs_edit_of_the_group_is_an_outside_edit_of_the_chat
     assert names == ["new.jsonl", "old.jsonl"]
 
 
-async def test_acknowledged_metadata_survive_an_edit_of_the_group_while_nobody_served(tmp_path: Path) -> None:
-    """[F7] [F12]: what was made from the old note becomes a chat of its own, the group's is the chat."""
+@pytest.mark.parametrize("ours", [{"mood": "calm"}, {"note_prompt": "ours"}], ids=["beside theirs", "on theirs"])
+async def test_acknowledged_metadata_survive_an_edit_of_the_group_while_nobody_served(
+    tmp_path: Path, ours: dict[str, str]
+) -> None:
+    """[F7] [F12]: what changes other paths is on top of the group's; what changes the same one is a chat of its own."""
     user = folder(tmp_path)
+    theirs = {"note_prompt": "The tide is early."}
     async with Process(tmp_path / "data", "--checkpoint-interval", "60") as server:
         tab = await TabClient.join(server.url)
         await tab.open("group:old")
-        await tab.write("metadata-update", "group:old", base="*", merge={"mood": "calm"})
+        await tab.write("metadata-update", "group:old", base="*", merge=ours)
         await server.kill()
-        edit_group(user, past_metadata={"old": {"note_prompt": "The tide is early."}})
+        edit_group(user, past_metadata={"old": theirs})
         await server.start()
         tab = await TabClient.join(server.url)
         opened = await tab.open("group:old")
-        assert opened["metadata"] == {"note_prompt": "The tide is early."}
-        recovered = await tab.open("group:old - recovered #1")
-        assert recovered["metadata"]["mood"] == "calm"
+        if "mood" in ours:
+            assert opened["metadata"] == {**theirs, **ours}
+            assert (await tab.open("group:old - recovered #1"))["code"] == "not-found"
+        else:
+            assert opened["metadata"] == theirs
+            recovered = await tab.open("group:old - recovered #1")
+            assert recovered["metadata"] == {"note_prompt": "ours"}
 
 
 async def test_a_group_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tellback_protocol.effects import (
     PatchEffect,
 )
 from tellback_protocol.ids import Version
+from tellback_protocol.values import loads
 from tellback_server.adoption import decide_adoption, known_from_log
 
 VERSION = Version(1, 3, "c60e05dd-48f2-4b52-8682-acc155cd5312")
@@ -124,15 +125,50 @@ def test_the_effects_applied_again_to_the_file_give_the_same_chat() -> None:
     assert decision.refused == [8]
 
 
-@pytest.mark.parametrize(("before", "applies"), [(b'{"k":1}', True), (b'{"k":2}', False), (None, False)])
-def test_metadata_applies_when_theirs_equals_ours_at_the_watermark(before: bytes | None, applies: bool) -> None:
-    theirs = chat(metadata=b'{ "k": 1 }')
-    pending = [commit(4, MetadataEffect(Raw(b'[{"op":"add","path":"/mine","value":true}]')))]
+def changed(path: str, value: bytes) -> MetadataEffect:
+    return MetadataEffect(Raw(b'[{"op":"add","path":"%b","value":%b}]' % (path.encode(), value)))
 
-    decision = decide_adoption(theirs, theirs, pending, before, is_damaged=False)
+
+@pytest.mark.parametrize(
+    ("before", "theirs", "path", "applies"),
+    [
+        (b'{"k":1}', b'{ "k": 1 }', "/mine", True),
+        (None, b'{"k":1}', "/mine", False),
+        # SillyTavern's first save of a chat that has no `integrity` makes one, and its replies leave notes.
+        (b"{}", b'{"integrity":"39edbc3e-69fd-4020-a17d-69282e45d450"}', "/note_prompt", True),
+        (b'{"lastInContextMessageId":3}', b'{"lastInContextMessageId":7,"tainted":true}', "/note_prompt", True),
+        (b'{"v":{"a":1}}', b'{"v":{"a":1,"b":2}}', "/v/a", True),
+        (b'{"v":{"a":1}}', b'{"v":{"a":2}}', "/v/a", False),
+        (b'{"v":{"a":1}}', b"{}", "/v/a", False),
+        (b"{}", b'{"mine":2}', "/mine", False),
+        # An index means the element that it meant only in the same list.
+        (b'{"l":[1,2]}', b'{"l":[1,2],"k":1}', "/l/1", True),
+        (b'{"l":[1,2]}', b'{"l":[0,1,2]}', "/l/1", False),
+        (b'{"k":1}', b'{"k":2}', "", False),
+    ],
+)
+def test_metadata_applies_where_theirs_equals_ours_at_the_watermark(
+    before: bytes | None, theirs: bytes, path: str, applies: bool
+) -> None:
+    file = chat(metadata=theirs)
+
+    decision = decide_adoption(file, file, [commit(4, changed(path, b'"of us"'))], before, is_damaged=False)
 
     assert (decision.refused == []) == applies
-    assert (b"mine" in decision.chat.metadata) == applies
+    assert (b'"of us"' in decision.chat.metadata) == applies
+
+
+def test_metadata_made_from_what_was_refused_are_refused_too() -> None:
+    theirs = chat(metadata=b'{"k":"theirs","integrity":"new"}')
+    pending = [
+        commit(4, changed("/k", b'{"a":1}')), commit(5, changed("/k/b", b"2")),
+        commit(6, changed("/own", b"1"), changed("/own", b"2")), commit(7, changed("/own", b"3")),
+    ]
+
+    decision = decide_adoption(theirs, theirs, pending, b'{"k":"ours"}', is_damaged=False)
+
+    assert decision.refused == [4, 5]
+    assert loads(decision.chat.metadata) == {"k": "theirs", "integrity": "new", "own": 3}
 
 
 def test_a_damaged_file_takes_nothing_on_top() -> None:
