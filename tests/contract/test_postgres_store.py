@@ -175,7 +175,9 @@ def test_st7_an_append_costs_the_same_however_long_the_chat_is(store: Store, mon
 
     def counted_run(self: Any, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         rows = run(self, statement, values)
-        sent.append(len(rows))
+        # A connection that is new in the pool is asked for its settings first.
+        if not statement.startswith("SHOW "):
+            sent.append(len(rows))
         return rows
 
     def counted_run_many(self: Any, statement: str, rows: Iterable[Sequence[object]]) -> int:
