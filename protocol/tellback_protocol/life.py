@@ -263,7 +263,7 @@ def _branch(work: Work, request: ChatBranch, bases: Bases, facts: Facts) -> None
     if isinstance(request.to, str):
         _check_new(request.to, "/to")
     # The same work that the new chat is made by, so that nothing is refused half-way.
-    branch_twig(chat, request, "")
+    branch_twig(chat, request, "", "")
     _refuse(facts, "/to")
     operations = _link(chat.value(request.message), request.kind, _place(facts.to).chat)
     work.plain = False
@@ -291,10 +291,11 @@ def _link(message: dict[str, Any], kind: str, name: str) -> list[Operation]:
     return operations
 
 
-def branch_twig(chat: Chat, request: ChatBranch, main_chat: str) -> Twig:
+def branch_twig(chat: Chat, request: ChatBranch, main_chat: str, chat_id: str) -> Twig:
     """Metadata and messages of the chat that a branch makes: everything up to and with the branch point.
 
-    Lines keep their bytes, but for the branch point's when another swipe of it is to be shown. Raises Refused.
+    Lines keep their bytes, but for the branch point's when another swipe of it is to be shown. SillyTavern refuses to
+    save a chat over one with another `integrity`, so each has its own. Raises Refused.
     """
     messages: dict[str, bytes] = {}
     for message_id, line in chat.messages.items():
@@ -310,4 +311,6 @@ def branch_twig(chat: Chat, request: ChatBranch, main_chat: str) -> Twig:
     metadata = loads(chat.metadata)
     if isinstance(metadata, dict):
         metadata["main_chat"] = main_chat
+        if "integrity" in metadata:
+            metadata["integrity"] = chat_id
     return Twig(dumps(metadata), messages, bare)

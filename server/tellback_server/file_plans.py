@@ -94,7 +94,7 @@ class FilePlans:
         if isinstance(request, ChatDelete | OwnerDelete):
             return planning.delete_operation(plan, registrar, stream, held, version, now_ms)
         assert isinstance(request, ChatBranch), "the others are refused"
-        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat)
+        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat, plan.facts.chat_id)
         return planning.stage_branch(self._files, plan, stream, held, twig, version, now_ms)
 
     def carry_out(self, operation: Operation) -> None:

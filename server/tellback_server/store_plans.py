@@ -355,7 +355,7 @@ class StorePlans:
     ) -> Operation:
         user, facts = stream.user, plan.facts
         born = Version(1, 1, facts.integrity)
-        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat)
+        twig = branch_twig(stream.chat, request, chat_of(stream.name).chat, facts.chat_id)
         states = branched(stream.floors, Chat(born, twig.metadata, twig.messages, bare=twig.bare))
         for namespace, document in stream.states.items():
             # What the server keeps for itself about the source is not about the new chat.

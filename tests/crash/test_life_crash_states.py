@@ -105,7 +105,7 @@ def begun(what: str) -> tuple[Operation, Disk]:
         case "branch":
             asked = ChatBranch(name, "m1", "New")
             plan = plan_branch(files, registrar, USER, name, asked, set(), CHAT_ID, VERSION.integrity, 1)
-            twig = branch_twig(stream.chat, asked, "Old")
+            twig = branch_twig(stream.chat, asked, "Old", CHAT_ID)
             operation = stage_branch(files, plan, stream, held, twig, VERSION, 1)
             return operation, fs.disk()
     plan = plan_delete(files, USER, name, stream, {}, with_chats=what.startswith("owner"))

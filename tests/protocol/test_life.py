@@ -13,7 +13,8 @@ from tellback_protocol.decide import Committed, Duplicate, Facts, Fresh, Stored,
 from tellback_protocol.errors import Refused
 from tellback_protocol.frames import Limits
 from tellback_protocol.ids import Version
-from tellback_protocol.life import branch_stem, branched_name, sibling
+from tellback_protocol.life import branch_stem, branch_twig, branched_name, sibling
+from tellback_protocol.requests import ChatBranch
 from tellback_protocol.stream import Stream
 
 SESSION = "session-of-tab-one"
@@ -56,6 +57,17 @@ def test_a_branchs_name_begins_with_the_name_without_its_ending_j7(name: str, st
     """[J7]"""
     assert branch_stem(name) == stem
     assert branched_name("character:A/x - Branch #3", "checkpoint", 2) == "character:A/x - Checkpoint #2"
+
+
+@pytest.mark.parametrize("source", [{}, {"integrity": START}])
+def test_sillytaverns_mark_of_a_chat_is_not_shared_with_its_branch_j7(source: dict[str, str]) -> None:
+    """[J7]: SillyTavern saves over any file with the mark that its tab holds."""
+    chat = Chat.from_values(Version(1, 0, START), {**source, "note": 1}, [{"id": "m0", "mes": "a"}])
+
+    twig = branch_twig(chat, ChatBranch(NAME, "m0"), "Talk", integrity(9))
+
+    own = {"integrity": integrity(9)} if source else {}
+    assert msgspec.json.decode(twig.metadata) == {**own, "note": 1, "main_chat": "Talk"}
 
 
 def test_the_name_beside_a_name_stays_in_its_folder() -> None:
