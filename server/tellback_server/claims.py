@@ -21,7 +21,7 @@ from tellback_server.records import BaseRecord, Checkpointed, FileIdentity, owne
 from tellback_server.sessions import id_of, read_sessions
 from tellback_server.store.files import FileStore, SyncMark
 
-__all__ = ["Claim", "find_claim"]
+__all__ = ["Claim", "compared", "find_claim", "known_past"]
 
 Keep = Callable[[str], object]
 """Backs up what no file ever held of a chat, by its id."""
@@ -53,7 +53,7 @@ def find_claim(
         mark = None
     if ours is not None:
         mark = mark if mark is not None and mark.chat_id == ours.chat_id else None
-        past = _past(files, log, user, place, ours.chat_id, mark, now_ms, outcomes=False)
+        past = known_past(files, log, user, place, ours.chat_id, mark, now_ms, outcomes=False)
         # What contradicts itself does so whatever another program writes meanwhile.
         told = (ours.head.epoch - 1, ours.head.seq) if ours.contradiction else (0, 0)
         return Claim(ours.chat_id, past, contradiction=ours.contradiction, told=told)
@@ -61,21 +61,22 @@ def find_claim(
         assert named is not None, "it is another one"
         mark = _settled(files, log, user, place, mark, named, now_ms, keep_unfolded)
     if mark is not None:
-        past = _past(files, log, user, place, mark.chat_id, mark, now_ms)
+        past = known_past(files, log, user, place, mark.chat_id, mark, now_ms)
         if not _is_anothers(files, user, place, mark, past.newest):
-            return _compared(log, user, mark, past)
+            return compared(log, user, mark, past)
         named = None
     elif named is None and files.has_broken_sync(user, place, sync):
         # Only the id is lost with it: the session file knows under which one the chat was written (X11).
         named = id_of(files, user, str(place))
     chat_id = files.new_id(user, str(place)) if named is None else named
-    return Claim(chat_id, _past(files, log, user, place, chat_id, None, now_ms))
+    return Claim(chat_id, known_past(files, log, user, place, chat_id, None, now_ms))
 
 
-def _past(
+def known_past(
     files: FileStore, log: LogReader, user: str, place: Place, chat_id: str, mark: SyncMark | None, now_ms: int, *,
     outcomes: bool = True,
 ) -> OwnerPast:
+    """What chat_sync, session file and log tell of an owner's past."""
     saved = read_sessions(files, user, chat_id)
     base: BaseRecord | None = saved.base if saved is not None else None
     if mark is not None and (base is None or mark.head.seq > base.head.seq):
@@ -93,7 +94,7 @@ def _past(
     return OwnerPast.read(log, owner_key(user, chat_id), base, saved, now_ms, outcomes=outcomes)
 
 
-def _compared(log: LogReader, user: str, mark: SyncMark, past: OwnerPast) -> Claim:
+def compared(log: LogReader, user: str, mark: SyncMark, past: OwnerPast) -> Claim:
     """The claim, held against where the log ends."""
     chat_id, epoch, seq = mark.chat_id, mark.head.epoch, mark.head.seq
     if past.saved is not None:

@@ -85,7 +85,7 @@ class Keeper:
         )
         hub.lives = self.lifecycle
         self._lookout = room.lookout(self._adopt, self.became_dirty)
-        self.retention = Retention(hub, files, self._names, self.lifecycle.registrar.of)
+        self.retention = Retention(hub, files, self._names, self.lifecycle.registrar)
         self._sweeper: asyncio.Task[None] | None = None
         self._leftovers_folded = False
         self._left_over: set[tuple[str, str]] = set()

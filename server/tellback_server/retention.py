@@ -23,16 +23,18 @@ from tellback_protocol.ids import parse_place
 from tellback_protocol.outcomes import bound_outcomes
 from tellback_protocol.stream import HISTORY_COMMITS_MAX, Stream
 from tellback_server.actor import Actor
+from tellback_server.claims import compared, find_claim, known_past
 from tellback_server.departed import load_departed
 from tellback_server.hub import Hub
 from tellback_server.loading import LoadedStream, keep_unfolded
 from tellback_server.log import LogError, Position
 from tellback_server.names import Names
-from tellback_server.owner_past import OwnerPast
+from tellback_server.owner_past import LogReader, OwnerPast
 from tellback_server.records import BaseRecord, Checkpointed, owner_key
-from tellback_server.registrar import Registered
+from tellback_server.registrar import Registrar
 from tellback_server.sessions import SessionFile, read_sessions, write_sessions
 from tellback_server.store.files import FileStore
+from tellback_server.trash import Trash
 
 __all__ = ["Retention"]
 
@@ -42,18 +44,18 @@ OWNERS_AT_ONCE: Final = 256
 """Owners that nobody has open whose session files one round writes at most."""
 RECORDS_UNSAVED_MAX: Final = HISTORY_COMMITS_MAX
 """Records of a live owner behind its session file; more are put there after the next checkpoint."""
+NOT_WRITTEN: Final = "the session file cannot be written"
+UNDECIDED: Final = "its files and the log contradict each other"
 
 
 class Retention:
     """See the module. Loop thread; files are touched in threads."""
 
-    def __init__(
-        self, hub: Hub, files: FileStore, names: Names, registered: Callable[[str, str], Registered | None]
-    ) -> None:
+    def __init__(self, hub: Hub, files: FileStore, names: Names, registrar: Registrar) -> None:
         self._hub = hub
         self._files = files
         self._names = names
-        self._registered = registered
+        self._registrar = registrar
         self._folded: dict[str, Position] = {}
         """Up to which position what an owner committed is in its files, by owner key, as all of these."""
         self._saved: dict[str, tuple[Position, int]] = {}
@@ -92,7 +94,9 @@ class Retention:
         self._missing.add(owner_key(user, chat_id))
 
     async def save(self, actor: Actor) -> bool:
-        """Cost: what the stream remembers, when there is news. False when the disk did not take it."""
+        """Cost: what the stream remembers, when there is news. False when the disk did not take it, or when
+        nobody has decided whether the files or the log count (X13).
+        """
         stream, held, key = actor.stream, actor.file, actor.key
         if stream is None or held is None or key in self._writing or stream.contradiction:
             return stream is None
@@ -150,7 +154,8 @@ class Retention:
             why: str | None
             actor = live.get(key)
             if actor is not None and actor.state in ("ready", "busy"):
-                why = None if await self.save(actor) else "the session file cannot be written"
+                undecided = actor.stream is not None and actor.stream.contradiction
+                why = None if await self.save(actor) else UNDECIDED if undecided else NOT_WRITTEN
             elif offline >= OWNERS_AT_ONCE:
                 why = "more owners than one round takes"
             else:
@@ -192,7 +197,7 @@ class Retention:
             name = await self._hub.in_thread(lambda: self._cover_now(user, owner_id, last))
         except (OSError, LogError) as error:
             log.error("sessions-not-saved", owner=key, error=str(error))
-            return "the session file cannot be written"
+            return NOT_WRITTEN
         finally:
             self._writing.discard(key)
         if name is None:
@@ -209,12 +214,16 @@ class Retention:
         """In a thread. The name of an owner that has to be folded first, or None when all is done."""
         files, records, now_ms = self._files, self._hub.log, self._hub.clock.now_ms()
         key = owner_key(user, owner_id)
-        registered = self._registered(user, owner_id)
+        registered = self._registrar.of(user, owner_id)
         stream: Stream
         if registered is not None and registered.gone is not None:
             stream, base = load_departed(files, records, registered, now_ms), registered.gone.base
         else:
             saved = read_sessions(files, user, owner_id)
+            undecided = self._undecided(user, owner_id, saved, now_ms)
+            if undecided is not None:
+                # Without these records chat_sync would count (X13).
+                return undecided
             if saved is not None and saved.position >= last:
                 return None
             past = OwnerPast.read(records, key, saved.base if saved is not None else None, saved, now_ms)
@@ -232,6 +241,35 @@ class Retention:
         write_sessions(files, SessionFile.of(stream, base, now_ms, last))
         return None
 
+    def _undecided(self, user: str, owner_id: str, saved: SessionFile | None, now_ms: int) -> str | None:
+        """Why the records must stay although nothing waits for a file, or the name of an owner whose load ends it. None
+        when the files go with the log, are another's, or are nowhere.
+        """
+        files, records = self._files, _Unremembered(self._hub.log)
+        went = self._registrar.went_with(user, owner_id)
+        name = self._names.name_of(user, owner_id) or ("" if saved is None else saved.base.name)
+        place = parse_place(name if went is None else went[0].name)
+        if isinstance(place, str):
+            return None
+        if went is None:
+            if files.stat_owner(user, place) is None:
+                return None
+            claim = find_claim(
+                files, records, user, place, now_ms=now_ms, named=owner_id, ours=None, keep_unfolded=lambda _id: None
+            )
+            if claim.begins_anew and claim.chat_id == owner_id:
+                return name
+        else:
+            trash = Trash(files)
+            entry = trash.find(user, went[1].chat_id)
+            mark = None if entry is None else trash.mark_of(user, entry, str(place))
+            if mark is None:
+                return None
+            claim = compared(
+                records, user, mark, known_past(files, records, user, place, mark.chat_id, mark, now_ms)
+            )
+        return UNDECIDED if claim.contradiction and claim.chat_id == owner_id else None
+
     def _is_kept(self, user: str, owner_id: str, name: str, now_ms: int) -> bool:
         """What no file holds is in backups, because the chat is gone or its name is another's."""
         if owner_key(user, owner_id) in self._missing:
@@ -242,6 +280,16 @@ class Retention:
         assert not isinstance(place, str), "a stored name is an address"
         keep_unfolded(self._files, self._hub.log, user, place, owner_id, now_ms)
         return True
+
+
+class _Unremembered:
+    """The log, without what a stream would only remember: whether it contradicts the files is told by its end."""
+
+    def __init__(self, records: LogReader) -> None:
+        self.records = records.records
+
+    def seq_within(self, _owner: str, _after_seq: int, until_seq: int, _bytes_max: int) -> int:
+        return until_seq
 
 
 def _as_checkpointed(base: BaseRecord) -> Checkpointed:

@@ -167,6 +167,11 @@ class Trash:
             return None
         return None if sync is None else sync.mark
 
+    def mark_of(self, user: str, entry: Entry, name: str) -> SyncMark | None:
+        """The same, of the chat with this name."""
+        path = next((path for chat, path in chats_of(entry) if chat == name), None)
+        return None if path is None else self.mark(user, entry, path)
+
     def size_bytes(self, user: str, entry: Entry) -> int:
         """Of what of it is kept. Cost: a stat a file."""
         stats = (self._files.fs.stat(self.path(user, entry, path)) for path in entry.files)
