@@ -28,6 +28,7 @@ from tellback_protocol.chat import EMPTY_METADATA
 from tellback_protocol.frames import Damage
 from tellback_protocol.ids import (
     FILE_NAME_BYTES_MAX,
+    ChatName,
     Place,
     StateOwner,
     Version,
@@ -36,6 +37,7 @@ from tellback_protocol.ids import (
     sidecar_name,
     stem_of,
 )
+from tellback_server.claims import compared, known_past
 from tellback_server.clock import Clock
 from tellback_server.failpoint import failpoint
 from tellback_server.flush_snapshot import Snapshot
@@ -44,7 +46,17 @@ from tellback_server.loaded import LoadedStream
 from tellback_server.loading import load_chat
 from tellback_server.log import Log
 from tellback_server.names import Names
-from tellback_server.records import CHECKPOINT, Checkpointed, FileIdentity, StateMark, decode_base, encode, owner_key
+from tellback_server.owner_past import OwnerPast
+from tellback_server.records import (
+    CHECKPOINT,
+    BaseRecord,
+    Checkpointed,
+    FileIdentity,
+    StateMark,
+    decode_base,
+    encode,
+    owner_key,
+)
 from tellback_server.registrar import Registrar, write_registered
 from tellback_server.sessions import read_sessions, write_sessions
 from tellback_server.staged import owner_bytes, owner_from
@@ -52,7 +64,9 @@ from tellback_server.store.base import ListedOwner, Store, StoredChat
 from tellback_server.store.chat_index import ChatIndex
 from tellback_server.store.filed import chat_as_found, from_files, own_files, parse_chat_of
 from tellback_server.store.files import CHAT_ENDING, FileStore, SyncMark, Watermark
+from tellback_server.store.found import ROTTEN, find_content
 from tellback_server.store.jsonl import Image, ParsedChat
+from tellback_server.store.marks import LoadedFile
 from tellback_server.store.place import OWNER_FOLDERS, state_of
 from tellback_server.store.store_state import decode_listing, image_of, listing_of
 from tellback_server.store_restoring import base_of
@@ -85,8 +99,34 @@ class _Gone(msgspec.Struct, frozen=True):
     """None when nobody wrote to it."""
     head: Version | None
     states: Mapping[str, StateMark]
+    base: BaseRecord | None
+    """What its files were when it was deleted; None when that is not known."""
     inherited: bytes = EMPTY_METADATA
     """Metadata of a group chat without a header line."""
+    contradiction: str = ""
+    """How its chat_sync and the log differ (X13)."""
+    goes_on: bool = False
+    """It was deleted by itself: its stream goes on from the deletion, and what was changed since is in no version."""
+
+
+def _judged(place: ChatName, gone: _Gone, loaded: LoadedFile) -> tuple[list[Damage], Version | None]:
+    """Why a chat's file in the trash is not what was deleted, and the version of what another program made of it."""
+    if gone.base is None or gone.base.file is None:
+        return [], None
+    found = find_content(place, loaded, OwnerPast(gone.base, None), lambda: None)
+    if found.rotten is not None:
+        return [Damage(0, ROTTEN)], None
+    if not found.is_edited:
+        return [], None
+    if gone.goes_on:
+        return [Damage(0, "the file was changed in the trash")], None
+    epoch, seq = gone.base.head.epoch + 1, gone.base.head.seq
+    return [], Version(epoch, seq, found.integrity(epoch, seq, str(place)))
+
+
+def _is_rotten(found: FileIdentity, known: FileIdentity) -> bool:
+    is_ours = known.same_bytes(found.size_bytes, found.crc32)
+    return not is_ours and known.is_untouched(found.size_bytes, found.mtime_ns, found.inode)
 
 
 class Moving:
@@ -279,7 +319,25 @@ class Moving:
         value = None if chat_id is None else self._store.load(user, chat_id)
         if value is None or value.name != str(place) or (mark is not None and mark.head != value.head):
             return False
-        return self._is_told(user, value.chat_id, value.head)
+        return self._is_told(user, value.chat_id, value.head) and self._is_same(user, place, mark, value)
+
+    def _is_same(self, user: str, place: Place, mark: SyncMark | None, value: StoredChat) -> bool:
+        """The files are what the owner in the store was made from: nobody wrote to them since."""
+        states = self._files.read_states(user, place)
+        chat = None if isinstance(place, StateOwner) else self._files.read(self._files.owner_path(user, place))
+        if mark is not None:
+            known = {namespace: (one.size_bytes, one.crc32) for namespace, one in mark.states.items()}
+            return known == {
+                namespace: (one.identity.size_bytes, one.identity.crc32) for namespace, one in states.items()
+            } and (chat is None or chat.identity.same_bytes(mark.watermark.bytes, mark.watermark.crc32))
+        # No chat_sync tells their bytes.
+        parsed: ParsedChat | None = None
+        if chat is not None and not isinstance(place, StateOwner):
+            parsed = parse_chat_of(place, chat.data, value.metadata)
+        data = {namespace: one.data for namespace, one in states.items()}
+        found = from_files(place, parsed, data, chat_id=value.chat_id, version=value.version, now_ms=self._now_ms)
+        held = {namespace: one.data for namespace, one in value.states.items() if one.data is not None}
+        return (found.messages, found.metadata, data) == (value.messages, value.metadata, held)
 
     def _is_told(self, user: str, chat_id: str, head: Version) -> bool:
         """The log says that an owner stands at this head, and names no file of it."""
@@ -365,33 +423,48 @@ class Moving:
             place, one = parse_place(name), known.get(name)
             if not isinstance(place, str) and name != entry.name and one is not None:
                 mark = self._trash.mark(user, entry, path)
-                states = mark.states if mark is not None and mark.chat_id == one.chat_id else {}
-                yield _Gone(place, one.chat_id, one.version, one.head, states)
+                if mark is None or mark.chat_id != one.chat_id:
+                    yield _Gone(place, one.chat_id, one.version, one.head, {}, None)
+                    continue
+                past = known_past(self._files, self._log, user, place, one.chat_id, mark, self._now_ms)
+                claim = compared(self._log, user, mark, past)
+                yield _Gone(
+                    place, one.chat_id, one.version, one.head, mark.states, past.base, contradiction=claim.contradiction
+                )
         place, base = parse_place(entry.name), registered.gone.base
         if not isinstance(place, str) and entry.id not in standing:
             inherited = bytes(base.inherited) if isinstance(base.inherited, Raw) else EMPTY_METADATA
-            yield _Gone(place, entry.id, base.version, base.head, base.states, inherited)
+            yield _Gone(place, entry.id, base.version, base.head, base.states, base, inherited, goes_on=True)
 
     def _read_gone(self, user: str, entry: Entry, gone: _Gone) -> tuple[StoredChat, list[Damage]] | None:
         """None when the chat's own file is not there."""
         place, name = gone.place, str(gone.place)
         states, data = dict[str, bytes](), b""
         parsed: ParsedChat | None = None
+        edited: Version | None = None
+        damage = [Damage(0, gone.contradiction)] if gone.contradiction else []
         for path in entry.files:
             folder, _slash, file = path.rpartition("/")
             owned = state_of(tuple(folder.split("/")), file)
             with contextlib.suppress(FileMissing):
                 if owned is not None and owned[0] == place:
-                    states[owned[1]] = self._fs.read(self._trash.path(user, entry, path))
+                    loaded = self._files.read(self._trash.path(user, entry, path))
+                    states[owned[1]] = loaded.data
+                    known = gone.states.get(owned[1])
+                    if known is not None and _is_rotten(loaded.identity, known.identity):
+                        damage.append(Damage(0, ROTTEN))
                 elif not isinstance(place, StateOwner) and path == f"{folder_of(place)}/{stem_of(place)}{CHAT_ENDING}":
-                    data = self._fs.read(self._trash.path(user, entry, path))
+                    loaded = self._files.read(self._trash.path(user, entry, path))
+                    data = loaded.data
                     parsed = parse_chat_of(place, data)
+                    wrong, edited = _judged(place, gone, loaded)
+                    damage += [*wrong, *parsed.damage]
         if parsed is None and not isinstance(place, StateOwner):
             return None
         if parsed is not None and parsed.image.header is None and gone.inherited != EMPTY_METADATA:
             # Its group's file tells them no more: they go into a header.
             parsed = msgspec.structs.replace(parsed, metadata=gone.inherited)
-        version = gone.version or Version(1, 0, file_integrity(1, 0, name, data))
+        version = edited or gone.version or Version(1, 0, file_integrity(1, 0, name, data))
 
         def state_version(namespace: str, content: bytes) -> Version:
             mark = gone.states.get(namespace)
@@ -403,8 +476,8 @@ class Moving:
             place, parsed, states, chat_id=gone.chat_id, version=version, now_ms=entry.deleted_ms,
             state_version=state_version,
         )
-        value.head = gone.head or version
-        return value, [] if parsed is None else parsed.damage
+        value.head = edited or gone.head or version
+        return value, damage
 
     def put_aside(self) -> str:
         """Files of owners that stand in the store now; where they are, below each user's folder."""
