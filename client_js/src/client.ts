@@ -62,6 +62,7 @@ export class Client {
   private readonly link: Link;
   private readonly connection: Connection;
   private readonly tabs: Tabs | undefined;
+  private readonly outbox: Outbox | null | undefined;
   private readonly emitter = new Emitter<ClientEvents>();
   private readonly unlisten: (() => void)[] = [];
   private waiters: (() => void)[] = [];
@@ -73,7 +74,7 @@ export class Client {
     const { session = newSession(), token = null, WebSocket: kind = globalThis.WebSocket as SocketKind | undefined } = options;
     if (!kind) throw new TypeError("there is no WebSocket here: give the one of the npm package ws");
     this.session = session;
-    const outbox = left?.outbox ?? (options.outbox === undefined && typeof indexedDB !== "undefined" ? new IndexedDbOutbox(`tellback ${url}`) : options.outbox);
+    const outbox = (this.outbox = left?.outbox ?? (options.outbox === undefined && typeof indexedDB !== "undefined" ? new IndexedDbOutbox(`tellback ${url}`) : options.outbox));
     const fetchToken = typeof token === "function" ? token : undefined;
     this.link = new Link(session, fetchToken ? null : (token as string | null), !!outbox, () => this.wake());
     this.connection = new Connection(url, this.link, fetchToken, outbox ?? null, kind, () => this.tell());
@@ -88,6 +89,10 @@ export class Client {
   async start(): Promise<void> {
     this.tabs && (await this.tabs.start());
     this.listen();
+    // What was left in a session that the program gave.
+    if (this.options.session && !this.left) {
+      await this.outbox?.load(this.session).then((entries) => this.link.restore(entries), (error) => this.end(new TellbackError("outbox", String(error))));
+    }
     this.connection.connect();
     const { connectTimeoutMs = 10_000 } = this.options;
     if (!connectTimeoutMs) return;
@@ -174,7 +179,8 @@ export class Client {
       client, and, once, what ended a chat for which a tab that died left writes. Another chat that is gone is nothing to wait
       for: its writes were answered, or are conflicts. */
   async saved(): Promise<void> {
-    for (const held of this.link.subscriptions) await this.handle(held).answered();
+    // A conflict is told at once, whatever others still wait for.
+    await Promise.all(this.link.subscriptions.map((held) => this.handle(held).answered()));
     const error = this.link.error ?? this.untold.shift();
     if (error) throw error;
   }

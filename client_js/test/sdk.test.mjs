@@ -205,6 +205,31 @@ test("lives, lists, search, history and backups", together(async (one, other) =>
   assert.ok(listed.includes("group:Renamed chat"));
 }));
 
+test("a conflict is told while another chat still waits for its answers", async () => {
+  let isMute = false;
+  class Mute extends WebSocket {
+    send(...given) {
+      if (!isMute) super.send(...given);
+    }
+  }
+  const [one, other] = await Promise.all([client(server, { WebSocket: Mute }), client(server)]);
+  const waiting = await one.open(name(), { create: true });
+  const mine = await one.open(name(), { create: true });
+  const theirs = await other.open(mine.name);
+  await mine.append({ id: "m", mes: "one" });
+  await until(() => theirs.message("m"));
+  const say = (chat, value) => chat.patch("m", [{ op: "replace", path: "/mes", value }]);
+  while (!mine.conflicts.length) {
+    await Promise.allSettled([say(theirs, "theirs"), say(mine, "mine")]);
+    for (const conflict of theirs.conflicts) conflict.takeTheirs();
+  }
+  isMute = true;
+  waiting.append({ mes: "not answered" }).catch(() => {});
+  await refused(Promise.race([one.saved(), new Promise((resolve) => setTimeout(resolve, 5000))]), "conflict");
+  assert.equal(one.pending, 1);
+  await Promise.all([one.close(0), other.close()]);
+});
+
 test("what is gone does not keep the client from telling that the rest is saved", together(async (one, other) => {
   const chat = await one.open(name(), { create: true });
   const rest = await one.open(name(), { create: true });
@@ -323,6 +348,28 @@ test("what a dead tab left is sent once by a living one, in its name", async () 
   await until(async () => !(await outbox.load(dead.session)).length);
   assert.deepEqual(texts(await third.open(at)), ["seen by the server", "one", "two"]);
   await Promise.all([living.close(), beside.close(), third.close()]);
+});
+
+test("a program that gives its session sends what it left", async () => {
+  const [outbox, session] = [new MemoryOutbox(), "a-program-with-its-own-session"];
+  const dead = await client(server, { session, outbox });
+  const chat = await dead.open(name(), { create: true });
+  await chat.append({ mes: "stored" });
+  await server.kill();
+  chat.append({ mes: "left" }).catch(() => {});
+  await until(async () => (await outbox.load(session)).length === 1);
+  await dead.close(0);
+  await server.start();
+  const again = await client(server, { session, outbox });
+  const same = await again.open(chat.name);
+  await same.append({ mes: "later" });
+  assert.deepEqual(texts(same), ["stored", "left", "later"]);
+  await again.close();
+  assert.deepEqual(await outbox.load(session), []);
+  const locks = new Locks();
+  outbox.load = () => Promise.reject(new Error("cannot be read"));
+  await refused(client(server, { session, outbox, locks }), "outbox");
+  await until(() => !locks.held.size);
 });
 
 test("what a dead tab left for a chat that is gone is kept, told once, and sent when the chat is open again", async () => {
