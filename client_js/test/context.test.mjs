@@ -235,7 +235,10 @@ test("a reply that the server ends is told as the swipe or the continuation that
   assert.deepEqual(about("s"), [["message_swiped", 2, { message_id: "s", swipe_id: 1 }], ["message_updated", 2, { message_id: "s" }]]);
 }, { chat: "group:Ended" }));
 
-test("reloading ends when the client does, although a conflict waits", () => {
+for (const [what, at, end] of [
+  ["the client does", "group:Reloaded", (one) => one.close(0)],
+  ["the chat is closed", "group:Reloaded too", async (one) => (await one.open("group:Reloaded too")).close()],
+]) test(`reloading ends when ${what}, although a conflict waits`, () => {
   const { held, hold, hear, WebSocket } = holding();
   let isDeaf = false;
   let isAnswered = false;
@@ -250,10 +253,10 @@ test("reloading ends when the client does, although a conflict waits", () => {
   return shown(async (context, told, one) => {
     await context.addMessages({ id: "a", mes: "a" });
     const other = await client(server);
-    const theirs = await other.open("group:Reloaded");
+    const theirs = await other.open(at);
     hold();
     await theirs.patch("a", [{ op: "replace", path: "/mes", value: "theirs" }]);
-    const writing = (await one.open("group:Reloaded")).patch("a", [{ op: "replace", path: "/mes", value: "mine" }]);
+    const writing = (await one.open(at)).patch("a", [{ op: "replace", path: "/mes", value: "mine" }]);
     await until(() => held.some(({ frame }) => frame.type === "conflict"));
     hear();
     await assert.rejects(writing, ({ code }) => code === "conflict");
@@ -263,8 +266,7 @@ test("reloading ends when the client does, although a conflict waits", () => {
     const reloading = context.reloadCurrentChat().then(() => (isOver = true));
     await until(() => isAnswered);
     assert.equal(isOver, false);
-    await one.close(0);
-    await reloading;
+    await Promise.all([end(one).catch(() => {}), reloading]);
     await other.close();
-  }, { chat: "group:Reloaded", WebSocket: Deaf });
+  }, { chat: at, WebSocket: Deaf });
 });

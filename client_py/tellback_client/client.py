@@ -259,7 +259,9 @@ class Client(Catalog, Backups, Lives):
         when a write waits for a decision; what closed the client; once, what ended a chat whose writes were left by an
         earlier process and cannot be sent.
         """
-        for chat in [self._chat(subscription) for subscription in self._started().subscriptions]:
+        chats = [self._chat(subscription) for subscription in self._started().subscriptions]
+        # A conflict is told at once, whatever others still wait for.
+        for chat in sorted(chats, key=lambda chat: not chat.conflicts):
             await chat.answered()
         if self.error is not None:
             raise self.error

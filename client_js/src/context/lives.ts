@@ -67,7 +67,7 @@ export class Lives extends Base {
       // While a conflict waits, the chat's own status tells of nothing else.
       while (chat.head.seq < last && !chat.subscription.error && this.client.status === "connected") {
         let stops: (() => void)[] = [];
-        await new Promise<unknown>((resolve) => (stops = [chat.on("changed", resolve), chat.on("gone", resolve), this.client.on("connection", resolve)]));
+        await new Promise<unknown>((resolve) => (stops = [chat.on("changed", resolve), chat.on("gone", resolve), chat.on("status", resolve), this.client.on("connection", resolve)]));
         for (const stop of stops) stop();
       }
       this.shown = true;
