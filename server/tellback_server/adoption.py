@@ -90,11 +90,12 @@ def _applied(
 ) -> tuple[Chat, list[Effect]] | None:
     """The chat with a commit's effects on it and the effects as they were applied, or None when one does not fit.
 
-    `known` has our metadata before the commit, None when they are not known.
+    `known` has our metadata before the commit; without it, what undoes the commit tells what it was made from.
     """
     draft = chat.copy()
     applied: list[Effect] = []
     touched: set[str] = set()
+    backwards = iter([effect for effect in commit.undo if isinstance(effect, MetadataEffect)])
     for effect in wanted:
         match effect:
             case AppendEffect() | InsertEffect():
@@ -116,7 +117,9 @@ def _applied(
                     continue
                 effect = DeleteEffect(present)
             case MetadataEffect():
-                if known is None or not _is_same_where(effect, known, draft):
+                back = next(backwards, None)
+                fits = _leads_back(draft, effect, back) if known is None else _is_same_where(effect, known, draft)
+                if not fits:
                     return None
                 known = _with_metadata(known, [effect])
         try:
@@ -152,6 +155,29 @@ def _is_same_where(effect: MetadataEffect, ours: Chat, theirs: Chat) -> bool:
         _is_same_at(left, right, parse_pointer(operation[member], member))
         for operation in loads(bytes(effect.patch)) for member in ("path", "from") if member in operation
     )
+
+
+def _leads_back(chat: Chat, effect: MetadataEffect, undo: MetadataEffect | None) -> bool:
+    """Whether a patch and what undoes it leave metadata as they are: where it changes them, they were as ours.
+
+    Elements of lists and what is copied do not tell; they do not fit.
+    """
+    if undo is None:
+        return False
+    value = loads(chat.metadata)
+    for operation in loads(bytes(effect.patch)):
+        if "from" in operation or _meets_list(value, parse_pointer(operation["path"], "path")):
+            return False
+    trial = Chat(chat.version, chat.metadata)
+    return _try(trial, effect) and _try(trial, undo) and equal(loads(trial.metadata), value)
+
+
+def _meets_list(value: Any, tokens: list[str]) -> bool:
+    for token in tokens:
+        if isinstance(value, list):
+            return True
+        value = value.get(token) if isinstance(value, dict) else None
+    return False
 
 
 def _is_same_at(left: Any, right: Any, tokens: list[str]) -> bool:

@@ -196,6 +196,23 @@ async def test_a_restart_alone_is_never_an_edit_and_writes_nothing(tmp_path: Pat
     assert said[-count:] == [f"ours {number}" for number in range(1, count + 1)]
 
 
+async def test_metadata_go_on_top_of_the_mark_that_sillytavern_makes(tmp_path: Path) -> None:
+    """[K3] STORAGE F7: its first save of a chat without `integrity` makes one, and writes the whole file."""
+    data = sillytavern_copy(tmp_path)
+    path = data / FILE
+    async with ForkedServer(data, checkpoint_interval_s=NEVER_S) as server:
+        tab = await TabClient.join(server.url)
+        await tab.open(CHAT)
+        assert (await tab.write("metadata-update", CHAT, base="*", merge={"ours": 1}))["type"] == "ack"
+        header, *lines = path.read_bytes().split(b"\n")
+        mark = {"integrity": "39edbc3e-69fd-4020-a17d-69282e45d450"}
+        marked = json.dumps({**json.loads(header), "chat_metadata": mark}).encode()
+        sillytavern_saves(path, b"\n".join([marked, *lines]))
+        seen = await (await TabClient.join(server.url)).open(CHAT)
+        assert seen["metadata"] == {**mark, "ours": 1}
+        assert "recovered" not in await tab.raw.receive_until(type="reset")
+
+
 async def test_a_patch_that_no_longer_fits_goes_whole_to_a_recovered_chat(tmp_path: Path) -> None:
     """[V4], DESIGN 6: the outside program changed the very message; our version is a chat of its own."""
     data = sillytavern_copy(tmp_path)

@@ -133,7 +133,6 @@ def changed(path: str, value: bytes) -> MetadataEffect:
     ("before", "theirs", "path", "applies"),
     [
         (b'{"k":1}', b'{ "k": 1 }', "/mine", True),
-        (None, b'{"k":1}', "/mine", False),
         # SillyTavern's first save of a chat that has no `integrity` makes one, and its replies leave notes.
         (b"{}", b'{"integrity":"39edbc3e-69fd-4020-a17d-69282e45d450"}', "/note_prompt", True),
         (b'{"lastInContextMessageId":3}', b'{"lastInContextMessageId":7,"tainted":true}', "/note_prompt", True),
@@ -153,6 +152,32 @@ def test_metadata_applies_where_theirs_equals_ours_at_the_watermark(
     file = chat(metadata=theirs)
 
     decision = decide_adoption(file, file, [commit(4, changed(path, b'"of us"'))], before, is_damaged=False)
+
+    assert (decision.refused == []) == applies
+    assert (b'"of us"' in decision.chat.metadata) == applies
+
+
+@pytest.mark.parametrize(
+    ("theirs", "path", "back", "applies"),
+    [
+        (b'{"integrity":"new"}', "/mine", b'{"op":"remove","path":"/mine"}', True),
+        (b'{"k":1,"integrity":"new"}', "/k", b'{"op":"replace","path":"/k","value":1}', True),
+        (b'{"k":2}', "/k", b'{"op":"replace","path":"/k","value":1}', False),
+        (b'{"k":2}', "/k", b'{"op":"remove","path":"/k"}', False),
+        (b"{}", "/k", b'{"op":"replace","path":"/k","value":1}', False),
+        (b'{"k":"text"}', "/k/a", b'{"op":"remove","path":"/k/a"}', False),
+        (b'{"l":[1,2]}', "/l/1", b'{"op":"remove","path":"/l/1"}', False),
+        (b'{"k":1}', "/mine", None, False),
+    ],
+)
+def test_a_file_that_does_not_tell_our_metadata_is_asked_by_what_undoes_the_commit(
+    theirs: bytes, path: str, back: bytes | None, applies: bool
+) -> None:
+    """SillyTavern writes the whole file, header first."""
+    pending = commit(4, changed(path, b'"of us"'))
+    pending.undo = [MetadataEffect(Raw(b"[%b]" % back))] if back is not None else []
+
+    decision = decide_adoption(chat(metadata=theirs), chat(), [pending], None, is_damaged=False)
 
     assert (decision.refused == []) == applies
     assert (b'"of us"' in decision.chat.metadata) == applies
