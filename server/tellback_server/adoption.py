@@ -95,7 +95,7 @@ def _applied(
     draft = chat.copy()
     applied: list[Effect] = []
     touched: set[str] = set()
-    backwards = iter([effect for effect in commit.undo if isinstance(effect, MetadataEffect)])
+    backwards = iter([effect for effect in reversed(commit.undo) if isinstance(effect, MetadataEffect)])
     for effect in wanted:
         match effect:
             case AppendEffect() | InsertEffect():

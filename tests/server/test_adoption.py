@@ -183,6 +183,19 @@ def test_a_file_that_does_not_tell_our_metadata_is_asked_by_what_undoes_the_comm
     assert (b'"of us"' in decision.chat.metadata) == applies
 
 
+def test_a_batch_is_undone_from_its_end() -> None:
+    pending = commit(4, changed("/k", b'"of us"'), changed("/n", b"2"))
+    pending.undo = [
+        MetadataEffect(Raw(b'[{"op":"remove","path":"/n"}]')),
+        MetadataEffect(Raw(b'[{"op":"replace","path":"/k","value":1}]')),
+    ]
+    theirs = chat(metadata=b'{"k":1,"integrity":"new"}')
+
+    decision = decide_adoption(theirs, chat(), [pending], None, is_damaged=False)
+
+    assert loads(decision.chat.metadata) == {"k": "of us", "integrity": "new", "n": 2}
+
+
 def test_metadata_made_from_what_was_refused_are_refused_too() -> None:
     theirs = chat(metadata=b'{"k":"theirs","integrity":"new"}')
     pending = [
