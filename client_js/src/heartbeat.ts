@@ -22,10 +22,15 @@ export class Heartbeat {
 
   /** What silence asks for now. `ping` is said once and counts as sent. */
   due(now: number): "ping" | "dead" | undefined {
-    if (this.askedAt !== undefined) return now >= this.askedAt + this.timeoutMs ? "dead" : undefined;
+    if (this.askedAt !== undefined) return this.isDead(now) ? "dead" : undefined;
     if (now < this.heardAt + this.idleMs) return undefined;
     this.askedAt = now;
     return "ping";
+  }
+
+  /** A ping had no answer in time. Only asks: a ping that is due stays due. */
+  isDead(now: number): boolean {
+    return this.askedAt !== undefined && now >= this.askedAt + this.timeoutMs;
   }
 
   /** Ask at the next occasion: the page was asleep, or the network has changed. */

@@ -100,7 +100,7 @@ export class Link {
   }
 
   /** The peer did not answer in time: end the connection. */
-  isDead = (now: number): boolean => this.heartbeat?.due(now) === "dead";
+  isDead = (now: number): boolean => !!this.heartbeat?.isDead(now);
 
   /** When `collect` and `isDead` are to be asked again although nothing happened. */
   get deadline(): number | undefined {

@@ -232,3 +232,21 @@ test("the conflicts of a tab that died are told to the one that took over", asyn
   await until(() => changed.at(-1) === 0);
   await Promise.all([other.close(), living.close()]);
 });
+
+test("silence is asked whether the server is there, and its answer keeps the connection", async () => {
+  const sent = [];
+  class Quick extends WebSocket {
+    send(data) {
+      sent.push(JSON.parse(data));
+      super.send(data);
+    }
+    emit(name, data, ...given) {
+      const frame = name === "message" && JSON.parse(String(data));
+      return super.emit(name, frame?.type === "welcome" ? Buffer.from(JSON.stringify({ ...frame, heartbeat_ms: 30 })) : data, ...given);
+    }
+  }
+  const one = await client(server, { WebSocket: Quick });
+  await until(() => sent.filter(({ type }) => type === "ping").length > 2);
+  assert.equal(sent.filter(({ type }) => type === "hello").length, 1);
+  await one.close();
+});

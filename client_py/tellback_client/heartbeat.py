@@ -38,11 +38,15 @@ class Heartbeat:
     def due(self, now_s: float) -> Literal["ping", "dead"] | None:
         """What silence asks for now. `ping` is said once and counts as sent."""
         if self._asked_at_s is not None:
-            return "dead" if now_s >= self._asked_at_s + self.timeout_s else None
+            return "dead" if self.is_dead(now_s) else None
         if now_s < self._heard_at_s + self.idle_s:
             return None
         self._asked_at_s = now_s
         return "ping"
+
+    def is_dead(self, now_s: float) -> bool:
+        """True when a ping had no answer in time. Only asks: a ping that is due stays due."""
+        return self._asked_at_s is not None and now_s >= self._asked_at_s + self.timeout_s
 
     @property
     def deadline_s(self) -> float:

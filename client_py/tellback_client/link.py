@@ -156,7 +156,7 @@ class Link:
 
     def is_dead(self, now_s: float) -> bool:
         """True when the peer did not answer in time: end the connection (R33)."""
-        return self._heartbeat is not None and self._heartbeat.due(now_s) == "dead"
+        return self._heartbeat is not None and self._heartbeat.is_dead(now_s)
 
     @property
     def deadline_s(self) -> float | None:

@@ -576,6 +576,8 @@ def test_r33_silence_is_asked_and_then_ended() -> None:
     wire = Wire()
     wire.open()
     wire.now_s += 25
+    # As the connection asks, each time it wakes.
+    assert not wire.link.is_dead(wire.now_s)
     assert [frame["type"] for frame in wire.sent()] == ["ping"]
     assert not wire.link.is_dead(wire.now_s + 9)
     assert wire.link.is_dead(wire.now_s + 10)
