@@ -28,7 +28,7 @@ def page_built() -> Path:
     """The folder that the server delivers, built from what stands in `page` and `src` now."""
     built()
     with FileLock(FOLDER / ".built.lock"):
-        sources = sorted([*FOLDER.glob("src/**/*.ts"), *FOLDER.glob("page/*"), *FOLDER.glob("examples/*"),
+        sources = sorted([*FOLDER.glob("src/**/*.ts"), *FOLDER.glob("page/*"), *FOLDER.glob("examples/*.js"),
                           FOLDER / "scripts" / "build_page.mjs"])
         made = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         mark = FOLDER / "node_modules" / ".page_stamp"
