@@ -12,19 +12,21 @@ Rules of this module:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from .frames import Limits
 from .ids import Version
-from .outcomes import Outcome, SessionOps
+from .outcomes import OUTCOME_BYTES_MAX, SessionOps, Telling
 from .past import Past
 from .requests import Append
 from .stream import Stream
-from .values import anonymous_objects
+from .values import OBJECT, anonymous_objects
 
 _TARGETS = ("a",)
+_ACK = b'{"type":"ack","id":%d,%b"op":%d,%b"durable":"fsync","messages":["%b"]}'
+_ACK_UNASKED = b'{"type":"ack","id":null,%b"op":%d,%b"durable":"fsync","messages":["%b"]}'
 
 
 class PlainAppends(msgspec.Struct, gc=False):
@@ -33,21 +35,21 @@ class PlainAppends(msgspec.Struct, gc=False):
     pasts: list[Past]
     records: list[bytes]
     """What the log keeps."""
-    bodies: list[bytes]
-    """Of the acks, without their envelope."""
+    acks: list[bytes]
+    """What is answered."""
     lines: dict[str, bytes]
     """The messages, by id."""
 
 
 def append_plain(
-    stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append], new_integrity: Callable[[], str],
-    new_message_id: Callable[[], str], now_ms: int, limits: Limits,
+    stream: Stream, ops: SessionOps, session_json: bytes, requests: list[Append], owner_json: bytes,
+    new_integrity: Callable[[], str], new_message_id: Callable[[], str], now_ms: int, limits: Limits,
 ) -> PlainAppends | None:
     """Decide about and install appends of one message without an id each, in order, up to the first that is not that
     plain: that one and those behind it changed nothing. None when the first is not.
 
-    `ops` and `session_json` are of the session that asks. `new_integrity` and `new_message_id` give for each request
-    what `Fresh` would hold.
+    `ops` and `session_json` are of the session that asks, `owner_json` is the owner member of its acks.
+    `new_integrity` and `new_message_id` give for each request what `Fresh` would hold.
     """
     payloads: list[bytes] = []
     if not stream.damage:
@@ -59,7 +61,7 @@ def append_plain(
             ):
                 break
             payload = bytes(messages[0])
-            if len(payload) > limits.document_bytes:
+            if len(payload) > limits.document_bytes or not payload.startswith(OBJECT):
                 break
             payloads.append(payload)
     count = anonymous_objects(payloads, limits.depth)
@@ -75,9 +77,12 @@ def append_plain(
     base = ""
     base_crc = 0
     author = b'","by":{"session":%b,"op":' % session_json
-    done = PlainAppends([], [], [], {})
-    pasts, records, bodies, lines = done.pasts, done.records, done.bodies, done.lines
-    outcomes: list[Outcome] = []
+    owner = owner_json + b","
+    has_long = False
+    pasts: list[Past] = []
+    records: list[bytes] = []
+    acks: list[bytes] = []
+    lines: dict[str, bytes] = {}
     # What is not plain, and all behind it, has no payload.
     for request, payload in zip(requests, payloads[:count], strict=False):
         if request.base != base:
@@ -97,18 +102,25 @@ def append_plain(
         front = b'%b"previous":"%b%b%d},"ops":[{"op":"append","messages":[' % (version_json, previous_json, author, op)
         # As `fingerprint` works it out for an append.
         print_ = zlib.crc32(payload, base_crc) | (len(payload) & 0xFFFFF) << 32
-        body = b'%b"durable":"fsync","messages":["%b"]' % (version_json, id_json)
         lines[message_id] = line
-        pasts.append(Past(version, front, _TARGETS, line))
+        pasts.append(Past(version, front, _TARGETS, line, print_))
         records.append(b'{%b%b]}],"fingerprint":%d,"plain":true}' % (front, line, print_))
-        bodies.append(body)
-        outcomes.append(Outcome("ack", print_, body, integrity))
+        acks.append(
+            _ACK_UNASKED % (owner, op, version_json, id_json) if request.id is None
+            else _ACK % (request.id, owner, op, version_json, id_json)
+        )
+        if len(line) > OUTCOME_BYTES_MAX:
+            has_long = True
         previous_json = integrity_json
         current = integrity
     if not pasts:
         return None
     chat.append_lines(lines)
     stream.remember(pasts)
-    ops.add_short(outcomes, now_ms)
+    # An outcome holds on to its line when the message is another one long since: only a short one may.
+    told: Sequence[Telling] = pasts
+    if has_long:
+        told = [past.outcome() if len(past.line) > OUTCOME_BYTES_MAX else past for past in pasts]
+    ops.add_short(told, now_ms)
     chat.version = stream.head = pasts[-1].version
-    return done
+    return PlainAppends(pasts, records, acks, lines)

@@ -134,7 +134,7 @@ class Bases:
         """The ack of my op `base.op`. What it vouches for is its version, or its own base when others came between
         (BEHAVIOUR B6)."""
         ops = self.stream.sessions.get(self.session)
-        outcome = None if ops is None else ops.outcomes.get(base.op)
+        outcome = None if ops is None else ops.outcome(base.op)
         if outcome is None:
             raise Refused("base-illegal", f"The outcome of op {base.op} is not known.", pointer="/base/op")
         if outcome.kind != "ack" or outcome.integrity is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any, get_args
 
 import msgspec
@@ -20,7 +19,7 @@ import orjson
 from .errors import Refused
 from .frames import ClientFrame, Limits, Opened, ServerFrame
 from .ids import WIRE_INTEGER_MAX
-from .requests import Append, Malformed, OwnerName, Write, owner_named, owner_text
+from .requests import Malformed, OwnerName, Write, owner_named, owner_text
 from .values import UNDECODABLE
 
 _decode_client = msgspec.json.Decoder(ClientFrame).decode
@@ -216,19 +215,6 @@ def answer(kind: str, request_id: int | None, owner: bytes, op: int, body: bytes
         kind.encode(), b"null" if request_id is None else b"%d" % request_id, owner, op, body,
         b',"duplicate":true' if duplicate else b"",
     )
-
-
-_ACK: bytes = b'{"type":"ack","id":%d,%b,"op":%d,%b}'
-_ACK_UNASKED: bytes = b'{"type":"ack","id":null,%b,"op":%d,%b}'
-
-
-def acks(requests: Iterable[Append], owner: bytes, bodies: Iterable[bytes]) -> list[bytes]:
-    """The most frequent `answer`, to the first of the requests: as many as there are bodies."""
-    return [
-        _ACK_UNASKED % (owner, request.op, body) if request.id is None
-        else _ACK % (request.id, owner, request.op, body)
-        for body, request in zip(bodies, requests, strict=False)
-    ]
 
 
 def error(refusal: Refused, echo: dict[str, Any]) -> bytes:

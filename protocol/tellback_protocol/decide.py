@@ -191,7 +191,7 @@ def _replay(
         raise Refused(
             "op-gap", f"Op {op} cannot come before op {last + 1}.", pointer="/op", details={"expected": last + 1}
         )
-    outcome = stream.sessions[session].outcomes.get(op)
+    outcome = stream.sessions[session].outcome(op)
     if isinstance(request, ChatCreate) and (outcome is None or outcome.fingerprint != print_):
         raise Refused("exists", "The name is taken.", pointer="/chat")
     if outcome is None:

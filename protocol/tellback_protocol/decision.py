@@ -106,7 +106,7 @@ def fingerprint(request: Write | Malformed) -> int:
 def answered(stream: Stream, request: Write | Malformed, session: str) -> Outcome | None:
     """The outcome that exactly this op already had."""
     ops = stream.sessions.get(session)
-    outcome = None if ops is None or not isinstance(request.op, int) else ops.outcomes.get(request.op)
+    outcome = None if ops is None or not isinstance(request.op, int) else ops.outcome(request.op)
     return outcome if outcome is not None and outcome.fingerprint == fingerprint(request) else None
 
 

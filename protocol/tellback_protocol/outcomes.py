@@ -2,10 +2,15 @@
 
 Rules of this module (BEHAVIOUR O2, O7, O11):
 - An outcome is kept with its op number; what is kept of a long one is its short form.
+- A commit that tells its own outcome is kept as that: an op is seldom sent again.
 - Bounds are in numbers and in bytes: 1 KiB an outcome, 256 a session, 16,384 outcomes and 4,096 sessions an owner.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -30,6 +35,16 @@ class Outcome(msgspec.Struct, gc=False):
     body: bytes
     integrity: str | None = None
     """What `{"op": n}` stands for when it is an ack: the commit, or the base of a commit that was rebased."""
+
+    def outcome(self) -> Outcome:
+        """Itself. See Telling."""
+        return self
+
+
+class Telling(Protocol):
+    """What an outcome can be made of: itself, or the commit of a plain append."""
+
+    def outcome(self) -> Outcome: ...
 
 
 _SHORT = b',"resync":true'
@@ -67,31 +82,49 @@ def version_of(outcome: Outcome) -> Version:
 class SessionOps:
     """What one session did to one owner: contiguous numbers from 1, the last outcomes."""
 
-    __slots__ = ("last", "outcomes", "used_ms")
+    __slots__ = ("_kept", "last", "used_ms")
 
     def __init__(self, last: int = 0, used_ms: int = 0) -> None:
         self.last = last
-        self.outcomes: dict[int, Outcome] = {}
+        self._kept: deque[Telling | None] = deque(maxlen=OUTCOMES_MAX)
+        """Of the last ops, up to `last`; None where the outcome is not known."""
         self.used_ms = used_ms
 
-    def add(self, op: int, outcome: Outcome, now_ms: int) -> None:
-        """Store the outcome of the next op."""
-        self.last = op
-        self.used_ms = now_ms
-        self.outcomes[op] = outcome if len(outcome.body) <= OUTCOME_BYTES_MAX else shortened(outcome)
-        # Numbers are contiguous, so the oldest kept is known; looking for the first key of a dict is not free.
-        self.outcomes.pop(op - OUTCOMES_MAX, None)
+    def outcome(self, op: int) -> Outcome | None:
+        """Of an op; None when it is not kept, or not known."""
+        kept = self._kept
+        place = len(kept) - 1 - self.last + op
+        found = kept[place] if 0 <= place < len(kept) else None
+        return None if found is None else found.outcome()
 
-    def add_short(self, outcomes: list[Outcome], now_ms: int) -> None:
-        """`add` for those of the next ops, none of which is long."""
-        op = self.last
-        kept = self.outcomes
-        for outcome in outcomes:
-            op += 1
-            kept[op] = outcome
-            kept.pop(op - OUTCOMES_MAX, None)
+    def outcomes(self) -> Iterator[tuple[int, Outcome]]:
+        """All that are kept, with their ops, oldest first."""
+        for op, found in enumerate(self._kept, self.last - len(self._kept) + 1):
+            if found is not None:
+                yield op, found.outcome()
+
+    @property
+    def count(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
+    def add(self, op: int, outcome: Outcome, now_ms: int) -> None:
+        """Store the outcome of the next op, or of a later one: of those between nothing is known."""
+        if op > self.last + 1:
+            self._kept.extend([None] * min(op - self.last - 1, OUTCOMES_MAX))
         self.last = op
         self.used_ms = now_ms
+        self._kept.append(outcome if len(outcome.body) <= OUTCOME_BYTES_MAX else shortened(outcome))
+
+    def add_short(self, told: Sequence[Telling], now_ms: int) -> None:
+        """`add` for those of the next ops, none of which is long."""
+        self._kept.extend(told)
+        self.last += len(told)
+        self.used_ms = now_ms
+
+    def forget(self) -> None:
+        """All outcomes; the last number stays."""
+        self._kept.clear()
 
 
 def bound_outcomes(sessions: dict[str, SessionOps], now_ms: int) -> None:
@@ -100,10 +133,10 @@ def bound_outcomes(sessions: dict[str, SessionOps], now_ms: int) -> None:
     """
     kept = outcomes = 0
     for session, ops in sorted(sessions.items(), key=lambda item: item[1].used_ms, reverse=True):
-        outcomes += len(ops.outcomes)
+        outcomes += ops.count
         if kept >= OWNER_SESSIONS_MAX or 0 < ops.used_ms <= now_ms - SESSION_KEPT_MS:
             del sessions[session]
             continue
         kept += 1
         if outcomes > OWNER_OUTCOMES_MAX:
-            ops.outcomes.clear()
+            ops.forget()

@@ -27,6 +27,7 @@ from .effects import (
     encode_effects,
 )
 from .ids import Version
+from .outcomes import Outcome
 from .values import loads
 
 STATE_TRAVELS_BYTES_MAX = 64 << 10
@@ -50,11 +51,18 @@ class Past(msgspec.Struct, gc=False):
     line: bytes = b""
     """Of the one message that was appended: the chat's own bytes, because a copy in a long memory costs as much as
     building it."""
+    fingerprint: int = 0
+    """Of the request, when there is a `line`."""
 
     @property
     def core(self) -> bytes:
         """`"version":...,"previous":...,"by":...,"ops":[...]`: an integrity frame without its type and owner."""
         return b"%b%b]}]" % (self.front, self.line) if self.line else self.front
+
+    @property
+    def core_json(self) -> bytes:
+        """The core as one JSON object."""
+        return b"{%b%b]}]}" % (self.front, self.line) if self.line else b"{%b}" % self.front
 
     @property
     def size_bytes(self) -> int:
@@ -66,6 +74,15 @@ class Past(msgspec.Struct, gc=False):
         if self.line:
             return b'{"type":"integrity",%b,%b%b]}]}' % (owner, self.front, self.line)
         return codec.integrity(owner, self.front)
+
+    def outcome(self) -> Outcome:
+        """The ack of a plain append. Only with a `line`; its id was made here, so nothing in it is escaped."""
+        line, version = self.line, self.version
+        begin = len(b'{"id":"')
+        body = b'"version":%b,"durable":"fsync","messages":["%b"]' % (
+            version.encoded(), line[begin : line.index(b'"', begin)]
+        )
+        return Outcome("ack", self.fingerprint, body, version.integrity)
 
 
 def targets_of(effects: list[Effect]) -> tuple[str, ...]:

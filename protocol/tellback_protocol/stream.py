@@ -9,7 +9,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -133,17 +133,18 @@ class Stream:
             ops = self.sessions[session] = SessionOps()
         return ops
 
-    def remember(self, pasts: Iterable[Past]) -> None:
+    def remember(self, pasts: Sequence[Past]) -> None:
         """Add commits to the history in memory and drop the oldest over the bounds."""
         history = self.history
         size_bytes = self.history_bytes
+        history.extend(pasts)
         for past in pasts:
-            history.append(past)
-            size_bytes += past.size_bytes
+            # As `size_bytes`, which is a call.
+            size_bytes += len(past.front) + (len(past.line) + 3 if past.line else 0)
         dropped = None
         while len(history) > HISTORY_COMMITS_MAX or (size_bytes > HISTORY_BYTES_MAX and len(history) > 1):
             dropped = history.popleft()
-            size_bytes -= dropped.size_bytes
+            size_bytes -= len(dropped.front) + (len(dropped.line) + 3 if dropped.line else 0)
         self.history_bytes = size_bytes
         if dropped is not None:
             self.history_from = dropped.version

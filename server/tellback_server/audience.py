@@ -15,6 +15,7 @@ from tellback_protocol import codec
 from tellback_protocol.frames import Behind
 from tellback_protocol.ids import Version
 from tellback_server.backlog import AT_ONCE_BYTES, Backlog
+from tellback_server.releases import told_frames
 from tellback_server.websocket import text_frame, text_frames
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Audience:
             outbox = tab.outbox
             if frames is None or subscription.owner_json != built_for:
                 built_for = subscription.owner_json
-                frames = text_frames([commit.frame(built_for) for commit in told])
+                frames = told_frames(told, built_for)
             if not outbox.is_waiting and outbox.wire.send_now(frames):
                 continue
             touched.add(tab)

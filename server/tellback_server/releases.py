@@ -18,11 +18,16 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.ids import Version
 from tellback_protocol.past import Past
 from tellback_protocol.requests import Malformed, Request
+from tellback_server.websocket.text_frames import HEADERS, text_frame
 
 if TYPE_CHECKING:
     from tellback_server.actor import Actor
     from tellback_server.backlog import Backlog
     from tellback_server.tab import Tab
+
+
+_CLOSING = b"]}]}"
+"""Of a Past with a line."""
 
 
 class Following(msgspec.Struct, gc=False):
@@ -86,6 +91,25 @@ class OwnCommit(msgspec.Struct, frozen=True, gc=False):
     def frame(self, owner: bytes) -> bytes:
         """What the others are told; `owner` from `codec.owner_member`."""
         return codec.integrity(owner, self.core)
+
+
+def told_frames(told: list[Told], owner: bytes) -> bytes:
+    """What the others are told, as one piece of WebSocket frames; `owner` from `codec.owner_member`."""
+    if len(told) == 1:
+        return text_frame(told[0].frame(owner))
+    pieces: list[bytes] = []
+    opening = b'{"type":"integrity",%b,' % owner
+    around = len(opening) + len(_CLOSING)
+    for commit in told:
+        if type(commit) is Past and commit.line:
+            # As its `frame`, without the copy.
+            front, line = commit.front, commit.line
+            length = around + len(front) + len(line)
+            if length < len(HEADERS):
+                pieces += (HEADERS[length], opening, front, line, _CLOSING)
+                continue
+        pieces.append(text_frame(commit.frame(owner)))
+    return b"".join(pieces)
 
 
 class Subscription:

@@ -105,14 +105,14 @@ class SessionFile(msgspec.Struct, kw_only=True):
                 ops.used_ms,
                 [
                     KeptOutcome(op, outcome.kind, outcome.fingerprint, outcome.body.decode(), outcome.integrity)
-                    for op, outcome in ops.outcomes.items()
+                    for op, outcome in ops.outcomes()
                 ],
             )
             for session, ops in stream.sessions.items()
             if ops.used_ms == 0 or ops.used_ms > now_ms - SESSION_KEPT_MS
         }
         history = [
-            KeptPast(past.version.seq, past.version.integrity, msgspec.Raw(b"{%b}" % past.core), past.targets)
+            KeptPast(past.version.seq, past.version.integrity, msgspec.Raw(past.core_json), past.targets)
             for past in stream.history
         ]
         return cls(
@@ -174,16 +174,19 @@ def left_name(files: FileStore, user: str, chat_id: str) -> str | None:
 def fold_sessions(saved: SessionFile, stream: Stream) -> None:
     """Outcomes and history, whatever its epoch."""
     for session, kept in saved.sessions.items():
-        ops = stream.sessions[session] = SessionOps(kept.last, kept.used_ms)
+        first = kept.outcomes[0].op if kept.outcomes else kept.last + 1
+        ops = stream.sessions[session] = SessionOps(first - 1)
         for outcome in kept.outcomes:
-            ops.outcomes[outcome.op] = Outcome(
-                outcome.kind, outcome.fingerprint, outcome.body.encode(), outcome.integrity
+            ops.add(
+                outcome.op, Outcome(outcome.kind, outcome.fingerprint, outcome.body.encode(), outcome.integrity),
+                kept.used_ms,
             )
+        ops.used_ms = kept.used_ms
     stream.running = {one: Running(kept.text, kept.reasoning) for one, kept in saved.texts.items()}
     stream.history_from = saved.history_from
     epoch = saved.history_from.epoch
     stream.remember(
-        Past(Version(epoch, past.seq, past.integrity), past.members, past.targets) for past in saved.history
+        [Past(Version(epoch, past.seq, past.integrity), past.members, past.targets) for past in saved.history]
     )
 
 

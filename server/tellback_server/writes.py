@@ -94,12 +94,13 @@ class Writes:
         if ops is None or not self.anchored or not hub.is_open or journal.uncommitted_bytes > UNCOMMITTED_BYTES_MAX:
             return 0
         done = append_plain(
-            stream, ops, tab.session_json, requests, clock.integrity, clock.message_id, clock.now_ms(), hub.limits
+            stream, ops, tab.session_json, requests, owner_json, clock.integrity, clock.message_id, clock.now_ms(),
+            hub.limits,
         )
         if done is None:
             return 0
         commits = done.pasts
-        acks = codec.acks(requests, owner_json, done.bodies)
+        acks = done.acks
         if not hub.is_synced:
             acks = [hub.durability(answer) for answer in acks]
         try:

@@ -224,15 +224,15 @@ def _torn_batch_is_corruption() -> None:
 
 @bug("failed-batch-is-acknowledged", "durable", chaos=POWER, fail_syncs=True)
 def _failed_batch_is_acknowledged() -> None:
-    from tellback_server.log.writer import Writer
+    from tellback_server.log.writer import Gathered, Writer
 
     commit = Writer._commit
 
-    def optimistic(self: Writer, records: list[bytes]) -> None:
+    def optimistic(self: Writer, records: Gathered) -> None:
         try:
             commit(self, records)
         except OSError:
-            self._on_synced(self._next_position + len(records) - 1, 0)
+            self._on_synced(self._next_position + len(records.sizes) - 1, 0)
             time.sleep(SLOW_S)
             raise
 

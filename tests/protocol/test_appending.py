@@ -18,6 +18,8 @@ from tellback_protocol.errors import Refused
 from tellback_protocol.fields import OpBase
 from tellback_protocol.frames import Damage, Limits
 from tellback_protocol.ids import Version
+from tellback_protocol.outcomes import OUTCOME_BYTES_MAX, Outcome
+from tellback_protocol.past import Past
 from tellback_protocol.requests import Append
 from tellback_protocol.stream import Stream
 from tellback_protocol.values import read_payload
@@ -25,6 +27,7 @@ from tellback_protocol.values import read_payload
 SESSION = "session-of-a-tab-1"
 START = "00000000-0000-4000-8000-000000000001"
 NEXT = "00000000-0000-8000-8000-00000000000f"
+OWNER = codec.chat_json("group:x")
 
 
 def stream() -> Stream:
@@ -41,8 +44,8 @@ def short(chat: Stream, *requests: Append, seed: int = 1) -> PlainAppends | None
     integrities = itertools.chain([NEXT], (f"00000000-0000-8000-8000-0000000001{n:02x}" for n in range(256)))
     ids = (f"{(seed + n) & 0xFFFFFFFFFFFFFFFF:016x}" for n in itertools.count())
     return append_plain(
-        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests), integrities.__next__, ids.__next__, 99,
-        Limits(),
+        chat, chat.session(SESSION), b'"session-of-a-tab-1"', list(requests), OWNER, integrities.__next__, ids.__next__,
+        99, Limits(),
     )
 
 
@@ -55,7 +58,7 @@ def state(chat: Stream) -> object:
         chat.head, chat.chat.version, dict(chat.chat.messages),
         [(past.version, past.core, past.size_bytes, past.targets) for past in chat.history],
         chat.history_bytes,
-        {name: (ops.last, ops.used_ms, dict(ops.outcomes)) for name, ops in chat.sessions.items()},
+        {name: (ops.last, ops.used_ms, dict(ops.outcomes())) for name, ops in chat.sessions.items()},
     )
 
 
@@ -78,14 +81,14 @@ def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
         return
     decision = decide(other, request, SESSION, Fresh(NEXT, seed, 99), Limits())
     assert isinstance(decision, Committed)
-    assert (found.records, found.bodies) == ([decision.record], [decision.outcome.body])
+    assert found.records == [decision.record]
+    assert found.acks == [codec.answer("ack", request.id, OWNER, 1, decision.outcome.body)]
     (past,) = found.pasts
     assert (past.version, past.core) == (decision.version, decision.core)
     assert found.lines == {past_id: one.chat.messages[past_id] for past_id in [f"{seed & 0xFFFFFFFFFFFFFFFF:016x}"]}
-    owner = codec.chat_json("group:x")
-    assert past.frame(owner) == decision.frame(owner)
+    assert past.frame(OWNER) == decision.frame(OWNER)
     install(other, SESSION, 1, decision, 99)
-    assert other.history[-1].frame(owner) == decision.frame(owner)
+    assert other.history[-1].frame(OWNER) == decision.frame(OWNER)
     assert state(one) == state(other)
 
 
@@ -180,6 +183,20 @@ def test_e8_several_are_the_same_as_one_after_the_other() -> None:
     install(other, SESSION, 1, decided(other, first, NEXT, 1), 99)
     install(other, SESSION, 2, decided(other, second, "00000000-0000-8000-8000-000000000100", 2), 99)
     assert state(one) == state(other)
+
+
+def test_o11_the_outcome_of_a_long_message_does_not_hold_on_to_it() -> None:
+    chat = stream()
+    long = b'{"mes":"%b"}' % (b"x" * OUTCOME_BYTES_MAX)
+    assert count(short(chat, append(b'{"mes":"1"}'), append(long, op=2), append(b'{"mes":"3"}', op=3))) == 3
+
+    kept = list(chat.sessions[SESSION]._kept)
+    assert [type(one) for one in kept] == [Past, Outcome, Past]
+    other = stream()
+    for op, integrity in enumerate((NEXT, *(f"00000000-0000-8000-8000-0000000001{n:02x}" for n in range(2))), 1):
+        request = append((b'{"mes":"1"}', long, b'{"mes":"3"}')[op - 1], op=op)
+        install(other, SESSION, op, decided(other, request, integrity, op), 99)
+    assert state(chat) == state(other)
 
 
 def decided(chat: Stream, request: Append, integrity: str, seed: int) -> Committed:

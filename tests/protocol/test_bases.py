@@ -60,7 +60,7 @@ def test_b6_the_same_holds_after_a_restart() -> None:
     for decision in (first, second):
         again.fold(decode_commit(decision.record))
 
-    assert again.session(MINE).outcomes[1] == second.outcome
+    assert again.session(MINE).outcome(1) == second.outcome
     third = ask(again, MINE, set_n(2, OpBase(1)), 4)
     assert third.outcome.kind == "conflict"
 

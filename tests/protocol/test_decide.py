@@ -83,7 +83,7 @@ def deep_picture(stream: Stream) -> Any:
         stream.head, stream.chat.version, stream.chat.metadata, list(stream.chat.messages.items()),
         sorted(stream.chat.bare), sorted(stream.chat.odd),
         {name: (state.version, state.data, state.corrupt) for name, state in stream.states.items()},
-        {name: (ops.last, ops.used_ms, dict(ops.outcomes)) for name, ops in stream.sessions.items()},
+        {name: (ops.last, ops.used_ms, dict(ops.outcomes())) for name, ops in stream.sessions.items()},
         list(stream.history), stream.history_bytes, stream.history_from,
     ))
 

@@ -273,7 +273,7 @@ async def test_long_answers_are_kept_short_and_told_whole(tmp_path: Path) -> Non
         assert await resent(app.urls[0]) == acks
         [actor] = app._hub.actors
         assert actor.stream is not None
-        kept = actor.stream.sessions[session].outcomes
+        kept = dict(actor.stream.sessions[session].outcomes())
         assert sum(len(outcome.body) for outcome in kept.values()) < 1000
     async with running(tmp_path, **SMALL_LOG) as app:
         assert await resent(app.urls[0]) == acks

@@ -16,6 +16,7 @@ from tellback_server.websocket import (
     TransportLimits,
     WebSocketConnection,
     text_frame,
+    text_frames,
 )
 from tests.support.recording_handler import Wire
 from tests.support.websocket_frames import (
@@ -62,9 +63,10 @@ def closed_with(wire: Wire) -> tuple[int, bytes]:
 # Frames out.
 
 
-@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65535, 65536, 100_000])
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 4095, 4096, 65535, 65536, 100_000])
 def test_a_text_frame_has_the_shortest_header(length: int) -> None:
     assert server_frames(text_frame(b"x" * length)) == [(TEXT, b"x" * length)]
+    assert server_frames(text_frames([b"x" * length, b"y" * length])) == [(TEXT, b"x" * length), (TEXT, b"y" * length)]
 
 
 async def test_a_batch_is_one_write(make_wire: WireMaker) -> None:

@@ -77,6 +77,7 @@ __all__ = [
     "decode_segment_header",
     "encode_batch",
     "encode_record",
+    "encode_record_head",
     "encode_segment_header",
     "iterate_records",
     "record_size",
@@ -250,12 +251,14 @@ def body_is_whole(header: BatchHeader, body: bytes) -> bool:
 
 
 def encode_record(kind: int, owner: bytes, seq: int, body: bytes) -> bytes:
-    """One record. Raises struct.error when kind, seq or a length does not fit its field.
+    """One record. Raises struct.error when kind, seq or a length does not fit its field."""
+    return encode_record_head(kind, owner, seq, body) + body
 
-    The hot path of the whole server: under a microsecond for a small record.
-    """
+
+def encode_record_head(kind: int, owner: bytes, seq: int, body: bytes) -> bytes:
+    """What stands before `body` in a record: it is copied once only, into its batch. As `encode_record`."""
     tail = _RECORD_TAIL.pack(len(body), seq, len(owner), kind, 0) + owner
-    return b"".join((_CRC_STRUCT.pack(zlib.crc32(body, zlib.crc32(tail))), tail, body))
+    return _CRC_STRUCT.pack(zlib.crc32(body, zlib.crc32(tail))) + tail
 
 
 def decode_record(data: bytes, offset: int = 0) -> Record | None:

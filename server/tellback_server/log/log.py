@@ -31,12 +31,12 @@ from tellback_server.log.format import (
     OWNER_BYTES_MAX,
     Position,
     Record,
-    encode_record,
+    encode_record_head,
 )
 from tellback_server.log.index import IndexedSegment
 from tellback_server.log.recovery import Logger, Recovered, Seen, recover
 from tellback_server.log.term import TermFile, TermLine
-from tellback_server.log.writer import BATCH_BYTES_MAX, LogStats, Writer
+from tellback_server.log.writer import BATCH_BYTES_MAX, Gathered, LogStats, Writer
 
 __all__ = ["SEGMENT_BYTES", "Log"]
 
@@ -109,9 +109,8 @@ class Log:
         """The last position the writer made durable. Set in the writer thread, a moment before `durable`."""
         self.uncommitted_bytes = 0
         """Bytes of records that wait for the disk. For back-pressure."""
-        self._gathered: list[bytes] = []
+        self._gathered = Gathered()
         """Encoded records of this iteration of the loop."""
-        self._gathered_bytes = 0
         self._is_kicked = False
         self.handed = self._sequenced
         """The last position the writer has. What comes after it becomes durable with one batch of its own."""
@@ -252,27 +251,31 @@ class Log:
         else:
             key = entry.key
         seq = first_seq
-        size = 0
-        records: list[bytes] = []
+        pieces: list[bytes] = []
+        sizes: list[int] = []
         for body in bodies:
             if len(body) > BODY_BYTES_MAX:
                 raise RecordTooLarge(len(body), BODY_BYTES_MAX)
-            record = encode_record(kind, key, seq, body)
-            records.append(record)
-            size += len(record)
+            head = encode_record_head(kind, key, seq, body)
+            pieces += (head, body)
+            sizes.append(len(head) + len(body))
             seq += 1
         if entry is None:
             entry = self._index.owner(owner, key)
-        entry.add(self._sequenced + 1, first_seq, len(records))
-        position = self._sequenced = self._sequenced + len(records)
-        self._gathered += records
+        count = len(sizes)
+        entry.add(self._sequenced + 1, first_seq, count)
+        position = self._sequenced = self._sequenced + count
+        size = sum(sizes)
+        gathered = self._gathered
+        gathered.pieces += pieces
+        gathered.sizes += sizes
+        gathered.size_bytes += size
         self.uncommitted_bytes += size
-        self._gathered_bytes += size
         if not self._is_kicked:
             self._is_kicked = True
             assert self._loop is not None, "start comes before append"
             self._loop.call_soon(self._kick)
-        elif self._gathered_bytes >= BATCH_BYTES_MAX:
+        elif gathered.size_bytes >= BATCH_BYTES_MAX:
             self._hand_over()
         return Position(position)
 
@@ -312,9 +315,8 @@ class Log:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        if self._gathered:
-            gathered, self._gathered = self._gathered, []
-            self._gathered_bytes = 0
+        if self._gathered.sizes:
+            gathered, self._gathered = self._gathered, Gathered()
             self.handed = self._sequenced
             self._writer.submit(gathered)
             if not self._is_watching and self._loop is not None:

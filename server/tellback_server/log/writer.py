@@ -36,7 +36,7 @@ from tellback_server.log.recovery import Recovered
 from tellback_server.log.segment import Spare, make_spare, publish
 from tellback_server.log.term import TermFile
 
-__all__ = ["BATCH_BYTES_MAX", "LogStats", "Writer"]
+__all__ = ["BATCH_BYTES_MAX", "Gathered", "LogStats", "Writer"]
 
 BATCH_BYTES_MAX: Final = 4 << 20
 """A batch stops gathering past this, so that the first record in it does not wait for the bytes of the last."""
@@ -58,6 +58,16 @@ class LogStats(msgspec.Struct, gc=False):
     """The latest durations of write and sync together, in seconds, oldest first."""
     batch_records: deque[int] = msgspec.field(default_factory=lambda: deque(maxlen=_SYNC_SAMPLES))
     """How many records the latest batches had."""
+
+
+class Gathered(msgspec.Struct, gc=False):
+    """Encoded records, in order. They are joined once, where their batch is put together."""
+
+    pieces: list[bytes] = []
+    sizes: list[int] = []
+    """Of the records."""
+    size_bytes: int = 0
+    """Of all of them."""
 
 
 class _Stop:
@@ -106,7 +116,7 @@ class Writer:
         self._written = recovered.header.number, recovered.offset
         """Set as one, because another thread reads it."""
         self._is_sealed = True
-        self._queue: SimpleQueue[list[bytes] | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[Gathered | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tellback-log", daemon=True)
         self._spare: Spare | None = None
         self._spare_thread: threading.Thread | None = None
@@ -118,8 +128,8 @@ class Writer:
         """Starts the thread."""
         self._thread.start()
 
-    def submit(self, records: list[bytes]) -> None:
-        """Hands encoded records over, in order. Never blocks. The list is the writer's from now on."""
+    def submit(self, records: Gathered) -> None:
+        """Hands encoded records over, in order. Never blocks. They are the writer's from now on."""
         self._queue.put(records)
 
     def close(self) -> None:
@@ -159,17 +169,20 @@ class Writer:
                 continue
             # What waits now, and not what comes while it is gathered: a busy loop thread could feed that for ever.
             waiting = self._queue.qsize()
-            records: list[bytes] = []
-            size = 0
+            records: Gathered | None = None
             while not isinstance(item, _Stop):
-                records += item
-                size += sum(map(len, item))
-                if waiting == 0 or size >= soft_limit:
+                if records is None:
+                    records = item
+                else:
+                    records.pieces += item.pieces
+                    records.sizes += item.sizes
+                    records.size_bytes += item.size_bytes
+                if waiting == 0 or records.size_bytes >= soft_limit:
                     break
                 waiting -= 1
                 # Nobody else takes from the queue, so what was counted is there.
                 item = self._queue.get_nowait()
-            if records:
+            if records is not None:
                 self._commit(records)
             if isinstance(item, _Stop):
                 return
@@ -182,27 +195,26 @@ class Writer:
         is_making = self._spare_thread is not None and self._spare_thread.is_alive()
         return _SPARE_RETRY_S if is_making or self.spare_error is not None else None
 
-    def _commit(self, records: list[bytes]) -> None:
+    def _commit(self, records: Gathered) -> None:
         """One batch. When it returns, the batch is durable and told."""
         # Joined once, with room for the header in front: a second copy would cost as much as a checksum.
-        data = bytearray().join((bytes(BATCH_HEADER_BYTES), *records))
-        size_bytes = len(data) - BATCH_HEADER_BYTES
+        data = bytearray().join((bytes(BATCH_HEADER_BYTES), *records.pieces))
+        count, size_bytes = len(records.sizes), records.size_bytes
         started_s = self._clock.monotonic_s()
-        offset = self._write(data, len(records))
+        offset = self._write(data, count)
         self._make_durable()
         stats = self._stats
         took_s = self._clock.monotonic_s() - started_s
         stats.sync_s.append(took_s)
-        stats.batch_records.append(len(records))
+        stats.batch_records.append(count)
         stats.batches += 1
-        stats.records += len(records)
+        stats.records += count
         stats.bytes += size_bytes
-        sizes = map(len, records)
-        offsets = accumulate(sizes, initial=offset + BATCH_HEADER_BYTES)
+        offsets = accumulate(records.sizes, initial=offset + BATCH_HEADER_BYTES)
         self._segment.offsets.extend(offsets)
         # accumulate also yields the end of the last record.
         del self._segment.offsets[-1]
-        self._next_position += len(records)
+        self._next_position += count
         self._is_sealed = False
         self._announce(self._next_position - 1, size_bytes)
         if self._offset * 2 > self._size_bytes:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["PING_FRAME", "TEXT_FRAME", "text_frame", "text_frames"]
+__all__ = ["HEADERS", "PING_FRAME", "TEXT_FRAME", "text_frame", "text_frames"]
 
 TEXT_FRAME: Final = 0x81  # FIN set, RSV 0, opcode text (RFC 6455 section 5.2).
 PING_FRAME: Final = b"\x89\x00"
-_SHORT_HEADERS: Final = tuple(bytes((TEXT_FRAME, length)) for length in range(126))
+HEADERS: Final = (
+    *(bytes((TEXT_FRAME, length)) for length in range(126)),
+    *(b"\x81\x7e" + length.to_bytes(2, "big") for length in range(126, 4096)),
+)
+"""What stands before a payload, by its length: most are this short, and a look costs less than making one."""
 
 
 def text_frame(payload: bytes) -> bytes:
     """Return the server's text frame for `payload` (UTF-8, any length). A broadcast is built once and given to
     `send_frame` of every connection."""
     length = len(payload)
-    if length < 126:
-        return _SHORT_HEADERS[length] + payload
+    if length < 4096:
+        return HEADERS[length] + payload
     if length < 65536:
         return b"\x81\x7e" + length.to_bytes(2, "big") + payload
     return b"\x81\x7f" + length.to_bytes(8, "big") + payload
@@ -29,8 +33,8 @@ def text_frames(payloads: list[bytes]) -> bytes:
     pieces: list[bytes] = []
     for payload in payloads:
         length = len(payload)
-        if 126 <= length < 65536:
-            pieces += (b"\x81\x7e", length.to_bytes(2, "big"), payload)
+        if length < 4096:
+            pieces += (HEADERS[length], payload)
         else:
             pieces.append(text_frame(payload))
     return b"".join(pieces)
