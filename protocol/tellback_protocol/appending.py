@@ -11,8 +11,8 @@ Rules of this module:
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 import msgspec
 
@@ -25,6 +25,7 @@ from .stream import Stream
 from .values import OBJECT, anonymous_objects
 
 _TARGETS = ("a",)
+_ANY_BASE_CRC = crc32(b"*")
 _ACK = b'{"type":"ack","id":%d,%b"op":%d,%b"durable":"fsync","messages":["%b"]}'
 _ACK_UNASKED = b'{"type":"ack","id":null,%b"op":%d,%b"durable":"fsync","messages":["%b"]}'
 
@@ -37,8 +38,8 @@ class PlainAppends(msgspec.Struct, gc=False):
     """What the log keeps."""
     acks: list[bytes]
     """What is answered."""
-    lines: dict[str, bytes]
-    """The messages, by id."""
+    ids: list[str]
+    """Of the messages."""
 
 
 def append_plain(
@@ -69,27 +70,28 @@ def append_plain(
         return None
 
     chat = stream.chat
-    known = chat.messages
+    all_messages = chat.messages
     epoch, seq = stream.head.epoch, stream.head.seq
     previous_json = stream.head.integrity.encode()
     current = chat.version.integrity
     op = ops.last
-    base = ""
-    base_crc = 0
+    base, base_crc = "*", _ANY_BASE_CRC
     author = b'","by":{"session":%b,"op":' % session_json
     owner = owner_json + b","
     has_long = False
     pasts: list[Past] = []
     records: list[bytes] = []
     acks: list[bytes] = []
-    lines: dict[str, bytes] = {}
+    ids: list[str] = []
     # What is not plain, and all behind it, has no payload.
-    for request, payload in zip(requests, payloads[:count], strict=False):
+    if count < len(payloads):
+        del payloads[count:]
+    for request, payload in zip(requests, payloads, strict=False):
         if request.base != base:
             base = str(request.base)
-            base_crc = zlib.crc32(base.encode())
+            base_crc = crc32(base.encode())
         message_id = new_message_id()
-        if request.op != op + 1 or (base != "*" and base != current) or message_id in known or message_id in lines:
+        if request.op != op + 1 or (base != "*" and base != current) or message_id in all_messages:
             break
         integrity = new_integrity()
         seq += 1
@@ -101,8 +103,10 @@ def append_plain(
         line = b'{"id":"%b",%b' % (id_json, payload[1:])
         front = b'%b"previous":"%b%b%d},"ops":[{"op":"append","messages":[' % (version_json, previous_json, author, op)
         # As `fingerprint` works it out for an append.
-        print_ = zlib.crc32(payload, base_crc) | (len(payload) & 0xFFFFF) << 32
-        lines[message_id] = line
+        print_ = crc32(payload, base_crc) | (len(payload) & 0xFFFFF) << 32
+        # Nothing behind the last break can fail, so that what is installed stays.
+        all_messages[message_id] = line
+        ids.append(message_id)
         pasts.append(Past(version, front, _TARGETS, line, print_))
         records.append(b'{%b%b]}],"fingerprint":%d,"plain":true}' % (front, line, print_))
         acks.append(
@@ -115,7 +119,7 @@ def append_plain(
         current = integrity
     if not pasts:
         return None
-    chat.append_lines(lines)
+    chat.appended(ids)
     stream.remember(pasts)
     # An outcome holds on to its line when the message is another one long since: only a short one may.
     told: Sequence[Telling] = pasts
@@ -123,4 +127,4 @@ def append_plain(
         told = [past.outcome() if len(past.line) > OUTCOME_BYTES_MAX else past for past in pasts]
     ops.add_short(told, now_ms)
     chat.version = stream.head = pasts[-1].version
-    return PlainAppends(pasts, records, acks, lines)
+    return PlainAppends(pasts, records, acks, ids)

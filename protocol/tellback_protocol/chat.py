@@ -128,11 +128,10 @@ class Chat:
             case StateEffect():
                 pass
 
-    def append_lines(self, lines: dict[str, bytes]) -> None:
-        """The hot path's `apply`: messages with their ids in the lines, new in this chat, at the end."""
-        self.messages.update(lines)
+    def appended(self, ids: Iterable[str]) -> None:
+        """Messages with their ids in the lines were put at the end of `messages`, new in this chat."""
         if self._order is not None:
-            self._order.extend(lines)
+            self._order.extend(ids)
 
     def _append(self, message_id: str, line: bytes) -> None:
         if message_id in self.messages:

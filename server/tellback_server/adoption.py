@@ -253,7 +253,8 @@ def _patch(chat: Chat, effect: PatchEffect) -> None:
     if effect.message in chat.messages:
         chat.apply(PatchEffect(effect.message, Raw(b"[]")), {effect.message: line})
     else:
-        chat.append_lines({effect.message: line})
+        chat.messages[effect.message] = line
+        chat.appended((effect.message,))
 
 
 def _try(chat: Chat, effect: Effect) -> bool:

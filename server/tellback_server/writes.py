@@ -112,7 +112,7 @@ class Writes:
         count = len(commits)
         actor.last_position = position
         pending = file.pending
-        pending.add_plain(done.lines)
+        pending.add_plain(done.ids)
         hub.counters.commits += count
         actor.audience.unreleased += count
         size_bytes = sum(sizes if count == len(sizes) else sizes[:count])

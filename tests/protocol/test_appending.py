@@ -85,7 +85,7 @@ def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
     assert found.acks == [codec.answer("ack", request.id, OWNER, 1, decision.outcome.body)]
     (past,) = found.pasts
     assert (past.version, past.core) == (decision.version, decision.core)
-    assert found.lines == {past_id: one.chat.messages[past_id] for past_id in [f"{seed & 0xFFFFFFFFFFFFFFFF:016x}"]}
+    assert found.ids == [f"{seed & 0xFFFFFFFFFFFFFFFF:016x}"] == list(one.chat.messages)[-1:]
     assert past.frame(OWNER) == decision.frame(OWNER)
     install(other, SESSION, 1, decision, 99)
     assert other.history[-1].frame(OWNER) == decision.frame(OWNER)

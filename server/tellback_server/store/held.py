@@ -57,12 +57,14 @@ class OutsideEdit(Exception):
 
 
 class Pending:
-    """What the files do not hold yet. `appended` are new messages at the end, in order, by id."""
+    """What the files do not hold yet."""
 
-    __slots__ = ("appended", "commits", "events", "full_at", "reordered", "rewrite", "states")
+    __slots__ = ("_appended", "_plain", "commits", "events", "full_at", "reordered", "rewrite", "states")
 
     def __init__(self) -> None:
-        self.appended: dict[str, None] = {}
+        self._appended: dict[str, None] = {}
+        self._plain: list[str] = []
+        """To be put behind these: a list grows for less."""
         self.rewrite = False
         """A message that the file holds changed, or the metadata did: the whole file is written anew."""
         self.states: set[str] = set()
@@ -108,16 +110,24 @@ class Pending:
                     self.rewrite = True
                     self.reordered = self.reordered or isinstance(effect, InsertEffect)
 
-    def add_plain(self, lines: dict[str, bytes]) -> None:
-        """As `add`, for commits that append one message each; they are by id."""
-        self.commits += len(lines)
-        self.appended |= dict.fromkeys(lines)
+    @property
+    def appended(self) -> dict[str, None]:
+        """New messages at the end, in order, by id. Nobody else changes it."""
+        if self._plain:
+            self._appended |= dict.fromkeys(self._plain)
+            self._plain = []
+        return self._appended
+
+    def add_plain(self, ids: list[str]) -> None:
+        """As `add`, for commits that append one message each."""
+        self.commits += len(ids)
+        self._plain += ids
 
     def give_back(self, earlier: Pending) -> None:
         """A checkpoint of `earlier` failed: it is pending again, before what came since."""
         self.rewrite = self.rewrite or earlier.rewrite
         self.reordered = self.reordered or earlier.reordered
-        self.appended = {**earlier.appended, **self.appended}
+        self._appended = {**earlier.appended, **self.appended}
         self.states |= earlier.states
         self.commits += earlier.commits
         self.events |= earlier.events

@@ -55,9 +55,9 @@ class StorePending(Pending):
         super().add(known)
         self._keep(known)
 
-    def add_plain(self, lines: dict[str, bytes]) -> None:
-        super().add_plain(lines)
-        self._keep(list(lines))
+    def add_plain(self, ids: list[str]) -> None:
+        super().add_plain(ids)
+        self._keep(ids)
 
     def _keep(self, effects: list[Effect] | list[str]) -> None:
         if not self.is_whole:
