@@ -250,25 +250,29 @@ class Log:
                 raise RecordTooLarge(len(key), OWNER_BYTES_MAX)
         else:
             key = entry.key
+        gathered = self._gathered
+        pieces, sizes = gathered.pieces, gathered.sizes
+        before = len(sizes)
         seq = first_seq
-        pieces: list[bytes] = []
-        sizes: list[int] = []
-        for body in bodies:
-            if len(body) > BODY_BYTES_MAX:
-                raise RecordTooLarge(len(body), BODY_BYTES_MAX)
-            head = encode_record_head(kind, key, seq, body)
-            pieces += (head, body)
-            sizes.append(len(head) + len(body))
-            seq += 1
+        size = 0
+        try:
+            for body in bodies:
+                if len(body) > BODY_BYTES_MAX:
+                    raise RecordTooLarge(len(body), BODY_BYTES_MAX)
+                head = encode_record_head(kind, key, seq, body)
+                record_bytes = len(head) + len(body)
+                size += record_bytes
+                sizes.append(record_bytes)
+                pieces += (head, body)
+                seq += 1
+        except BaseException:
+            del sizes[before:], pieces[2 * before :]
+            raise
         if entry is None:
             entry = self._index.owner(owner, key)
-        count = len(sizes)
+        count = seq - first_seq
         entry.add(self._sequenced + 1, first_seq, count)
         position = self._sequenced = self._sequenced + count
-        size = sum(sizes)
-        gathered = self._gathered
-        gathered.pieces += pieces
-        gathered.sizes += sizes
         gathered.size_bytes += size
         self.uncommitted_bytes += size
         if not self._is_kicked:
