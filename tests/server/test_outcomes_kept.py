@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from structlog.testing import capture_logs
 
 from tellback_protocol.chat import Chat
 from tellback_protocol.stream import Stream
+from tellback_server import retention
 from tellback_server.app import App
 from tellback_server.fs import Fs
 from tellback_server.sealed import seal, unseal
@@ -90,8 +92,9 @@ def sync_of(data: Path) -> bytes:
     return path.read_bytes().replace(b" ", b"") if path.exists() else b""
 
 
-async def test_a_chat_that_is_never_idle_gets_a_session_file(tmp_path: Path) -> None:
+async def test_a_chat_that_is_never_idle_gets_a_session_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[O9]: so what a start reads of the log is bounded, whatever the chat's age."""
+    monkeypatch.setattr(retention, "RECORDS_UNSAVED_MAX", 2048)
     async with running(tmp_path, checkpoint_interval_s=0.02) as app:
         tab = await TabClient.join(app.urls[0])
         await many(tab, CHAT, 2500)
