@@ -20,6 +20,7 @@ from tellback_server.loading import adopt, create_chat, load_chat, needs_adoptio
 from tellback_server.lookout import Lookout
 from tellback_server.operations import Operation
 from tellback_server.orphans import Orphans
+from tellback_server.outside_renames import follow
 from tellback_server.registrar import Registrar
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
@@ -54,6 +55,7 @@ class FileRoom:
             self._files.clean_temporaries(user)
 
     def load(self, user: str, place: Place, chat_id: str | None, now_ms: int) -> LoadedStream | ChatMissing:
+        follow(self._files, user, place)
         return load_chat(self._files, self._hub.log, user, place, now_ms=now_ms, chat_id=chat_id)
 
     def resolve(self, user: str, chat_id: str) -> str | None:

@@ -5,6 +5,7 @@ Rules of this module (STORAGE "Trash"):
 - Another program may be renaming or copying just now, so it is taken only when two looks at least ORPHANED_S apart
   found the owner gone, and a third one right before it is moved.
 - A chat that is made under the name begins without them: they are put aside before it is.
+- Those of a chat that only has another name now go there (`outside_renames`).
 - What is live here is left alone: a chat that was made and has no file yet, an owner whose commits are being folded.
 - What cannot be moved stays and is looked at again; the reason is told once a look.
 """
@@ -22,6 +23,7 @@ import structlog
 from tellback_protocol.ids import Place, sidecar_name
 from tellback_server.clock import Clock
 from tellback_server.fs import FileMissing
+from tellback_server.outside_renames import bring, home_of
 from tellback_server.store.files import FileStore
 from tellback_server.store.place import OWNER_FOLDERS, STATE_ENDING, file_of, is_text, state_of
 from tellback_server.trash import Entry, Trash
@@ -82,7 +84,10 @@ class Orphans:
         return found
 
     def _take(self, user: str, place: Place, paths: list[str]) -> None:
-        put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
+        home = home_of(self._files, user, place)
+        # Whoever has that chat open knows nothing of them yet: at the next look, then.
+        if home is None or not (self._is_live(user, str(home)) or bring(self._files, user, place, home)):
+            put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
 
     def make_room(self, user: str, place: Place) -> None:
         """Puts aside at once what a deleted owner left, for a new one of its name. Blocks."""
@@ -93,6 +98,9 @@ class Orphans:
             "/".join((*folders, name)) for name in names
             if name.startswith(start) and (owned := state_of(folders, name)) is not None and owned[0] == place
         ]
+        home = home_of(self._files, user, place) if paths else None
+        if home is not None and not self._is_live(user, str(home)) and bring(self._files, user, place, home):
+            return
         if paths:
             put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
 

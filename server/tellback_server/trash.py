@@ -238,21 +238,9 @@ class Trash:
                 self._give_back(self.path(user, entry, path), self._files.checked_path(user, path))
 
     def _give_back(self, kept: str, target: str) -> None:
-        fs = self._files.fs
-        stat = fs.stat(kept)
-        if stat is None:
-            return
-        fs.make_directories(os.path.dirname(target))
-        try:
-            fs.link(kept, target)
-        except FileTaken:
-            standing = fs.stat(target)
-            if standing is None or (standing.inode, standing.device) != (stat.inode, stat.device):
-                raise
-        failpoint("trash.after_link")
-        fs.fsync_directory(os.path.dirname(target))
-        fs.unlink(kept)
-        fs.fsync_directory(os.path.dirname(kept))
+        if self._files.fs.stat(kept) is not None:
+            self._files.fs.make_directories(os.path.dirname(target))
+            self._files.move(kept, target)
 
     def _remove_empty(self, folder: str) -> None:
         """Removes the entry's folders; one that holds something else stays."""

@@ -33,7 +33,7 @@ KILLS = {
     "rename": [*STEPS, *MOVING, "operation.after_written", "operation.after_unlinked"],
     "delete": [*STEPS, "trash.after_manifest", *(f"trash.after_rename@{n}" for n in (1, 2, 3, 4, 5)),
                "trash.after_move@2", "operation.after_trash"],
-    "restore": [*STEPS, *(f"trash.after_link@{n}" for n in (1, 2, 3, 4, 5)), "trash.after_give_back@2",
+    "restore": [*STEPS, *(f"files.after_link@{n}" for n in (1, 2, 3, 4, 5)), "trash.after_give_back@2",
                 "operation.after_trash", "operation.after_written"],
     "branch": [*STEPS_WITHOUT_NAMES, *MOVING, "operation.after_link@5"],
     "create": STEPS_WITHOUT_NAMES,
@@ -270,7 +270,7 @@ OWNER_KILLS = {
     "delete": ["operation.begin", "operation.after_log", "trash.after_manifest",
                *(f"trash.after_rename@{n}" for n in (1, 3, 5, 7)), "trash.after_move@2", "operation.after_trash",
                "operation.after_names", "operation.end", "operation.after_done", "log.after_write@2"],
-    "restore": ["operation.begin", "operation.after_log", *(f"trash.after_link@{n}" for n in (1, 3, 5, 7)),
+    "restore": ["operation.begin", "operation.after_log", *(f"files.after_link@{n}" for n in (1, 3, 5, 7)),
                 "trash.after_give_back@2", "operation.after_trash", "operation.after_written", "operation.after_names",
                 "operation.end", "operation.after_done", "log.after_write@2"],
 }

@@ -257,3 +257,43 @@ async def test_a_live_chat_that_is_moved_by_hand_with_its_chat_sync_goes_on_wher
         assert (by_id["chat_id"], texts(by_id["messages"])) == (first["chat_id"], ["one", "two"])
         assert (await other.append(moved, "three"))["type"] == "ack"
     assert said(path.with_name("Moved.jsonl")) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("behind", ["", '{"name":"Luker","mes":"appended"}\n'])
+async def test_the_states_of_a_chat_that_another_program_renames_follow_its_file(
+    tmp_path: Path, is_open: bool, behind: str
+) -> None:
+    """[Q8] SillyTavern copies the `.jsonl` and removes the old one; nothing else is told or moved."""
+    moved = "character:Alice/Moved"
+    owner = {"chat": moved}
+    async with running(tmp_path) as app:
+        tab = await TabClient.join(app.urls[0])
+        first = await tab.open(CHAT, create=True)
+        await tab.append(CHAT, "one")
+        written = await tab.write_state("state-update", CHAT, namespace="memory", base=None, set=["kept"])
+        assert written["type"] == "ack"
+    path = tmp_path / FILE
+    async with running(tmp_path, checkpoint_interval_s=600) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT)
+        assert (await tab.append(CHAT, "two"))["type"] == "ack"
+        if not is_open:
+            await tab.ask("close", chat=CHAT)
+        path.with_name("Moved.jsonl").write_bytes(path.read_bytes() + behind.encode())
+        path.unlink()
+        other = await TabClient.join(app.urls[0])
+        opened = await other.open(moved)
+        assert (opened["type"], opened["chat_id"]) == ("opened", first["chat_id"]), opened
+        assert sorted(texts(opened["messages"])) == sorted(["one", "two", *(["appended"] if behind else [])])
+        assert (await other.ask("state-get", owner=owner))["states"]["memory"]["data"] == ["kept"]
+        if is_open:
+            assert (await tab.raw.receive_until(type="reset"))["reason"] == "failed"
+        assert (await tab.open(CHAT))["type"] == "error"
+        assert (await other.append(moved, "three"))["type"] == "ack"
+        assert not list(path.parent.glob("First meeting*"))
+    assert said(path.with_name("Moved.jsonl"))[-1] == "three"
+    async with running(tmp_path) as app:
+        again = await TabClient.join(app.urls[0])
+        assert (await again.open(moved))["chat_id"] == first["chat_id"]
+        assert (await again.ask("state-get", owner=owner))["states"]["memory"]["data"] == ["kept"]

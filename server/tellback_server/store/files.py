@@ -37,6 +37,7 @@ from tellback_protocol.ids import (
 )
 from tellback_protocol.values import dumps, loads
 from tellback_server.clock import Clock
+from tellback_server.failpoint import failpoint
 from tellback_server.fs import TEMPORARY_SUFFIX, FileMissing, FileStat, FileTaken, FileUnsafe, Fs, FsError
 from tellback_server.records import FileIdentity
 from tellback_server.store.marks import (
@@ -361,6 +362,24 @@ class FileStore:
         self.check_free(user, name)
         self.make_folder(user, name)
         return self.publish_new(self.chat_path(user, name), data)
+
+    def move(self, source: str, target: str) -> None:
+        """Gives a file another place, over nobody. Durable on return; one that was cut off is finished by the next.
+        Nothing happens when there is no such file. Raises FileTaken, OSError.
+        """
+        stat = self.fs.stat(source)
+        if stat is None:
+            return
+        try:
+            self.fs.link(source, target)
+        except FileTaken:
+            standing = self.fs.stat(target)
+            if standing is None or (standing.inode, standing.device) != (stat.inode, stat.device):
+                raise
+        failpoint("files.after_link")
+        self.fs.fsync_directory(os.path.dirname(target))
+        self.fs.unlink(source)
+        self.fs.fsync_directory(os.path.dirname(source))
 
     def publish_new(self, path: str, data: bytes) -> FileStat:
         """Writes, syncs, verifies and names a file that must not exist. Raises FileTaken, FileNotVerified, OSError."""
