@@ -22,6 +22,17 @@ from .values import dumps, loads, servable
 EMPTY_METADATA = b"{}"
 
 
+def with_integrity(metadata: bytes, integrity: str) -> bytes:
+    """The metadata of a chat that is made of another one, with SillyTavern's `integrity` where that one has it.
+
+    SillyTavern refuses to save a chat over one with another `integrity`, so each has its own.
+    """
+    value = loads(metadata)
+    if not isinstance(value, dict) or "integrity" not in value:
+        return metadata
+    return dumps({**value, "integrity": integrity})
+
+
 class Chat:
     """Metadata and an ordered list of messages, at a version.
 

@@ -17,7 +17,7 @@ from msgspec import Raw
 from . import swipes
 from .backups import BackupRestore
 from .bases import Bases
-from .chat import Chat
+from .chat import Chat, with_integrity
 from .effects import DeletedEffect, RenamedEffect
 from .errors import Refused, illegal
 from .ids import (
@@ -294,8 +294,7 @@ def _link(message: dict[str, Any], kind: str, name: str) -> list[Operation]:
 def branch_twig(chat: Chat, request: ChatBranch, main_chat: str, chat_id: str) -> Twig:
     """Metadata and messages of the chat that a branch makes: everything up to and with the branch point.
 
-    Lines keep their bytes, but for the branch point's when another swipe of it is to be shown. SillyTavern refuses to
-    save a chat over one with another `integrity`, so each has its own. Raises Refused.
+    Lines keep their bytes, but for the branch point's when another swipe of it is to be shown. Raises Refused.
     """
     messages: dict[str, bytes] = {}
     for message_id, line in chat.messages.items():
@@ -308,9 +307,7 @@ def branch_twig(chat: Chat, request: ChatBranch, main_chat: str, chat_id: str) -
         if swipes.active(value) != request.swipe:
             messages[request.message] = dumps(swipes.select(value, request.swipe).value)
             bare.discard(request.message)
-    metadata = loads(chat.metadata)
+    metadata = loads(with_integrity(chat.metadata, chat_id))
     if isinstance(metadata, dict):
         metadata["main_chat"] = main_chat
-        if "integrity" in metadata:
-            metadata["integrity"] = chat_id
     return Twig(dumps(metadata), messages, bare)

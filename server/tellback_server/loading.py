@@ -408,7 +408,8 @@ class _Loading:
         backups: list[str] = []
         if decision.refused:
             assert not isinstance(self.place, StateOwner), "nothing of it is in a file that could be edited"
-            recovered.append(keep_recovered(self.files, self.user, self.place, self._our_version))
+            theirs = found.chat(decision.chat.version) if self.ours is None else None
+            recovered.append(keep_recovered(self.files, self.user, self.place, self._our_version, theirs))
         elif decision.lost:
             data = plain_file(self._our_version)
             backups.append(self.files.backup(self.user, self.chat_id, seq, self.now_ms, data))

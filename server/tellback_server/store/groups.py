@@ -4,14 +4,18 @@ Rules of this module:
 - An edit says what it wants (a chat in, out, under another name) and is carried out on whatever the file holds then, so
   another program's edit of the moment before is kept, and a second time changes nothing.
 - Every other field stays, and so does the file's indentation.
+- A chat that the server makes of another one's stands in the groups of that one (STORAGE F14).
 """
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import msgspec
+import structlog
 
 from tellback_protocol.chat import EMPTY_METADATA
 from tellback_protocol.ids import existing_name_problem
@@ -22,8 +26,11 @@ from tellback_server.store.held import OutsideEdit
 from tellback_server.store.touch import replace_state
 
 __all__ = [
-    "GroupEdit", "edit_group", "edited", "group_path", "groups_with", "metadata_told", "shown_instead", "with_id",
+    "GroupEdit", "edit_group", "edited", "group_path", "groups_with", "list_beside", "metadata_told", "shown_instead",
+    "with_id",
 ]
+
+log = structlog.get_logger()
 
 FOLDER: Final = "groups"
 TRIES_MAX: Final = 8
@@ -240,3 +247,22 @@ def edit_group(files: FileStore, user: str, edit: GroupEdit) -> None:
         except OutsideEdit:
             if attempt == TRIES_MAX - 1:
                 raise
+
+
+def list_beside(files: FileStore, user: str, chat: str, made: str, others: Iterable[str]) -> None:
+    """Put a chat that was made beside another one into that one's groups, and of `others`, made before, those that no
+    group has: a crash came before they were listed. Durable on return; a group's file that may not be written stays as
+    it is. Raises OSError.
+    """
+    groups = groups_with(files, user, chat)
+    for name in (*(one for one in others if groups and not groups_with(files, user, one)), made):
+        for path in groups:
+            try:
+                edit_group(files, user, GroupEdit(path=path, action="add", chat=name))
+                files.make_durable(files.checked_path(user, path))
+            except FileMissing:
+                continue
+            except (OSError, OutsideEdit) as error:
+                if isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM):
+                    raise
+                log.warning("group-not-in-step", user=user, file=path, chat=name, error=str(error))

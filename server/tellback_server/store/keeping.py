@@ -12,14 +12,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from tellback_protocol.chat import Chat
+from tellback_protocol.chat import Chat, with_integrity
 from tellback_protocol.errors import Refused
-from tellback_protocol.ids import NAME_BYTES_MAX, CharacterChat, ChatName, GroupChat
+from tellback_protocol.ids import NAME_BYTES_MAX, CharacterChat, ChatName, GroupChat, derived_uuid
 from tellback_protocol.values import dumps, loads
+from tellback_server.failpoint import failpoint
 from tellback_server.fs import FileMissing, FileTaken
 from tellback_server.owner_past import OwnerPast
 from tellback_server.records import FileIdentity
 from tellback_server.store.files import FileStore
+from tellback_server.store.groups import list_beside
 from tellback_server.store.jsonl import parse_chat, render
 
 __all__ = ["keep_recovered", "plain_file", "recovered_names", "settle_swap"]
@@ -43,21 +45,55 @@ def recovered_names(place: ChatName) -> Iterator[ChatName]:
         yield CharacterChat(place.character, name) if isinstance(place, CharacterChat) else GroupChat(name)
 
 
-def keep_recovered(files: FileStore, user: str, place: ChatName, chat: Chat) -> str:
-    """Makes the chat `<name> - recovered #n` in the same folder; its full name. Raises OSError, Refused `exists`."""
-    data = plain_file(chat)
+def keep_recovered(files: FileStore, user: str, place: ChatName, chat: Chat, beside: Chat | None = None) -> str:
+    """Makes the chat `<name> - recovered #n` in the same folder, and lists it in its groups; its full name. Raises
+    OSError, Refused `exists`.
+
+    With `beside` one that stands is taken when it has all that this one lacks: a start knows our version from the log
+    only, and a kill may have come after it was kept as it was.
+    """
+    data = _recovered_file(chat)
+    others: list[str] = []
     for other in recovered_names(place):
         standing = files.read_chat(user, other)
-        if standing is not None and standing.data == data:
-            return str(other)
+        if standing is not None and standing.data != data and not _has_all(other, standing.data, chat, beside):
+            others.append(other.chat)
+            continue
         if standing is not None:
-            continue
-        try:
-            files.write_new(user, other, data)
-        except (FileTaken, Refused):
-            continue
+            files.make_durable(files.chat_path(user, other))
+        else:
+            try:
+                files.write_new(user, other, data)
+            except (FileTaken, Refused):
+                continue
+        failpoint("recovered.after_chat")
+        if isinstance(place, GroupChat):
+            list_beside(files, user, place.chat, other.chat, others)
+            failpoint("recovered.after_groups")
         return str(other)
     raise Refused("exists", f"There are {RECOVERED_MAX} recovered chats of this name.")
+
+
+def _has_all(place: ChatName, data: bytes, chat: Chat, beside: Chat | None) -> bool:
+    """Whether a file and `beside` together hold the chat: each message as it is, none that it deleted, its metadata."""
+    if beside is None:
+        return False
+    lacking = {one: line for one, line in chat.messages.items() if beside.messages.get(one) != line}
+    kept = parse_chat(data, headed=isinstance(place, CharacterChat))
+    wanted = with_integrity(chat.metadata, "")
+    return (
+        bool(lacking) and all(kept.messages.get(one) == line for one, line in lacking.items())
+        and kept.messages.keys().isdisjoint(beside.messages.keys() - chat.messages.keys())
+        and any(with_integrity(one, "") == wanted for one in (beside.metadata, kept.metadata))
+    )
+
+
+def _recovered_file(chat: Chat) -> bytes:
+    """As `plain_file`. Its own `integrity` is made of what it holds, without that of its source."""
+    metadata = with_integrity(chat.metadata, "")
+    integrity = derived_uuid("recovered", metadata, *chat.messages.values())
+    own = Chat(chat.version, with_integrity(metadata, integrity), chat.messages, bare=chat.bare, odd=chat.odd)
+    return plain_file(own)
 
 
 def settle_swap(files: FileStore, user: str, place: ChatName, chat_id: str, past: OwnerPast, now_ms: int) -> None:
