@@ -20,7 +20,7 @@ from tellback_server.loading import adopt, create_chat, load_chat, needs_adoptio
 from tellback_server.lookout import Lookout
 from tellback_server.operations import Operation
 from tellback_server.orphans import Orphans
-from tellback_server.outside_renames import follow
+from tellback_server.outside_renames import OutsideRenames
 from tellback_server.registrar import Registrar
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import FileState
@@ -38,7 +38,8 @@ class FileRoom:
         self._hub = hub
         self._files = files
         self.executor = hub.executor
-        self._orphans = Orphans(files, hub.clock, hub.executor, hub.is_live)
+        self._renames = OutsideRenames(files, hub.log, hub.clock)
+        self._orphans = Orphans(files, self._renames, hub.clock, hub.executor, hub.is_live)
 
     def lookout(self, adopt: Callable[[Actor], Awaitable[None]], became_dirty: Callable[[Actor], None]) -> Lookout:
         return Lookout(self._hub, self._files, adopt, became_dirty)
@@ -55,7 +56,7 @@ class FileRoom:
             self._files.clean_temporaries(user)
 
     def load(self, user: str, place: Place, chat_id: str | None, now_ms: int) -> LoadedStream | ChatMissing:
-        follow(self._files, user, place)
+        self._renames.follow(user, place)
         return load_chat(self._files, self._hub.log, user, place, now_ms=now_ms, chat_id=chat_id)
 
     def resolve(self, user: str, chat_id: str) -> str | None:

@@ -23,7 +23,7 @@ import structlog
 from tellback_protocol.ids import Place, sidecar_name
 from tellback_server.clock import Clock
 from tellback_server.fs import FileMissing
-from tellback_server.outside_renames import bring, home_of
+from tellback_server.outside_renames import OutsideRenames
 from tellback_server.store.files import FileStore
 from tellback_server.store.place import OWNER_FOLDERS, STATE_ENDING, file_of, is_text, state_of
 from tellback_server.trash import Entry, Trash
@@ -39,8 +39,12 @@ ORPHANED_S: Final = 300.0
 class Orphans:
     """The looks at all users' folders. `step` is called now and then, in the loop."""
 
-    def __init__(self, files: FileStore, clock: Clock, executor: Executor, is_live: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self, files: FileStore, renames: OutsideRenames, clock: Clock, executor: Executor,
+        is_live: Callable[[str, str], bool],
+    ) -> None:
         self._files = files
+        self._renames = renames
         self._clock = clock
         self._executor = executor
         self._is_live = is_live
@@ -84,9 +88,9 @@ class Orphans:
         return found
 
     def _take(self, user: str, place: Place, paths: list[str]) -> None:
-        home = home_of(self._files, user, place)
+        home = self._renames.home_of(user, place)
         # Whoever has that chat open knows nothing of them yet: at the next look, then.
-        if home is None or not (self._is_live(user, str(home)) or bring(self._files, user, place, home)):
+        if home is None or not (self._is_live(user, str(home)) or self._renames.bring(user, place, home)):
             put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
 
     def make_room(self, user: str, place: Place) -> None:
@@ -98,8 +102,8 @@ class Orphans:
             "/".join((*folders, name)) for name in names
             if name.startswith(start) and (owned := state_of(folders, name)) is not None and owned[0] == place
         ]
-        home = home_of(self._files, user, place) if paths else None
-        if home is not None and not self._is_live(user, str(home)) and bring(self._files, user, place, home):
+        home = self._renames.home_of(user, place) if paths else None
+        if home is not None and not self._is_live(user, str(home)) and self._renames.bring(user, place, home):
             return
         if paths:
             put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from tellback_protocol.ids import CharacterChat, CharacterOwner, GroupChat, Place, PresetOwner
 from tellback_server.clock import Clock
 from tellback_server.fs import Fs
+from tellback_server.log import Position, Record
 from tellback_server.orphans import ORPHANED_S, Orphans, find_orphans
+from tellback_server.outside_renames import OutsideRenames
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.store.place import file_of, state_of
 from tellback_server.trash import Trash
@@ -29,6 +32,16 @@ OTHERS = [
     "OpenAI Settings/Other.json", "worlds/x.luker-state.memory.json", "chats/x.luker-state.memory.json",
     "chats/Pip/.luker-state.memory.json",
 ]
+
+
+class NoLog:
+    """A log that was trimmed."""
+
+    def records(self, _owner: str, _after_seq: int = 0) -> Iterator[tuple[Position, Record]]:
+        return iter(())
+
+    def seq_within(self, _owner: str, after_seq: int, _until_seq: int, _bytes_max: int) -> int:
+        return after_seq
 
 
 class TestClock(Clock):
@@ -77,7 +90,8 @@ async def test_it_takes_two_looks_and_nobody_live(tmp_path: Path) -> None:
     clock = TestClock()
     live = {"group:all"}
     with ThreadPoolExecutor(1) as executor:
-        orphans = Orphans(files, clock, executor, lambda _user, name: name in live)
+        renames = OutsideRenames(files, NoLog(), clock)
+        orphans = Orphans(files, renames, clock, executor, lambda _user, name: name in live)
         trash = Trash(files)
 
         await orphans.step()

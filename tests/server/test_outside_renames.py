@@ -12,10 +12,10 @@ from tellback_protocol.ids import CharacterChat, GroupChat
 from tellback_server import outside_renames
 from tellback_server.fs import Fs
 from tellback_server.orphans import ORPHANED_S, Orphans
-from tellback_server.outside_renames import bring, follow, home_of
+from tellback_server.outside_renames import OutsideRenames
 from tellback_server.store.files import DEFAULT_USER, FileStore
 from tellback_server.trash import Trash
-from tests.server.test_orphans import TestClock
+from tests.server.test_orphans import NoLog, TestClock
 from tests.support.chat_desk import SilentLogger
 from tests.support.server import TabClient, running
 
@@ -41,6 +41,10 @@ def store(folder: Path) -> FileStore:
     return FileStore(Fs(), str(folder.parents[2]), (DEFAULT_USER,), logger=SilentLogger())
 
 
+def renames(folder: Path) -> OutsideRenames:
+    return OutsideRenames(store(folder), NoLog(), TestClock())
+
+
 def states(folder: Path, stem: str) -> dict[str, object]:
     mark = f"{stem}.luker-state."
     return {
@@ -58,8 +62,8 @@ def test_what_was_appended_meanwhile_is_behind_the_bytes_that_are_known(folder: 
     (folder / "talk.jsonl").unlink()
     (folder / "walk.jsonl").write_bytes(data + b'{"mes":"more"}\n')
 
-    assert home_of(store(folder), DEFAULT_USER, OLD) == NEW
-    follow(store(folder), DEFAULT_USER, NEW)
+    assert renames(folder).home_of(DEFAULT_USER, OLD) == NEW
+    renames(folder).follow(DEFAULT_USER, NEW)
 
     assert (states(folder, "talk"), states(folder, "walk")) == ({}, BOTH)
     assert not (folder / "talk.luker-state.chat_sync.json").exists()
@@ -70,8 +74,8 @@ def test_a_chat_of_a_group(folder: Path) -> None:
     """[Q8]"""
     groups = folder.parents[1] / "group chats"
     (groups / "all.jsonl").rename(groups / "some.jsonl")
-    assert home_of(store(folder), DEFAULT_USER, GroupChat("all")) == GroupChat("some")
-    follow(store(folder), DEFAULT_USER, GroupChat("some"))
+    assert renames(folder).home_of(DEFAULT_USER, GroupChat("all")) == GroupChat("some")
+    renames(folder).follow(DEFAULT_USER, GroupChat("some"))
     assert states(groups, "some") == {"memory.json": ["three"], "world.json": ["three"]}
 
 
@@ -98,7 +102,7 @@ def test_whatever_is_not_certain_stays(folder: Path, why: str) -> None:
         new.rename(folder / ("w" * 240 + ".jsonl"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    follow(store(folder), DEFAULT_USER, place)
+    renames(folder).follow(DEFAULT_USER, place)
 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -123,16 +127,16 @@ def test_a_move_that_was_cut_off_is_gone_on_with(
     monkeypatch.setattr(files_module, "failpoint", cut)
     monkeypatch.setattr(outside_renames, "failpoint", cut)
     try:
-        follow(store(folder), DEFAULT_USER, NEW)
+        renames(folder).follow(DEFAULT_USER, NEW)
     except KeyboardInterrupt:
         assert {**states(folder, "talk"), **states(folder, "walk")} == BOTH
     monkeypatch.undo()
-    follow(store(folder), DEFAULT_USER, NEW)
+    renames(folder).follow(DEFAULT_USER, NEW)
     assert (states(folder, "talk"), states(folder, "walk")) == ({}, BOTH)
     if point == "files.after_link" and step == 2:
         # The last one has both names; the look at the orphans takes the old one away.
-        assert home_of(store(folder), DEFAULT_USER, OLD) == NEW
-        assert bring(store(folder), DEFAULT_USER, OLD, NEW)
+        assert renames(folder).home_of(DEFAULT_USER, OLD) == NEW
+        assert renames(folder).bring(DEFAULT_USER, OLD, NEW)
     assert not (folder / "talk.luker-state.chat_sync.json").exists()
     assert (folder / "walk.luker-state.chat_sync.json").exists()
 
@@ -145,7 +149,7 @@ async def test_a_renamed_chat_that_nobody_opens_gets_them_instead_of_the_trash(f
     clock, files = TestClock(), store(folder)
     live = {str(NEW)} if is_live else set()
     with ThreadPoolExecutor(1) as executor:
-        orphans = Orphans(files, clock, executor, lambda _user, name: name in live)
+        orphans = Orphans(files, renames(folder), clock, executor, lambda _user, name: name in live)
         for _ in range(2):
             await orphans.step()
             clock.seconds += ORPHANED_S
@@ -168,5 +172,23 @@ async def test_a_new_chat_of_the_old_name_begins_without_them(folder: Path) -> N
         assert (await tab.ask("state-get", owner={"chat": str(OLD)}))["states"] == {}
         opened = await tab.open(str(NEW))
         assert opened["chat_id"] != made["chat_id"]
+        got = await tab.ask("state-get", owner={"chat": str(NEW)})
+        assert {name: state["data"] for name, state in got["states"].items()} == {"memory": ["one"], "world": ["one"]}
+
+
+async def test_an_edit_that_was_taken_over_is_known_of_by_the_log(folder: Path) -> None:
+    """[Q8] SillyTavern saved the whole chat, tellback took it over and had nothing to write since."""
+    path = folder / "talk.jsonl"
+    data = path.read_bytes().replace(b"one", b"one, as SillyTavern saved it")
+    path.write_bytes(data)
+    async with running(folder.parents[2]) as app:
+        tab = await TabClient.join(app.urls[0])
+        first = await tab.open(str(OLD))
+        assert first["head"]["epoch"] == 2
+    path.rename(folder / "walk.jsonl")
+    async with running(folder.parents[2]) as app:
+        tab = await TabClient.join(app.urls[0])
+        opened = await tab.open(str(NEW))
+        assert (opened["chat_id"], opened["messages"]) == (first["chat_id"], first["messages"])
         got = await tab.ask("state-get", owner={"chat": str(NEW)})
         assert {name: state["data"] for name, state in got["states"].items()} == {"memory": ["one"], "world": ["one"]}
