@@ -6,7 +6,8 @@
 
 Rules of this module (STORAGE SM10):
 - A chat is kept as `<name> - recovered #n` beside the other one, in the primary, with its messages, metadata and
-  states. Its id is made of what it was, so that a crash or another look makes no second one.
+  states. Its id, and SillyTavern's `integrity`, are made of what it was, so that a crash or another look makes no
+  second one.
 - Characters and presets are not chats: their states are kept as backups, under the owner's id.
 - It is durable before anything of it is given up.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import msgspec
 import structlog
 
+from tellback_protocol.chat import with_integrity
 from tellback_protocol.effects import decode_commit
 from tellback_protocol.ids import Integrity, StateOwner, Version, derived_uuid, parse_place
 from tellback_protocol.stream import StateDocument
@@ -90,6 +92,7 @@ class Diverged:
                 continue
             kept = msgspec.structs.replace(
                 value, chat_id=chat_id, name=name, head=head, version=head,
+                metadata=with_integrity(value.metadata, chat_id),
                 states={
                     namespace: StateDocument(head, one.data, corrupt=one.corrupt)
                     for namespace, one in value.states.items() if one.exists

@@ -209,7 +209,8 @@ async def test_what_gives_way_of_two_histories_is_a_chat_of_its_own(at: str, tmp
     seq = was.head.seq if at == "same" else was.head.seq - 1
     head = Version(1, seq, "0e5c0f9a-1111-4222-8333-444455556666")
     other = msgspec.structs.replace(
-        was, head=head, version=head, messages={first: was.messages[first], "x": b'{"id":"x","mes":"elsewhere"}'}
+        was, head=head, version=head, messages={first: was.messages[first], "x": b'{"id":"x","mes":"elsewhere"}'},
+        metadata=b'{"integrity":"of the source","note":"n"}',
     )
     with contextlib.closing(open_store(settings["backup"])) as backup:
         backup.check()
@@ -226,6 +227,7 @@ async def test_what_gives_way_of_two_histories_is_a_chat_of_its_own(at: str, tmp
             assert (now["version"], now["messages"]) == (opened["version"], opened["messages"])
             found = await tab.open(kept)
             assert texts(found["messages"]) == ["one", "elsewhere"]
+            assert found["metadata"] == {"integrity": found["chat_id"], "note": "n"}
             assert (await tab.ask("state-get", owner={"chat": kept}))["states"]["memory"]["data"] == {"in": "memory"}
             if turn:
                 await tab.append(kept, "it goes on")
