@@ -70,9 +70,8 @@ from tellback_server.store.marks import LoadedFile
 from tellback_server.store.place import OWNER_FOLDERS, state_of
 from tellback_server.store.store_state import decode_listing, image_of, listing_of
 from tellback_server.store_restoring import base_of
-from tellback_server.store_trash import OWNERS
 from tellback_server.survey import folder_of, owner_files
-from tellback_server.trash import Entry, Trash, chats_of
+from tellback_server.trash import OWNERS, Entry, Trash, chats_of
 
 __all__ = ["Moving"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from typing import Final
 
 from tellback_protocol.ids import Place, parse_place
 from tellback_server.failpoint import failpoint
@@ -24,11 +23,9 @@ from tellback_server.store.base import StoredChat, StoreError
 from tellback_server.store.filed import as_files
 from tellback_server.store.files import FileStore
 from tellback_server.store.place import state_of
-from tellback_server.trash import MANIFEST, Entry, Trash, chats_of, manifest_bytes
+from tellback_server.trash import MANIFEST, OWNERS, Entry, Trash, chats_of, manifest_bytes
 
 __all__ = ["StoreTrash"]
-
-OWNERS: Final = "owners"
 
 
 class StoreTrash:
@@ -92,12 +89,7 @@ class StoreTrash:
         for path in (*paths, os.path.join(folder, MANIFEST)):
             with contextlib.suppress(FileMissing):
                 fs.unlink(path)
-        paths += [os.path.join(folder, path) for path in entry.files]
-        for one in sorted({os.path.dirname(path) for path in paths} | {folder}, key=len, reverse=True):
-            while len(one) >= len(folder):
-                with contextlib.suppress(OSError):
-                    fs.remove_directory(one)
-                one = os.path.dirname(one)
+        self._trash.remove_empty(folder)
         with contextlib.suppress(FileMissing):
             fs.fsync_directory(os.path.dirname(folder))
 

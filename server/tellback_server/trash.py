@@ -34,10 +34,12 @@ from tellback_server.sealed import seal, unseal
 from tellback_server.store.files import CHAT_ENDING, STATE_ENDING, SYNC_NAMESPACE, FileStore
 from tellback_server.store.marks import SyncMark, sync_of
 
-__all__ = ["Entry", "Trash", "chats_of", "manifest_bytes"]
+__all__ = ["MANIFEST", "OWNERS", "Entry", "Trash", "chats_of", "manifest_bytes"]
 
 FOLDER: Final = "trash"
 MANIFEST: Final = "manifest.json"
+OWNERS: Final = "owners"
+"""Of an entry: owners as a store had them (`store_trash`)."""
 GOING_SUFFIX: Final = ".going"
 """Of an entry's folder that is being emptied; no entry has such a name."""
 
@@ -225,9 +227,14 @@ class Trash:
             for path in entry.files:
                 self._give_back(self.path(user, entry, path), files.checked_path(user, targets.get(path, path)))
                 failpoint("trash.after_give_back")
+            # Of a data folder that was a store's, and has the same as files.
+            owners = os.path.join(folder, OWNERS)
+            found = fs.stat(owners)
+            if found is not None and found.is_directory:
+                self._remove_all(owners)
             with contextlib.suppress(FileMissing):
                 fs.unlink(os.path.join(folder, MANIFEST))
-            self._remove_empty(folder)
+            self.remove_empty(folder)
             with contextlib.suppress(FileMissing):
                 fs.fsync_directory(os.path.dirname(folder))
 
@@ -242,7 +249,7 @@ class Trash:
             self._files.fs.make_directories(os.path.dirname(target))
             self._files.move(kept, target)
 
-    def _remove_empty(self, folder: str) -> None:
+    def remove_empty(self, folder: str) -> None:
         """Removes the entry's folders; one that holds something else stays."""
         fs = self._files.fs
         with contextlib.suppress(FileMissing):
@@ -250,6 +257,6 @@ class Trash:
                 inner = os.path.join(folder, name)
                 found = fs.stat(inner)
                 if found is not None and found.is_directory:
-                    self._remove_empty(inner)
+                    self.remove_empty(inner)
         with contextlib.suppress(OSError):
             fs.remove_directory(folder)
