@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -84,6 +87,20 @@ async def test_two_tabs_and_a_python_client_are_one_chat(server: Process, client
         await picture(one, "chat")
         await one.emulate_media(color_scheme="dark")
         await picture(one, "chat-dark")
+
+
+async def test_the_page_is_the_same_on_a_store(browser: Browser, tmp_path: Path) -> None:
+    """The demo, moved into SQLite."""
+    data, store = tmp_path / "data", f"sqlite:///{tmp_path}/chats.db"
+    write_demo(Fs(), str(data))
+    moved = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tellback_server", "move", "--data", str(data), "--to", store,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert await moved.wait() == 0
+    async with Process(data, "--store", store) as server, connect(server.url) as client:
+        await test_two_tabs_and_a_python_client_are_one_chat(server, client, browser)
+        await test_a_branch_and_a_new_chat_are_opened_and_listed(server, client, browser)
 
 
 async def test_a_branch_and_a_new_chat_are_opened_and_listed(
