@@ -384,6 +384,56 @@ def test_files_that_belong_together_are_held_against_each_other(tmp_path: Path) 
     assert b"{}" in kept_bytes(data)
 
 
+BY_HAND = "Correct it in an editor, put a whole copy in its place, or delete it."
+
+
+@pytest.mark.parametrize("name", ["memory", "map__floor_log"])
+@pytest.mark.parametrize("history", ["none", "before", "behind"])
+async def test_no_repair_is_promised_of_another_programs_state(tmp_path: Path, history: str, name: str) -> None:
+    """[X2] [X7] Nobody knows what it held, also when a server took it as it is: the check says what a person can do."""
+    data = tmp_path / "data"
+    chat = chat_in(data, WHOLE)
+    state = chat.with_name(f"talk.luker-state.{name}.json")
+    state.write_bytes(b'{"boat":')
+    if history != "none":
+        state.unlink()
+        desk = Desk(data)
+        await desk.open()
+        await desk.append("one")
+        await desk.checkpoint()
+        state.write_bytes(b'{"boat":')
+        if history == "behind":
+            await desk.restart()
+            await desk.append("two")
+            await desk.checkpoint()
+        desk.stop()
+    (found,) = [one for one in checked(data) if one.code == "state-not-json"]
+    assert (found.remedy, found.mends, found.severity) == (BY_HAND, False, "damage")
+    plan = repaired(data)
+    assert [(one.finding.code, one.reason) for one in plan.left] == [("state-not-json", BY_HAND)]
+    assert state.read_bytes() == b'{"boat":'
+
+
+async def test_a_repair_that_knows_nothing_says_what_a_person_can_do(tmp_path: Path) -> None:
+    """[X7] A state that another program made well, and that was broken since."""
+    desk = Desk(chat_in(tmp_path / "data", WHOLE).parents[3])
+    await desk.open()
+    state = desk.path.with_name("talk.luker-state.memory.json")
+    state.write_bytes(b'{"boat":"blue"}')
+    await desk.append("one")
+    await desk.checkpoint()
+    await desk.restart()
+    await desk.append("two")
+    await desk.checkpoint()
+    desk.stop()
+    state.write_bytes(b'{"boat":')
+    (found,) = [one for one in checked(desk.data) if one.code == "state-not-json"]
+    assert found.mends
+    assert found.remedy == "`tellback repair` makes it anew where the log or a backup knows it."
+    plan = repaired(desk.data)
+    assert {one.reason for one in plan.left} == {f"Nothing that is known puts it right. {BY_HAND}"}
+
+
 def test_the_page_lists_every_code() -> None:
     """[X2] docs/CHECK.md and the program tell the same."""
     page = (Path(__file__).parents[2] / "docs" / "CHECK.md").read_text()

@@ -40,12 +40,12 @@ def object_of(data: bytes) -> Any:
         raise ValueError(str(error)[:120]) from None
 
 
-def check_state(data: bytes, tally: Tally) -> None:
-    """A state sidecar."""
+def check_state(data: bytes, tally: Tally, *, is_known: bool) -> None:
+    """A state sidecar. `is_known`: something tells what else it held."""
     try:
         value = object_of(data)
     except ValueError as error:
-        tally.add("state-not-json", str(error))
+        tally.add("state-not-json", str(error), is_known=is_known)
         return
     if not isinstance(value, dict):
         tally.add("state-not-object")
@@ -70,15 +70,17 @@ def check_sync(data: bytes, name: str, tally: Tally) -> ChatSync | None:
     return sync
 
 
-def check_floor_log(data: bytes, ids: list[str] | None, tally: Tally) -> FloorLog | None:
-    """The log of a floor state. `ids` are those of the chat's messages, None when they are not known."""
+def check_floor_log(data: bytes, ids: list[str] | None, tally: Tally, *, is_known: bool) -> FloorLog | None:
+    """The log of a floor state. `ids` are those of the chat's messages, None when they are not known; `is_known` as for
+    a state.
+    """
     try:
         log = read_log(data, ids or [])
     except (ValueError, RecursionError) as error:
-        tally.add("state-not-json", str(error)[:120])
+        tally.add("state-not-json", str(error)[:120], is_known=is_known)
         return None
     if log is None:
-        tally.add("floor-log-odd")
+        tally.add("floor-log-odd", is_known=is_known)
         return None
     standing = set(ids or [])
     for number, commit in enumerate(log.commits):

@@ -25,6 +25,8 @@ class Code(msgspec.Struct, frozen=True):
     meaning: str
     remedy: str
     mends: bool = False
+    otherwise: str = ""
+    """What can be done where `tellback repair` knows nothing that puts it right."""
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,13 +56,15 @@ def _warning(meaning: str, remedy: str, mends: bool = False) -> Code:
     return Code("warning", meaning, remedy, mends)
 
 
-def _damage(meaning: str, remedy: str, mends: bool = False) -> Code:
-    return Code("damage", meaning, remedy, mends)
+def _damage(meaning: str, remedy: str, mends: bool = False, otherwise: str = "") -> Code:
+    return Code("damage", meaning, remedy, mends, otherwise)
 
 
 _REPAIR: Final = "`tellback repair` keeps the bytes and mends the file."
 _FROM_BACKUP: Final = "Restore it from a backup, or delete it."
 _FROM_OWN_BACKUP: Final = "Restore it from a backup of the data folder."
+_STATE_ANEW: Final = "`tellback repair` makes it anew where the log or a backup knows it."
+_BY_HAND: Final = "Correct it in an editor, put a whole copy in its place, or delete it."
 _SERVED: Final = "It is served all the same."
 
 CODES: Final[dict[str, Code]] = {
@@ -145,13 +149,12 @@ CODES: Final[dict[str, Code]] = {
     "chat-id-illegal": _info("the header's chat_id is no UUID; the one of chat_sync counts"),
     # Sidecars.
     "state-not-json": _damage(
-        "the state cannot be read; it is answered with state-corrupt", "`tellback repair` makes it anew from the log.",
-        True,
+        "the state cannot be read; it is answered with state-corrupt", _STATE_ANEW, True, _BY_HAND
     ),
     "state-not-object": _info("the state is no object"),
     "state-bit-flipped": _damage("one bit differs from what was written", "`tellback repair` turns it back.", True),
     "state-rotten": _damage(
-        "the bytes changed although nobody wrote to the file", "`tellback repair` makes it anew from the log.", True
+        "the bytes changed although nobody wrote to the file", _STATE_ANEW, True, _BY_HAND
     ),
     "state-edited": _info("another program changed the state; the next opening adopts that"),
     "state-orphaned": _warning("the state's owner is gone", "`tellback repair` moves it to the trash.", True),
@@ -168,7 +171,7 @@ CODES: Final[dict[str, Code]] = {
         "chat_sync tells of commits that the log never had: the log is an older copy",
         "`tellback repair` begins a new epoch at what the files hold.", True,
     ),
-    "floor-log-odd": _damage("the log of a floor state holds no list of commits", _FROM_BACKUP, True),
+    "floor-log-odd": _damage("the log of a floor state holds no list of commits", _STATE_ANEW, True, _BY_HAND),
     "floor-commit-odd": _warning("a commit of a floor state is not understood and counts for nothing", _SERVED),
     "floor-message-missing": _warning("a commit belongs to a message that is gone", "The next write drops it."),
     # Groups, cards, presets.
@@ -189,7 +192,7 @@ CODES: Final[dict[str, Code]] = {
     "backup-differs": _damage("a backup is not what its manifest says", "Do not restore it."),
     "manifest-broken": _damage(
         "the manifest cannot be read, so that nothing of this entry comes back by itself",
-        "`tellback repair` writes it anew from what the folder holds.", True,
+        "`tellback repair` writes it anew from what the folder holds.", True, "Take what it holds out by hand.",
     ),
     "trash-file-missing": _info("a file of a trash entry is not there; it was not there when it was deleted"),
     "trash-untold": _warning("a file in the trash that no manifest tells of", "Take it out by hand."),
@@ -203,7 +206,9 @@ CODES: Final[dict[str, Code]] = {
     "log-saved-tail": _info("a torn end that an earlier start cut off and kept"),
     "log-put-aside": _info("a damaged log that an earlier repair put aside"),
     "term-bit-flipped": _damage("one bit of the term file flipped", "The next start turns it back.", True),
-    "term-unusable": _damage("the term file cannot be read", "`tellback repair` makes it anew from the log.", True),
+    "term-unusable": _damage(
+        "the term file cannot be read", "`tellback repair` makes it anew from the log.", True, _FROM_OWN_BACKUP
+    ),
     "session-unusable": _damage(
         "the session file cannot be read; the log is read instead, as far back as it goes",
         "`tellback repair` puts it aside; the next start makes it anew.", True,
@@ -233,14 +238,17 @@ CODES: Final[dict[str, Code]] = {
 
 def found(
     code: str, path: str, detail: str = "", *, line: int = 0, offset: int = -1, count: int = 1,
-    severity: Severity | None = None,
+    severity: Severity | None = None, is_known: bool = True,
 ) -> Finding:
-    """A finding of this code; `detail` is a sentence's part that is put behind the meaning."""
+    """A finding of this code; `detail` is a sentence's part that is put behind the meaning. `is_known`: something tells
+    what ought to stand there.
+    """
     what = CODES[code]
+    remedy, mends = (what.remedy, what.mends) if is_known else (what.otherwise, False)
     message = what.meaning + (f" ({detail})" if detail else "")
     return Finding(
-        code, severity or what.severity, path, message[0].upper() + message[1:] + ".", what.remedy, line, offset,
-        count, what.mends,
+        code, severity or what.severity, path, message[0].upper() + message[1:] + ".", remedy, line, offset,
+        count, mends,
     )
 
 
@@ -251,10 +259,12 @@ class Tally:
         self.path = path
         self._found: dict[str, list[Finding]] = {}
 
-    def add(self, code: str, detail: str = "", *, line: int = 0, offset: int = -1) -> None:
+    def add(
+        self, code: str, detail: str = "", *, line: int = 0, offset: int = -1, is_known: bool = True
+    ) -> None:
         known = self._found.setdefault(code, [])
         if not known or (_is_single(code) and len(known) < REPEATED_MAX):
-            known.append(found(code, self.path, detail, line=line, offset=offset))
+            known.append(found(code, self.path, detail, line=line, offset=offset, is_known=is_known))
         else:
             known[-1] = msgspec.structs.replace(known[-1], count=known[-1].count + 1)
 

@@ -57,6 +57,8 @@ class OwnerFacts(msgspec.Struct, gc=True):
     base: BaseRecord | None = None
     intents: list[Intent] = []
     """Behind the base."""
+    states: dict[str, set[tuple[int, int]]] = {}
+    """Size and CRC-32 of what each sidecar held, two at most: whether there ever was anything else."""
     epoch: int = 0
     seq: int = 0
     """Of the last commit or base record."""
@@ -76,8 +78,19 @@ class OwnerFacts(msgspec.Struct, gc=True):
             self.epoch = max(self.epoch, self.base.head.epoch)
             self.intents = []
             self.is_gone = False
+            for namespace, mark in self.base.states.items():
+                self._held(namespace, (mark.size_bytes, mark.crc32))
         elif record.kind == INTENT:
-            self.intents.append(decode_intent(record.body))
+            intent = decode_intent(record.body)
+            self.intents.append(intent)
+            for namespace, pair in intent.states.items():
+                if pair is not None:
+                    self._held(namespace, pair)
+
+    def _held(self, namespace: str, pair: tuple[int, int]) -> None:
+        held = self.states.setdefault(namespace, set())
+        if len(held) < 2:
+            held.add(pair)
 
     @property
     def has_no_file_yet(self) -> bool:

@@ -241,17 +241,21 @@ class OwnerCheck:
             untouched = True
             judged = "rotten" if judged == "edited" else judged
         tell(tally, "state", judged, offset, untouched=untouched)
+        # Where another program's bytes are all that was ever told, nobody knows better ones.
+        told = {(one.size_bytes, one.crc32) for one in identities}
+        told |= set() if known.facts is None else known.facts.states.get(namespace, set())
+        is_known = bool(told - {(len(data), zlib.crc32(data))})
         if kind_of(_parts_of(place, namespace)).sort == "floor-log":
-            self._floor(data, place, namespace, tally)
+            self._floor(data, place, tally, is_known=is_known)
         else:
-            check_state(data, tally)
+            check_state(data, tally, is_known=is_known)
 
     def _was_written(self, stat: FileStat, known: Known) -> bool:
         """Whether a sidecar was written after we knew the owner's files, where it is not known which file it was."""
         newest = max((identity.mtime_ns for identity in known.files), default=0)
         return newest == 0 or stat.mtime_ns > newest
 
-    def _floor(self, data: bytes, place: Place, namespace: str, tally: Tally) -> None:
+    def _floor(self, data: bytes, place: Place, tally: Tally, *, is_known: bool) -> None:
         ids: list[str] | None = None
         if isinstance(place, CharacterChat | GroupChat):
             scan = ChatScan("", headed=isinstance(place, CharacterChat), keep_ids=True)
@@ -264,7 +268,7 @@ class OwnerCheck:
                 ids = scan.ids
             except FsError:
                 ids = None
-        check_floor_log(data, ids, tally)
+        check_floor_log(data, ids, tally, is_known=is_known)
 
     def _sync(self, data: bytes, place: Place, tally: Tally) -> None:
         sync = check_sync(data, str(place), tally)

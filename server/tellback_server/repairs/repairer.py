@@ -26,7 +26,7 @@ from tellback_protocol.chat import Chat
 from tellback_protocol.ids import CharacterChat, ChatName, GroupChat, Place, StateOwner, Version
 from tellback_protocol.values import UNDECODABLE
 from tellback_server.backup_folder import manifest_bytes, manifest_from
-from tellback_server.checks.findings import Finding
+from tellback_server.checks.findings import CODES, Finding
 from tellback_server.checks.kinds import Kind, kind_of, own_kind_of
 from tellback_server.checks.log_image import Image
 from tellback_server.checks.manifests import REPAIRS
@@ -168,7 +168,8 @@ class Repairer:
         except FsError as error:
             return error.reason
         if made is None:
-            return "Nothing that is known puts it right. " + findings[0].remedy
+            told = findings[0]
+            return "Nothing that is known puts it right. " + (CODES[told.code].otherwise or told.remedy)
         return Choice(path, user, findings, made.actions, make, quarantined=len(made.quarantined))
 
     def _own_choice(
