@@ -323,7 +323,9 @@ class Client(Catalog, Backups, Lives):
             try:
                 await future
             except TellbackError as error:
-                link.forget(subscription)
+                if not subscription.left_behind:
+                    # What is kept for it is to be told by `saved`, and sent when it is back.
+                    link.forget(subscription)
                 if isinstance(error, NotFoundError) and create and not subscription.create:
                     # Somebody else here asked first, and did not want it made.
                     return await self._opened(name, create=True)

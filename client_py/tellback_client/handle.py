@@ -249,7 +249,9 @@ class Handle:
         self._client.stepped()
 
     async def apply_mine_again(self, conflict: Conflict) -> WriteResult:
-        """Exit 2: the own write on what is there now."""
+        """Exit 2: the own write on what is there now. Of what is gone nothing is given up: the conflict stays."""
+        if self.subscription.error is not None:
+            raise self.subscription.error
         try:
             return await self.write(conflict.intent)
         finally:

@@ -4,6 +4,9 @@ Rules of this module:
 - Numbers are contiguous; the server's `next_op` is the truth about which are used (DESIGN section 5, op ids).
 - A number that the server never saw can be given to another body; one that it saw never is.
 - A write whose parent is gone is not sent under a number that could now mean something else.
+- A write that an earlier process kept is asked for under its number. `op-mismatch` says that a later process used the
+  number, so that it was never carried out: it gets the next free one, with its base, and whoever names it as a base
+  names the new number. Until all such writes have their answers the server is sent nothing that it does not know.
 - A base never vouches for more than was seen. `{"op": m}` only stands for what op m itself touched: m may have been
   rebased over commits that this client had not seen when it asked (the lost update found by test_convergence seed 1).
   Everything else is written against the confirmed version, and what fits neither waits until the lane is clear.
@@ -73,9 +76,11 @@ class Entangled(Exception):
 class Lane:
     """Writes in order, and the number of the next one."""
 
-    __slots__ = ("next_number", "writes")
+    __slots__ = ("doubtful", "next_number", "writes")
 
     def __init__(self) -> None:
+        self.doubtful = 0
+        """Kept writes under numbers that the server knows: the answers tell whose these are."""
         self.next_number = 1
         self.writes: list[PendingWrite] = []
 
@@ -106,6 +111,7 @@ class Lane:
         pending.number, pending.request_id = self.next_number, request_id
         self.next_number += 1
         pending.doomed = pending.installed = pending.sent = pending.journaled = False
+        pending.kept = pending.misnumbered = False
         pending.attempts += 1
         self.writes.append(pending)
 
@@ -119,6 +125,21 @@ class Lane:
     def remove(self, pending: PendingWrite) -> None:
         """Take a write out; the others keep their numbers."""
         self.writes.remove(pending)
+        self._decided(pending)
+
+    def may_send(self, pending: PendingWrite) -> bool:
+        """False for what the server does not know, as long as the numbers before it may be other requests'."""
+        return pending.kept or not self.doubtful
+
+    def misnumber(self, pending: PendingWrite) -> None:
+        """The server used the number of a kept write for another request."""
+        self._decided(pending)
+        pending.misnumbered = True
+
+    def _decided(self, pending: PendingWrite) -> None:
+        if pending.kept:
+            pending.kept = False
+            self.doubtful -= 1
 
     def doom_children(self, parent: PendingWrite) -> None:
         """`parent` made no version: what builds on it will be refused."""
@@ -130,7 +151,7 @@ class Lane:
 
     def give_back(self, pending: PendingWrite) -> bool:
         """Take out a write whose number was not used. True when no other write is behind it, so the number is free."""
-        self.writes.remove(pending)
+        self.remove(pending)
         if self.next_number == pending.number + 1:
             self.next_number = pending.number
             return True
@@ -149,9 +170,12 @@ class Lane:
         renumbered: list[tuple[PendingWrite, int]] = []
         orphans: list[PendingWrite] = []
         present = {pending.number for pending in self.writes}
+        self.doubtful = 0
         for pending in list(self.writes):
-            if pending.number < next_op:
+            if pending.number < next_op and not pending.misnumbered:
+                self.doubtful += pending.kept
                 continue
+            pending.kept = False
             if any(parent >= next_op and (parent not in present) for parent in _parents(pending)):
                 self.writes.remove(pending)
                 present.discard(pending.number)
@@ -273,6 +297,7 @@ def _requests(write: OwnWrite) -> list[OwnWrite | Batched]:
 
 def _encode(pending: PendingWrite, request_id: int) -> None:
     assert pending.write is not None, "the request is given before its bytes"
+    pending.misnumbered = False
     pending.request_id = request_id
     pending.write = msgspec.structs.replace(pending.write, id=request_id, op=pending.number)
     pending.data = encode(pending.write)

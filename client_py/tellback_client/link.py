@@ -307,7 +307,7 @@ class Link:
             if not subscription.may_send or now_s < subscription.paused_until_s:
                 continue
             for pending in list(subscription.lane):
-                if pending.sent:
+                if pending.sent or not subscription.lane.may_send(pending):
                     continue
                 if not subscription.generations.may_send(pending.write):
                     break
@@ -438,6 +438,8 @@ class Link:
         self._aliases[text_of(frame)] = subscription
         if subscription.is_chat:
             self._aliases[f"id:{frame.chat_id}"] = subscription
+        if subscription.replica is None:
+            subscription.take_over(self.subscriptions, f"id:{frame.chat_id}")
         subscription.opened(frame)
 
     def _write(self, frame: Ack | Conflict | Error) -> tuple[Subscription, PendingWrite] | None:

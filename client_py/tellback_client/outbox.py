@@ -64,7 +64,7 @@ class PendingWrite:
     """One write on its way. The intent stays; number, base and bytes are those of the latest attempt."""
 
     __slots__ = (
-        "attempts", "data", "doomed", "installed", "intent", "journaled", "number", "on_settled",
+        "attempts", "data", "doomed", "installed", "intent", "journaled", "kept", "misnumbered", "number", "on_settled",
         "request_id", "sent", "targets", "write",
     )
 
@@ -88,6 +88,10 @@ class PendingWrite:
         """The confirmed chat already holds its effects, or it is known that there are none."""
         self.doomed = False
         """The write it builds on was refused; so will this be."""
+        self.kept = False
+        """Numbered by an earlier process; a later one may have used the number, too."""
+        self.misnumbered = False
+        """The number is another request's; the next `opened` gives a free one."""
 
 
 class Entry(msgspec.Struct):

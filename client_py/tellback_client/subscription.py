@@ -47,8 +47,7 @@ from .errors import DeletedError, RefusedError, TellbackError, error_of
 from .events import ChatDeleted, ChatRenamed, Committed, Gone, Replaced
 from .heartbeat import Backoff
 from .intents import RecordedIntent
-from .lane import targets_of_request
-from .outbox import Entry, PendingWrite, WriteResult, added
+from .outbox import PendingWrite, WriteResult, added
 from .replica import GenerationFrame, Replica, asked_effects
 from .writes import Writes
 
@@ -67,8 +66,6 @@ class Subscription(Writes):
         self.phase: Phase = "closed"
         self.open_at_s = 0.0
         self.on_opened: list[Callable[[Exception | None], None]] = []
-        self._left_conflicted: set[int] = set()
-        """Request ids of conflicts that an earlier process could not solve."""
         self._deferred: list[tuple[PendingWrite, Answer]] = []
         self._waiting: list[IntegrityFrame] = []
         """Commits that came between the parts of a snapshot."""
@@ -85,23 +82,6 @@ class Subscription(Writes):
     def address(self) -> str:
         """How frames name the chat."""
         return self.name if self.chat_id is None or self._by_name else self.owner
-
-    def restore(self, entries: list[Entry]) -> None:
-        """Take over what an earlier process left behind. Called before the first `opened`."""
-        for entry in entries:
-            pending = PendingWrite(RecordedIntent(entry.write))
-            pending.write = entry.write
-            pending.data = entry.data
-            pending.request_id = entry.request_id
-            pending.number = entry.write.op if isinstance(entry.write.op, int) else 0
-            pending.journaled = True
-            pending.targets = targets_of_request(entry.write)
-            if entry.conflicted:
-                self.stalled.append(pending)
-            else:
-                self.lane.writes.append(pending)
-                self.lane.next_number = max(self.lane.next_number, pending.number + 1)
-        self._left_conflicted = {entry.request_id for entry in entries if entry.conflicted}
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -287,9 +267,10 @@ class Subscription(Writes):
             ))
             # Own writes with an outcome are in the snapshot, or were refused.
             for pending in self.lane:
-                pending.installed = pending.number < frame.next_op
+                pending.installed = pending.number < frame.next_op and not pending.misnumbered
         if mine is not None:
-            for pending in [pending for pending in self.lane if pending.number >= frame.next_op]:
+            unseen = [one for one in self.lane if one.number >= frame.next_op or one.misnumbered]
+            for pending in unseen:
                 self.lane.remove(pending)
                 self._conflict(pending, f"the chat was replaced ({reason or 'epoch'})", version, None, mine)
             while self.blocked:

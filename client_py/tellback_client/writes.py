@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import UnsetType
 
@@ -32,9 +32,10 @@ from .errors import ConflictError, OutcomeUnknownError, TellbackError, error_of,
 from .events import Conflicted, Event
 from .generations import Generations
 from .heartbeat import Backoff
-from .intents import Unfetched, is_function, to_write
-from .lane import Entangled, Lane
-from .outbox import PendingWrite, Record, WriteResult, added, conflicted, done
+from .intents import RecordedIntent, Unfetched, is_function, to_write
+from .lane import Entangled, Lane, targets_of_request
+from .outbox import Entry, PendingWrite, Record, WriteResult, added, conflicted, done
+from .own_write import Unbased
 from .replica import Replica, show
 
 ATTEMPTS_MAX = 16
@@ -73,6 +74,10 @@ class Writes(ABC):
         """Writes wait until then, because the server asked for it."""
         self.events: list[Event] = []
         self.generations = Generations(session, lambda event: self.events.append(event))
+        self.left_behind: list[Entry] = []
+        """What an earlier process left for this owner."""
+        self._left_conflicted: set[int] = set()
+        """Request ids of conflicts that an earlier process could not solve."""
         self.records: list[Record] = []
         """For the outbox file, in order."""
         self.wanted_states: dict[str, list[StateWaiter]] = {}
@@ -102,6 +107,34 @@ class Writes(ABC):
         """How the outbox file names the owner."""
         assert self.chat_id is not None, "an owner is opened before it is written"
         return self.chat_id if self.is_chat else self.name
+
+    # -- what an earlier process asked ---------------------------------------------------------------------------------
+
+    def restore(self, entries: list[Entry]) -> None:
+        """Take over what an earlier process left behind. Called before the first `opened`."""
+        for entry in entries:
+            pending = PendingWrite(RecordedIntent(entry.write))
+            pending.write = entry.write
+            pending.data = entry.data
+            pending.request_id = entry.request_id
+            pending.number = entry.write.op if isinstance(entry.write.op, int) else 0
+            pending.journaled = pending.kept = True
+            pending.targets = targets_of_request(entry.write)
+            if entry.conflicted:
+                self.stalled.append(pending)
+            else:
+                self.lane.writes.append(pending)
+                self.lane.next_number = max(self.lane.next_number, pending.number + 1)
+        self.left_behind = entries
+        self._left_conflicted = {entry.request_id for entry in entries if entry.conflicted}
+
+    def take_over(self, others: Sequence[Writes], address: str) -> None:
+        """The owner was gone when what is kept for it was to be sent, and is back (a chat by `address`, its id)."""
+        for other in others:
+            left = other.left_behind if other.error is not None and other.replica is None else []
+            if left and other.name in (self.name, address):
+                other.left_behind, other.lost = [], None
+                self.restore(left)
 
     # -- what the user asks ------------------------------------------------------------------------------------------
 
@@ -172,6 +205,9 @@ class Writes(ABC):
             pending.sent = False
             after_s = frame.after_ms / 1000 if isinstance(frame.after_ms, int) else self._backoff.next_s()
             self.paused_until_s = max(self.paused_until_s, now_s + after_s)
+        elif frame.code == "op-mismatch" and pending.kept:
+            self.lane.misnumber(pending)
+            self.resync()
         elif frame.code == "op-forgotten":
             self.lane.remove(pending)
             self._settle(pending, OutcomeUnknownError(pending.number))
@@ -309,6 +345,10 @@ class Writes(ABC):
             self.records.append(done(conflict.request_id))
 
     def _settle(self, pending: PendingWrite, outcome: WriteResult | Exception) -> None:
+        if isinstance(outcome, Exception) and _is_kept(pending):
+            # Whoever asked for it is gone with the process, so nobody would hear of it.
+            self._conflict(pending, str(outcome), None, None, None)
+            return
         if pending.request_id:
             self.records.append(done(pending.request_id))
         if pending.on_settled is not None:
@@ -345,6 +385,12 @@ class Writes(ABC):
     def _opened_replica(self) -> Replica:
         assert self.replica is not None, "the handle is given out after the chat was opened"
         return self.replica
+
+
+def _is_kept(pending: PendingWrite) -> bool:
+    """True for what an earlier process asked for, but not for the end of a reply: what there is of that is stored."""
+    recorded = isinstance(pending.intent, RecordedIntent) and not isinstance(pending.write, Unbased)
+    return recorded and pending.request_id > 0 and pending.on_settled is None
 
 
 def _is_text(value: str) -> bool:
