@@ -22,13 +22,13 @@ from typing import Final, Literal
 
 import msgspec
 
-from tellback_protocol.ids import NAME_BYTES_MAX, Version
+from tellback_protocol.ids import NAME_BYTES_MAX, GroupChat, Version
 from tellback_server.failpoint import failpoint
-from tellback_server.fs import FileMark, FileMissing, FileStat, FileTaken
+from tellback_server.fs import FileMark, FileMissing, FileStat, FileTaken, Fs
 from tellback_server.records import Anchor, Checkpointed
 from tellback_server.registrar import Registered, write_registered
 from tellback_server.store.files import CHAT_ENDING, FileStore
-from tellback_server.store.groups import GroupEdit, edit_group
+from tellback_server.store.groups import GroupEdit, edit_group, groups_with
 from tellback_server.trash import Entry, Trash
 
 __all__ = ["Move", "Operation", "Replaced", "StoredChange", "Written", "carry_out", "decode_operation"]
@@ -292,19 +292,34 @@ def _put_aside(files: FileStore, operation: Operation, path: str) -> None:
     with files.operation("put-aside", path):
         if path.endswith(CHAT_ENDING):
             folder, name = os.path.split(path)
-            stem = name.removesuffix(CHAT_ENDING).encode()[: NAME_BYTES_MAX + 64].decode("utf-8", "ignore")
+            chat = name.removesuffix(CHAT_ENDING)
+            stem = chat.encode()[: NAME_BYTES_MAX + 64].decode("utf-8", "ignore")
             for number in range(1, ASIDE_MAX):
-                try:
-                    fs.link(path, os.path.join(folder, f"{stem} - recovered #{number}{CHAT_ENDING}"))
+                aside = f"{stem} - recovered #{number}"
+                if _is_linked(fs, path, os.path.join(folder, aside + CHAT_ENDING)):
                     break
-                except FileTaken:
-                    continue
+            else:
+                raise FileTaken(path, f"stands in the way, and {ASIDE_MAX} recovered chats have its name")
             fs.fsync_directory(folder)
+            if path == files.chat_path(operation.user, GroupChat(chat)):
+                # Ours gets its name, in whatever group that is, behind this.
+                for group in groups_with(files, operation.user, chat):
+                    edit_group(files, operation.user, GroupEdit(path=group, action="replace", chat=chat, to=aside))
         else:
             data = files.read(path).data
             ending = f".{os.path.basename(path)[-64:]}"
             files.backup(operation.user, operation.chat_id, operation.seq, 0, data, ending)
         fs.unlink(path)
+
+
+def _is_linked(fs: Fs, path: str, other: str) -> bool:
+    """Gives the file another name; False when that is another file's. One that a crash left with both has it."""
+    try:
+        fs.link(path, other)
+    except FileTaken:
+        one, there = fs.stat(path), fs.stat(other)
+        return one is not None and there is not None and (one.inode, one.device) == (there.inode, there.device)
+    return True
 
 
 def _unlink(files: FileStore, path: str, inode: int) -> None:
