@@ -334,8 +334,9 @@ async def main(url, outbox_path):
         print("ready", flush=True)
         sys.stdin.readline()
         writes = [asyncio.create_task(chat.append({"mes": f"while away {n}"})) for n in range(5)]
-        await asyncio.sleep(0.3)
-        print(chat.pending, chat.status, flush=True)
+        while (chat.pending, chat.status) != (5, "offline"):
+            await asyncio.sleep(0.01)
+        print("offline", flush=True)
         await asyncio.gather(*writes)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -354,7 +355,8 @@ async def test_r45_the_outbox_file_survives_the_client_process(tellback_server: 
     tellback_server.kill()
     process.stdin.write(b"go\n")
     await process.stdin.drain()
-    assert await process.stdout.readline() == b"5 offline\n"
+    assert await process.stdout.readline() == b"offline\n"
+    await until(lambda: outbox_path.read_bytes().count(b"while away") == 5)
     process.send_signal(signal.SIGKILL)
     await process.wait()
     process.stdin.close()
