@@ -6,21 +6,25 @@
     operation = plan.operation(...)                                       writes what nobody sees yet
 
 Rules of this module (BEHAVIOUR Z7, Z9, Z10):
-- The bytes are those of the backup. Nothing is rendered anew: only chat_sync says what the files are now.
+- The bytes are those of the backup. Nothing is rendered anew: only chat_sync says what the files are now, and the
+  header of a new chat has an `integrity` of its own.
 - A backup is read whole and compared with its manifest before anything is decided.
 - In place, state files that the backup does not hold go; of a piece, which does not know them, they stay.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from tellback_protocol.backups import BackupRestore
+from tellback_protocol.chat import with_integrity
 from tellback_protocol.ids import (
     SIDECAR_MARK,
+    ChatName,
     GroupChat,
     Version,
     namespace_problem,
@@ -45,9 +49,10 @@ from tellback_server.store.files import (
     SyncMark,
     Watermark,
 )
-from tellback_server.store.found import Content, foreign_content
+from tellback_server.store.found import Content, foreign_content, parse_file
 from tellback_server.store.groups import GroupEdit, inherited_metadata
 from tellback_server.store.held import FileState
+from tellback_server.store.jsonl import header_filled
 from tellback_server.survey import Live, OwnerFiles, folder_of, owner_files, taken
 
 __all__ = ["Chosen", "RestorePlan", "choose_backup", "plan_backup_restore"]
@@ -247,10 +252,10 @@ class RestorePlan(msgspec.Struct, kw_only=True):
 
 def choose_backup(
     files: FileStore, registrar: Registrar, stream: Stream, request: BackupRestore, now_ms: int, *,
-    inherited: Callable[[Manifest, str], bytes | None],
+    chat_id: str, inherited: Callable[[Manifest, str], bytes | None],
 ) -> Chosen | Facts:
-    """The backup that is asked for, or why it cannot be restored. `inherited` are metadata of a group chat without a
-    header. Blocks. Raises OSError.
+    """The backup that is asked for, or why it cannot be restored. `chat_id` is that of a new chat, `inherited` are
+    metadata of a group chat without a header. Blocks. Raises OSError.
     """
     user, backups = stream.user, BackupFolder(files)
     kind: Kind = "out-of-trash" if stream.deleted else "beside" if isinstance(request.to, str) else "in-place"
@@ -278,6 +283,8 @@ def choose_backup(
     if CHAT_ENDING not in contents:
         return refused("backup-damaged", "It holds no chat, only states.")
     place = chat_of(name)
+    if kind == "beside":
+        contents = {**contents, CHAT_ENDING: _as_new(place, contents[CHAT_ENDING], chat_id)}
     chat = foreign_content(place, contents[CHAT_ENDING], lambda: inherited(manifest, place.chat))
     return Chosen(kind=kind, name=name, manifest=manifest, contents=contents, chat=chat)
 
@@ -289,7 +296,7 @@ def plan_backup_restore(
     """What can be done; `chat_id` and `integrity` are those of a new chat. Blocks. Raises OSError."""
     user = stream.user
     chosen = choose_backup(
-        files, registrar, stream, request, now_ms,
+        files, registrar, stream, request, now_ms, chat_id=chat_id,
         inherited=lambda _manifest, chat: inherited_metadata(files, user, chat),
     )
     if isinstance(chosen, Facts):
@@ -306,6 +313,20 @@ def plan_backup_restore(
         facts=chosen.facts(stream, refused, chat_id, integrity), kind=chosen.kind, manifest=chosen.manifest,
         contents=chosen.contents, chat=chosen.chat, own=own,
     )
+
+
+def _as_new(place: ChatName, loaded: LoadedFile, chat_id: str) -> LoadedFile:
+    """The file with an `integrity` of its own where its header has one; every other line keeps its bytes."""
+    image = parse_file(place, loaded.data).image
+    metadata = with_integrity(image.metadata, chat_id)
+    if image.header is None or image.metadata_key is None or metadata == image.metadata:
+        return loaded
+    start = len(image.lead)
+    end = start + len(image.header)
+    assert loaded.data[start:end] == image.header, "an image tells where its header stands"
+    data = image.lead + header_filled(image.header, metadata) + loaded.data[end:]
+    identity = FileIdentity(len(data), zlib.crc32(data), 0, 0)
+    return LoadedFile(data, identity, loaded.stat)
 
 
 def _beside_a_chat(manifest: Manifest, contents: dict[str, LoadedFile]) -> dict[str, LoadedFile]:

@@ -199,7 +199,7 @@ class StorePlans:
         self, stream: Stream, request: BackupRestore, around: Around, now_ms: int
     ) -> StorePlan:
         chosen = choose_backup(
-            self._files, self._registrar, stream, request, now_ms,
+            self._files, self._registrar, stream, request, now_ms, chat_id=around.chat_id,
             inherited=lambda one, _chat: bytes(one.inherited) if isinstance(one.inherited, Raw) else None,
         )
         if isinstance(chosen, Facts):

@@ -13,6 +13,7 @@ import pytest
 
 from tellback_server.fs import File, Fs
 from tests.support.server import TabClient, running, texts
+from tests.support.stored import sqlite_url
 from tests.support.waiting import until
 
 CHAT = "character:アリス/はじめまして"
@@ -300,6 +301,31 @@ async def test_beside_a_chat_it_is_another_one_z9(tmp_path: Path) -> None:
         for to, code in (("as it was", "exists"), ("As It Was", "exists"), ("a/b", "name-illegal")):
             answer = await tab.write("backup-restore", CHAT, backup=backup, to=to)
             assert (answer["code"], answer["pointer"]) == (code, "/to"), to
+
+
+@pytest.mark.parametrize("is_store", [False, True], ids=["files", "store"])
+async def test_beside_a_chat_it_has_an_integrity_of_its_own_z9(tmp_path: Path, is_store: bool) -> None:
+    """[Z9] [J7]: SillyTavern takes it for no other chat; what else its header tells stays, and in place all of it."""
+    settings = {**QUIET, **({"store": sqlite_url(tmp_path / "store")} if is_store else {})}
+    data = tmp_path / "data"
+    theirs = {"integrity": "of the source", "note_prompt": "tide"}
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        await tab.open(CHAT, create=True)
+        await tab.write("metadata-update", CHAT, base="*", merge=theirs)
+        await tab.append(CHAT, "one", "two")
+        backup = (await tab.ask("backup-create", chat=CHAT))["backup"]["backup"]
+        was = await tab.open(CHAT)
+        made = (await tab.write("backup-restore", CHAT, backup=backup, to="as it was"))["branch"]
+        assert (await tab.write("backup-restore", CHAT, base="*", backup=backup))["type"] == "ack"
+        assert (await tab.raw.receive_until(type="reset"))["reason"] == "restored"
+    async with running(data, **settings) as app:
+        tab = await TabClient.join(app.urls[0])
+        assert (await tab.open(CHAT))["metadata"] == theirs
+        opened = await tab.open(made["chat"])
+        assert opened["metadata"] == {**theirs, "integrity": made["chat_id"]}
+        assert (opened["chat_id"], opened["version"]) == (made["chat_id"], made["version"])
+        assert opened["messages"] == was["messages"]
 
 
 async def test_what_cannot_be_restored_changes_nothing_z10(tmp_path: Path) -> None:
