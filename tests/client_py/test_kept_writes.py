@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tellback_client import Chat, ClientClosed, ConflictError, DeletedError, connect
+from tellback_client import Chat, ClientClosed, ConflictError, DeletedError, SessionTakenOver, connect
 from tellback_client.outbox import Journal
 from tellback_protocol.outcomes import OUTCOMES_MAX
 from tests.support.server import running
@@ -19,7 +19,7 @@ from tests.support.waiting import until
 CHAT = "character:Alice/First meeting"
 MESSAGES = [{"id": "a", "mes": "Hello."}, {"id": "b", "mes": "Well?"}]
 
-Writes = Callable[[Chat], list[Coroutine[Any, Any, object]]]
+Writes = Callable[..., list[Coroutine[Any, Any, object]]]
 
 
 def replaced(mes: str) -> list[dict[str, str]]:
@@ -30,14 +30,16 @@ def texts(chat: Chat) -> list[str]:
     return [message["mes"] for message in chat.messages]
 
 
-async def leave_behind(folder: Path, outbox: Path, writes: Writes) -> str:
-    """A process asks for these while there is no server, and ends. Returns the chat's id."""
+async def leave_behind(folder: Path, outbox: Path, writes: Writes, *others: str) -> str:
+    """A process asks for these, of the chat and the others, while there is no server, and ends. Returns the chat's id.
+    """
     async with running(folder) as app:
         client = connect(app.urls[0], outbox_path=outbox)
         await client.start()
         chat = await client.create_chat(CHAT, messages=MESSAGES)
         await chat.state_get("memory")
-    waiting = [asyncio.create_task(write) for write in writes(chat)]
+        beside = [await client.create_chat(name, messages=MESSAGES) for name in others]
+    waiting = [asyncio.create_task(write) for write in writes(chat, *beside)]
     await until(lambda: outbox.read_bytes().count(b'{"add":') == len(waiting))
     await client.aclose(flush_timeout_s=0)
     assert all(isinstance(one, ClientClosed) for one in await asyncio.gather(*waiting, return_exceptions=True))
@@ -213,3 +215,52 @@ async def test_a_conflict_of_a_chat_that_is_gone_stays_when_it_cannot_be_asked_a
             await chat.conflicts[0].apply_mine_again()
             await client.saved()
             assert texts(chat) == ["kept", "Well?"]
+
+
+async def test_saved_tells_a_conflict_first_then_what_was_lost_then_what_closed_the_client(tmp_path: Path) -> None:
+    """Whatever order the chats were opened in, and although others still wait for their answers."""
+    outbox, changed, too = tmp_path / "outbox.jsonl", "group:Changed", "group:Changed, too"
+    await leave_behind(tmp_path, outbox, lambda chat, beside, again: [
+        chat.append({"mes": "lost"}), beside.patch("a", replaced("mine")), again.patch("a", replaced("mine")),
+    ], changed, too)
+    async with running(tmp_path) as app:
+        url = app.urls[0]
+        async with connect(url) as other:
+            await (await other.open(CHAT)).remove()
+            for name in (changed, too):
+                await (await other.open(name)).patch("a", replaced("theirs"))
+        async with connect(url, outbox_path=outbox) as client:
+            waiting = await client.open("group:Rest", create=True)
+            conflicted, again = await client.open(changed), await client.open(too)
+            await until(lambda: conflicted.conflicts and again.conflicts and not client.pending)
+            writing = asyncio.create_task(waiting.append({"mes": "later"}))
+            await asyncio.sleep(0)
+            for chat in (conflicted, again):
+                with pytest.raises(ConflictError):
+                    await client.saved()
+                assert waiting.pending == 1, "a conflict is told at once"
+                chat.conflicts[0].take_theirs()
+            with pytest.raises(DeletedError):
+                await client.saved()
+            await client.saved()
+            assert (waiting.pending, writing.done()) == (0, True)
+            await writing
+
+
+async def test_saved_tells_a_conflict_before_what_closed_the_client(tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox.jsonl"
+    chat_id = await leave_behind(tmp_path, outbox, lambda chat: [chat.patch("a", replaced("mine"))])
+    async with running(tmp_path) as app:
+        url = app.urls[0]
+        async with connect(url) as other:
+            await (await other.open(CHAT)).patch("a", replaced("theirs"))
+        async with connect(url, outbox_path=outbox) as client:
+            chat = await client.open(f"id:{chat_id}")
+            await until(lambda: chat.conflicts)
+            async with connect(url, session=client.session):
+                await until(lambda: client.status == "closed")
+            with pytest.raises(ConflictError):
+                await client.saved()
+            chat.conflicts[0].take_theirs()
+            with pytest.raises(SessionTakenOver):
+                await client.saved()
