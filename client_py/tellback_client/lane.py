@@ -170,10 +170,11 @@ class Lane:
         renumbered: list[tuple[PendingWrite, int]] = []
         orphans: list[PendingWrite] = []
         present = {pending.number for pending in self.writes}
-        self.doubtful = 0
+        known = [pending for pending in self.writes if pending.number < next_op]
+        self.doubtful = sum(pending.kept and not pending.misnumbered for pending in known)
         for pending in list(self.writes):
-            if pending.number < next_op and not pending.misnumbered:
-                self.doubtful += pending.kept
+            # Others that are doubtful may name the number that one of them has to give up: all change together.
+            if pending.number < next_op and (self.doubtful or not pending.misnumbered):
                 continue
             pending.kept = False
             if any(parent >= next_op and (parent not in present) for parent in _parents(pending)):

@@ -683,6 +683,40 @@ def test_r45_an_unsolved_conflict_of_an_earlier_process_waits_again() -> None:
     assert {record.line for record in wire.link.journal() if record.kind == "done"} == {b'{"done":7}\n'}
 
 
+def test_kept_writes_get_other_numbers_together_although_the_connection_ends_between_their_answers() -> None:
+    """[O3] Who names one of them as its base names its new number, also when its own became known later."""
+    first = {"type": "patch", "chat": ID, "patch": [{"op": "replace", "path": "/mes", "value": "mine"}], "message": "a",
+             "id": 1, "op": 1, "base": integrity(1)}
+    kept = [{**first, "id": op, "op": op, "base": {"op": op - 1} if op > 1 else integrity(1)} for op in range(1, 5)]
+    wire = Wire()
+    wire.link.restore([
+        Entry(frame["id"], CHAT_ID, data, msgspec.json.decode(data, type=Patch))
+        for frame in kept for data in [json.dumps(frame).encode()]
+    ])
+    opens = wire.connect()
+    for asked in opens:
+        wire.opened(asked, 5, messages=[{"id": "a", "mes": "theirs"}], next_op=3)
+    (wire.subscription,) = wire.link.subscriptions
+    following = wire.append()
+    assert wire.sent() == kept[:2], "what the server does not know waits for the answers"
+    wire.receive(refusal(kept[0], "op-mismatch", "never"))
+    wire.link.disconnected()
+    (asked,) = wire.connect()
+    wire.opened(asked, 5, mode="current", next_op=3)
+    assert wire.sent() == kept[1:2]
+    wire.receive(refusal(kept[1], "op-mismatch", "never"))
+    (asked,) = wire.sent()
+    assert asked["type"] == "open"
+    wire.opened(asked, 5, mode="current", next_op=3)
+
+    sent = wire.sent()
+    assert [frame["op"] for frame in sent] == [3, 4, 5, 6, 7]
+    assert [frame["base"] for frame in sent[:4]] == [integrity(1), {"op": 3}, {"op": 4}, {"op": 5}]
+    wire.receive(refusal(sent[0], "op-mismatch", "never"))
+    assert [conflict.op for conflict in wire.subscription.conflicts] == [3], "once is enough"
+    assert following == []
+
+
 def frame_with(frame: Patch, request_id: int, op: int) -> Patch:
     return msgspec.structs.replace(frame, id=request_id, op=op)
 
