@@ -239,7 +239,8 @@ class Chat(_Writing[Coroutine[Any, Any, WriteResult]], LivingChat, Generating, H
         # An attempt that was interrupted is taken up again; anything else that stands there is somebody's.
         if list(copy.messages) != conflict.mine.values()[: len(copy.messages)]:
             raise refused("exists", f"{name!r} exists and holds something else.", pointer="/chat")
-        await copy.set_metadata(conflict.mine.metadata_value())
+        metadata = conflict.mine.metadata_value()
+        await copy.set_metadata({**metadata, "integrity": copy.chat_id} if "integrity" in metadata else metadata)
         mine = [message for message in conflict.mine.values() if copy.messages.get(message["id"]) is None]
         for page in pages(mine):
             await copy.append(page)

@@ -141,6 +141,7 @@ async def test_functions_are_run_again_until_they_fit(tellback_server: ServerPro
 async def test_a_conflict_has_three_exits(tellback_server: ServerProcess) -> None:
     async with connect(tellback_server.url) as one, connect(tellback_server.url) as other:
         mine = await one.open(CHAT, create=True)
+        await mine.set_metadata({"integrity": "of the source", "note": "n"})
         message_id = (await mine.append({"mes": "hi"})).message_ids[0]
         theirs = await other.open(CHAT)
         losers = []
@@ -166,6 +167,8 @@ async def test_a_conflict_has_three_exits(tellback_server: ServerProcess) -> Non
         assert mine.conflicts == theirs.conflicts == []
         copy = await one.open("character:Alice/Mine")
         assert copy.messages[0]["mes"].endswith("third")
+        # SillyTavern tells chats apart by it.
+        assert copy.metadata == {"integrity": copy.chat_id, "note": "n"}
         await until(lambda: mine.messages[0]["mes"].endswith("second") and mine.head == theirs.head)
         assert {mine.status, theirs.status} == {"synced"}
         with pytest.raises(RefusedError, match="exists"):
