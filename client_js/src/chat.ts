@@ -112,7 +112,7 @@ export class Chat extends Handle {
     const made = await this.client.open(name, { create: true });
     // An attempt that was interrupted is taken up again; anything else that stands there is somebody's.
     if (!equal(made.messages, all.slice(0, made.messages.length))) throw refused("exists", `${name} exists and holds something else.`, "/chat");
-    await made.setMetadata(metadata);
+    await made.setMetadata("integrity" in metadata ? { ...metadata, integrity: made.chatId } : metadata);
     let page: Message[] = [];
     let units = 0;
     for (const message of all.slice(made.messages.length)) {
