@@ -57,7 +57,7 @@ export class Client {
   readonly session: string;
   /** @internal Clients that speak for tabs that died. */
   readonly adopted: Client[] = [];
-  /** @internal Why writes of tabs that died cannot be sent, until `saved` told it. */
+  /** @internal Why writes that were left cannot be sent, until `saved` told it. */
   readonly untold: TellbackError[] = [];
   private readonly link: Link;
   private readonly connection: Connection;
@@ -125,9 +125,8 @@ export class Client {
   async settled(): Promise<TellbackError[]> {
     while (!this.link.error && (this.pending || this.conflicts.length)) await this.changed();
     if (this.link.error) throw this.link.error;
-    const gone = this.link.subscriptions.flatMap(({ replica, error }) => (replica ? [] : error ?? []));
     await this.close(0);
-    return gone;
+    return this.untold;
   }
 
   private end(error: TellbackError): void {
@@ -176,7 +175,7 @@ export class Client {
   }
 
   /** Wait until no own write is without an answer, in all chats. Throws `conflict` when one waits for a decision, what closed the
-      client, and, once, what ended a chat for which a tab that died left writes. Another chat that is gone is nothing to wait
+      client, and, once, what ended a chat for which a tab that died, or this session before, left writes. Another chat that is gone is nothing to wait
       for: its writes were answered, or are conflicts. */
   async saved(): Promise<void> {
     // A conflict is told at once, whatever others still wait for.
@@ -277,7 +276,11 @@ export class Client {
 
   /** @internal */
   tell(): void {
-    for (const held of this.link.subscriptions) this.handle(held).stepped();
+    for (const held of this.link.subscriptions) {
+      this.handle(held).stepped();
+      if (held.lost) this.untold.push(held.lost);
+      held.lost = undefined;
+    }
     const { status, error } = this;
     if (status !== this.told) {
       this.told = status;

@@ -11,7 +11,7 @@ export class Heartbeat {
   private heardAt: number;
   private askedAt: number | undefined;
 
-  constructor(now: number, readonly idleMs: number, readonly timeoutMs = PONG_TIMEOUT_MS) {
+  constructor(now: number, private readonly idleMs: number) {
     this.heardAt = now;
   }
 
@@ -20,17 +20,16 @@ export class Heartbeat {
     this.askedAt = undefined;
   }
 
-  /** What silence asks for now. `ping` is said once and counts as sent. */
-  due(now: number): "ping" | "dead" | undefined {
-    if (this.askedAt !== undefined) return this.isDead(now) ? "dead" : undefined;
-    if (now < this.heardAt + this.idleMs) return undefined;
-    this.askedAt = now;
-    return "ping";
+  /** Whether silence asks for a ping now: said once, and counts as sent. */
+  due(now: number): boolean {
+    const isDue = this.askedAt === undefined && now >= this.deadline;
+    if (isDue) this.askedAt = now;
+    return isDue;
   }
 
   /** A ping had no answer in time. Only asks: a ping that is due stays due. */
   isDead(now: number): boolean {
-    return this.askedAt !== undefined && now >= this.askedAt + this.timeoutMs;
+    return this.askedAt !== undefined && now >= this.deadline;
   }
 
   /** Ask at the next occasion: the page was asleep, or the network has changed. */
@@ -38,9 +37,9 @@ export class Heartbeat {
     this.heardAt = -Infinity;
   }
 
-  /** When `due` has something to say, if nothing is heard until then. */
+  /** When `due` or `isDead` is true, if nothing is heard until then. */
   get deadline(): number {
-    return this.askedAt !== undefined ? this.askedAt + this.timeoutMs : Math.max(0, this.heardAt + this.idleMs);
+    return this.askedAt !== undefined ? this.askedAt + PONG_TIMEOUT_MS : Math.max(0, this.heardAt + this.idleMs);
   }
 }
 
@@ -48,10 +47,10 @@ export class Heartbeat {
 export class Backoff {
   private attempts = 0;
 
-  constructor(readonly firstMs = 250, readonly maxMs = 30_000, private readonly draw = Math.random) {}
+  constructor(private readonly firstMs = 250, private readonly maxMs = 30_000) {}
 
   next(): number {
-    return this.draw() * Math.min(this.maxMs, this.firstMs * 2 ** Math.min(this.attempts++, 32));
+    return Math.random() * Math.min(this.maxMs, this.firstMs * 2 ** Math.min(this.attempts++, 32));
   }
 
   worked(): void {

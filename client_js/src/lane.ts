@@ -2,6 +2,8 @@
 
    - Numbers are contiguous; the server's `next_op` is the truth about which are used.
    - A number that the server never saw can be given to another body; one that it saw never is.
+   - What an earlier life left may have a number that was another request's meanwhile. It is asked before everything that the
+     server has not counted, so that nothing is sent as built on it that is not.
    - A write whose parent is gone is not sent under a number that could now mean something else.
    - A base never vouches for more than was seen. `{"op": m}` only stands for what op m itself touched: m may have been
      rebased over commits that this client had not seen when it asked. Everything else is written against the confirmed
@@ -15,6 +17,9 @@ import { escaped, has, stringify } from "./values.js";
 /** Half of the outcomes that a server keeps for a session, so that `{"op": m}` is known when it arrives. */
 const NEAR_WRITES = 128;
 const ANYTHING = "*";
+
+/** Past every number of the server: `reconcile` gives another one. */
+const NO_NUMBER = 2 ** 40;
 
 /** The write builds on own writes in a way that no base can say; ask again when they have their answers. */
 export const ENTANGLED = Symbol("entangled");
@@ -52,6 +57,18 @@ export class Lane {
         pending.doomed = true;
         refused.add(pending.number);
       }
+    }
+  }
+
+  /** Its number is another request's: `reconcile` is to give it one of its own, and the same to what builds on it. */
+  giveUpNumber(pending: PendingWrite): void {
+    const { number } = pending;
+    const moved = new Map([[number, (pending.number += NO_NUMBER)]]);
+    pending.installed = false;
+    for (const later of this.writes.slice(this.writes.indexOf(pending) + 1)) {
+      // Two lives can have left the same number; what comes behind the second builds on that one.
+      if (later.number === number) break;
+      later.write = reparented(later.write!, moved);
     }
   }
 

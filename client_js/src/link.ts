@@ -87,8 +87,7 @@ export class Link {
   /** Frames to send now, in order. */
   collect(now: number): string[] {
     this.now = now;
-    if (this.state !== "greeting" && this.state !== "ready") return [];
-    if (this.state === "ready" && this.heartbeat?.due(now) === "ping") this.control.push({ type: "ping", id: this.newRequestId() });
+    if (this.state === "ready" && this.heartbeat?.due(now)) this.control.push({ type: "ping", id: this.newRequestId() });
     const frames = this.control.splice(0).map(stringify);
     if (this.state === "ready" && !this.goaway) {
       this.collectOpens(frames);
@@ -231,7 +230,9 @@ export class Link {
     let roomUnits = flyingBytesMax / 3 - flying.reduce((sum, { data }) => sum + data.length, 0);
     for (const held of this.subscriptions) {
       if (!held.maySend || this.now < held.pausedUntil) continue;
-      for (const pending of [...held.lane.writes]) {
+      const { writes } = held.lane;
+      const counted = writes.filter(({ installed }) => installed);
+      for (const pending of counted.length ? counted : [...writes]) {
         if (pending.sent) continue;
         if (held.follower?.maySend(pending.write!) === false) break;
         const { data } = pending;

@@ -87,10 +87,9 @@ export class Subscription extends Writes {
 
   /** The connection is gone; everything without an answer will be asked again. */
   disconnected(): void {
-    if (this.phase !== "gone") this.phase = "closed";
+    this.resync();
+    if (this.phase === "opening") this.phase = "closed";
     this.deferred = [];
-    this.waiting = [];
-    this.snapshot = this.target = undefined;
     this.pausedUntil = 0;
     for (const pending of this.lane.writes) pending.sent = false;
     this.follower?.disconnected();
@@ -123,15 +122,15 @@ export class Subscription extends Writes {
     if (this.phase === "gone") return;
     this.phase = "gone";
     this.error = error;
-    const writes = [...this.lane.writes, ...this.stalled, ...this.blocked];
     const mine = this.replica && this.view();
-    this.lane.writes = [];
-    this.stalled = [];
-    this.blocked = [];
+    const writes = [this.lane.writes, this.stalled, this.blocked].flatMap((waiting) => waiting.splice(0));
     if (isFinal) this.events.push({ type: "gone", code: error.code, message: error.reason });
     for (const pending of writes) {
       if (isFinal && mine) this.conflict(pending, `it cannot be opened: ${error.message}`, null, undefined, mine);
-      else pending.settle(error);
+      else {
+        this.lost = error;
+        pending.settle(error);
+      }
     }
     this.tellOpened(error);
     this.follower?.fail(error);
@@ -241,7 +240,7 @@ export class Subscription extends Writes {
     }
     // What an earlier tab could not solve waits for a person again.
     const unsolved = this.stalled.filter((pending) => this.left.has(pending));
-    this.stalled = this.stalled.filter((pending) => !unsolved.includes(pending));
+    this.stalled = this.stalled.filter((pending) => !this.left.has(pending));
     for (const pending of unsolved) this.conflict(pending, "left unsolved by an earlier tab", null);
     this.tellOpened();
     this.follower?.live();
@@ -279,7 +278,6 @@ export class Subscription extends Writes {
 
   /** What is open was replaced. */
   reset(frame: Reset): void {
-    if (this.phase === "gone") return;
     this.resync();
     this.broken = frame;
   }

@@ -47,6 +47,8 @@ export abstract class Writes {
   damage: readonly Damage[] = [];
   /** Why the owner is gone. */
   error: TellbackError | undefined;
+  /** The same, until the client took it, when writes without an answer went with it and are no conflicts. */
+  lost: TellbackError | undefined;
   /** Writes wait until then, because the server asked for it. */
   pausedUntil = 0;
   events: Told[] = [];
@@ -103,19 +105,20 @@ export abstract class Writes {
     if (code === "generation-gap") {
       if (this.follower?.sendsAgain(pending.write!)) pending.sent = false;
       else this.refuse(pending, errorOf(frame));
-    } else if (code === "op-gap") {
+    } else if (code === "op-gap" || code === "not-open") {
       pending.sent = false;
       const first = this.lane.writes.find(({ number }) => number === frame.expected);
       if (!first || first.sent) this.resync();
-    } else if (code === "not-open") {
-      pending.sent = false;
-      this.resync();
     } else if (/^(backoff|now|after-auth)$/.test(frame.retry)) {
       pending.sent = false;
       this.pausedUntil = Math.max(this.pausedUntil, now + (frame.after_ms ?? this.backoff.next()));
     } else if (code === "op-forgotten") {
       this.lane.remove(pending);
       this.settle(pending, new TellbackError("outcome-unknown", `The outcome of op ${pending.number} is no longer kept.`, { op: pending.number }));
+    } else if (code === "op-mismatch" && pending.installed && pending.intent.isRecorded) {
+      // The number that the server counted was another request's: this one was not stored.
+      this.lane.giveUpNumber(pending);
+      this.resync();
     } else if (code === "parent-refused" || (code === "base-illegal" && /\/base\/op$/.test(frame.pointer ?? ""))) {
       this.lane.remove(pending);
       this.repeat(pending, "the write it builds on was refused", null, undefined);
@@ -172,21 +175,15 @@ export abstract class Writes {
 
   /** Ask for what waited, in order, as far as it goes. */
   protected unblock(): void {
-    while (this.blocked.length && !this.error) {
-      const [first, ...rest] = this.blocked as [PendingWrite, ...PendingWrite[]];
-      this.blocked = [];
-      this.carryOut(first);
-      const isStuck = this.blocked.length > 0;
-      this.blocked.push(...rest);
-      if (isStuck) return;
-    }
+    const waiting = this.blocked.splice(0);
+    while (waiting.length && !this.blocked.length && !this.error) this.carryOut(waiting.shift()!);
+    this.blocked.push(...waiting);
   }
 
   private resume(pending: PendingWrite, error?: TellbackError): void {
-    const at = this.stalled.indexOf(pending);
     // It was settled when the owner was lost.
-    if (at < 0) return;
-    this.stalled.splice(at, 1);
+    if (!this.stalled.includes(pending)) return;
+    this.stalled = this.stalled.filter((one) => one !== pending);
     if (error) this.settle(pending, error);
     else this.carryOut(pending);
   }

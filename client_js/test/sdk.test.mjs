@@ -372,6 +372,69 @@ test("a program that gives its session sends what it left", async () => {
   await until(() => !locks.held.size);
 });
 
+/** An own session that left writes for a chat: to be sent by the next client of the same session and outbox. */
+async function leaving(write) {
+  const options = { session: `a-program-that-leaves-${++chats}`, outbox: new MemoryOutbox() };
+  const dead = await client(server, options);
+  const chat = await dead.open(name(), { create: true });
+  await chat.append({ id: "m", mes: "stored" });
+  await server.kill();
+  const writes = write(chat);
+  for (const one of writes) one.catch(() => {});
+  const kept = () => options.outbox.load(options.session);
+  await until(async () => (await kept()).length === writes.length);
+  await dead.close(0);
+  await server.start();
+  return { chat, options, kept };
+}
+const says = (value) => [{ op: "replace", path: "/mes", value }];
+
+test("what an own session left for a chat that is gone is kept and told once, and sent although its numbers were used meanwhile", async () => {
+  const { chat: { name: at, chatId }, options, kept } = await leaving((chat) => [
+    chat.append({ id: "a", mes: "left" }), chat.patch("a", says("left, and changed")), chat.patch("m", says("changed")), chat.append({ id: "b", mes: "left last" }),
+  ]);
+  const other = await client(server);
+  await (await other.open(at)).remove();
+  const living = await client(server, options);
+  const told = await new Promise((resolve) => living.on("changed", () => living.saved().catch(resolve)));
+  assert.deepEqual([told.code, told.chatId], ["deleted", chatId]);
+  await living.saved();
+  assert.deepEqual([living.pending, (await kept()).length], [0, 4]);
+  // The same session takes the numbers of the first two.
+  await (await living.restoreChat(chatId)).append({ mes: "of the life after" });
+  await living.close();
+  assert.equal((await kept()).length, 4);
+  const last = await client(server, options);
+  const chat = await last.open(at);
+  await last.saved();
+  assert.deepEqual(texts(chat), ["changed", "of the life after", "left, and changed", "left last"]);
+  await until(async () => !(await kept()).length);
+  assert.deepEqual(texts(await other.open(`id:${chatId}`)), texts(chat));
+  await Promise.all([last.close(), other.close()]);
+});
+
+test("what builds on a write whose number was used meanwhile does not pass for built on that", async () => {
+  const { chat: { name: at, chatId }, options, kept } = await leaving((chat) => [chat.patch("m", says("left")), chat.patch("m", says("left, and changed"))]);
+  const other = await client(server);
+  await (await other.open(at)).remove();
+  const living = await client(server, options);
+  await refused(living.open(at), "deleted");
+  const theirs = await other.restoreChat(chatId);
+  await theirs.patch("m", says("theirs"));
+  // Its number is that of the first one left; the second one's is free.
+  await (await living.open(at)).append({ mes: "of the life after" });
+  await living.close();
+  const last = await client(server, options);
+  const chat = await last.open(at);
+  await refused(last.saved(), "conflict");
+  await until(() => chat.conflicts.length === 2 && !chat.pending);
+  assert.deepEqual(texts(chat), ["theirs", "of the life after"]);
+  assert.equal(chat.conflicts[0].mine.messages.get("m").mes, "left");
+  assert.equal((await kept()).length, 2);
+  for (const conflict of chat.conflicts) conflict.takeTheirs();
+  await Promise.all([last.close(), other.close()]);
+});
+
 test("what a dead tab left for a chat that is gone is kept, told once, and sent when the chat is open again", async () => {
   const outbox = new MemoryOutbox();
   const asked = [];
