@@ -123,9 +123,13 @@ test("states: functions count exactly, data conflicts have three exits", togethe
   await conflict.applyMineAgain();
   await until(() => winner.message("m").mes === loser.message("m").mes);
   assert.equal(loser.conflicts.length, 0);
+  await winner.updateMetadata({ integrity: "of the source" });
+  await until(() => loser.metadata.integrity);
   [loser, conflict, winner] = await fight("third");
   const saved = await conflict.saveMineAs(name());
   assert.deepEqual(saved.messages, conflict.mine.all);
+  // SillyTavern tells chats apart by it.
+  assert.deepEqual(saved.metadata, { ...conflict.mine.metadata, integrity: saved.chatId });
   assert.notEqual(saved.message("m").mes, loser.message("m").mes);
   assert.equal(loser.status, "synced");
   await mine.state("count").delete();
