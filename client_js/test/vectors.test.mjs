@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import test from "node:test";
-import { applyPatch, difference, equal, parse, payload, run, sha256, stringify } from "../dist/vectors.js";
+import { applyPatch, difference, equal, narrating, parse, payload, run, sha256, stringify } from "../dist/vectors.js";
 
 const folder = new URL("../../spec/vectors/", import.meta.url);
 
@@ -55,6 +55,49 @@ test("a difference leads from any value to any other, whatever the members are c
     const [one, other] = [make(0), make(0)];
     assert.ok(equal(applyPatch(one, difference(one, other)), other), `${JSON.stringify(one)} to ${JSON.stringify(other)}`);
   }
+});
+
+test("events have the indexes of the moment, whatever comes, goes and is changed", () => {
+  let seed = 11;
+  const draw = (below) => (seed = (seed * 1103515245 + 12345) % 2147483648) % below;
+  const order = ["a", "b", "c"];
+  const tell = narrating([...order]);
+  for (let round = 0; round < 3000; round++) {
+    const kind = draw(5);
+    const known = order[draw(order.length)];
+    const made = Array.from({ length: 1 + draw(3) }, (_, index) => `${round}-${index}`);
+    if (kind < 2 || order.length < 4) {
+      const after = [null, known, "nobody"][draw(3)];
+      // What is there already comes again with the commits between the parts of a snapshot.
+      const messages = [...made, known].map((id) => ({ id, is_user: false }));
+      const told = tell([kind ? { op: "insert", after, messages } : { op: "append", messages }]);
+      order.splice(!kind || after === "nobody" ? order.length : after === null ? 0 : order.indexOf(after) + 1, 0, ...made);
+      assert.deepEqual(told.map(([, index, { message_id }]) => [index, message_id]), messages.map(({ id }) => [order.indexOf(id), id]));
+    } else if (kind === 2) {
+      const [[, index]] = tell([{ op: "patch", message: known, patch: [{ op: "replace", path: "/mes", value: "b" }] }]);
+      assert.equal(index, order.indexOf(known));
+    } else {
+      const gone = [...new Set([known, order[draw(order.length)]])];
+      const indexes = gone.map((id) => order.indexOf(id));
+      const told = tell([{ op: "delete", messages: [...gone, "nobody"] }]);
+      for (const id of gone) order.splice(order.indexOf(id), 1);
+      assert.deepEqual(told.map(([, length, { index }]) => [length, index]), indexes.map((index) => [order.length, index]));
+    }
+  }
+  assert.ok(order.length > 10);
+});
+
+test("what is told of one message costs the same in a long chat", () => {
+  let reads = 0;
+  const get = (order, name, proxy) => (reads++, Reflect.get(order, name, proxy));
+  const tell = narrating(new Proxy(Array.from({ length: 10_000 }, (_, index) => `m${index}`), { get }));
+  reads = 0;
+  tell([{ op: "append", messages: [{ id: "new" }, { id: "newer" }] }]);
+  tell([{ op: "patch", message: "m5000", patch: [{ op: "replace", path: "/mes", value: "b" }] }]);
+  tell([{ op: "insert", after: "new", messages: [{ id: "between" }] }]);
+  const [[, length, { index }]] = tell([{ op: "delete", messages: ["new"] }]);
+  assert.deepEqual([length, index], [10_002, 10_000]);
+  assert.ok(reads < 100, `${reads} reads`);
 });
 
 test("SHA-256 where a page has none of the browser's", () => {

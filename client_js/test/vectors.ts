@@ -10,6 +10,7 @@ import { applyPatch, difference, mergeToPatch } from "../src/patch.js";
 import { askedEffects, ChatDocument, Replica, type Effect } from "../src/replica.js";
 import { ownerNamed, textOf } from "../src/ids.js";
 import { chatAddress, isMessageId, isNamespace, isSession } from "../src/names.js";
+import { Narrator } from "../src/context/narrator.js";
 import "../src/generation.js";
 import { installState } from "../src/states.js";
 import "../src/swipes.js";
@@ -19,6 +20,12 @@ import { sha256 } from "../src/sha256.js";
 import { equal, freeze, isObject, parse, payload, stringify } from "../src/values.js";
 
 export { parse, stringify, payload, equal, applyPatch, difference, mergeToPatch, sha256 };
+
+/** Tells the events of commits on a chat whose messages stand in `order`. */
+export function narrating(order: string[]): (effects: Effect[]) => unknown[] {
+  const narrator = new Narrator(order, "A chat", false);
+  return (effects) => narrator.tell({ version: { epoch: 1, seq: 1, integrity: "" }, effects, mine: false });
+}
 
 type Files = Record<string, string>;
 const STEPPED = /^(decide|swipes|floors|generations\/generations|life\/life)/;

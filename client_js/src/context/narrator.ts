@@ -12,14 +12,21 @@ import { EventTypes, type Told } from "./emitter.js";
 export const nameAlone = (address: string): string => (address.startsWith("character:") ? address.slice(address.lastIndexOf("/") + 1) : address.replace(/^group:/, ""));
 
 export class Narrator {
-  constructor(private order: string[], public name: string, private readonly ofGroup: boolean) {}
+  /** By id, where it stands in the order. */
+  private readonly places = new Map<string, number>();
+
+  constructor(private order: string[], public name: string, private readonly ofGroup: boolean) {
+    this.replaced(order);
+  }
 
   replaced(order: string[]): void {
     this.order = order;
+    this.places.clear();
+    this.placeFrom(0);
   }
 
   tell(event: ChatEvents["committed"]): Told[] {
-    const before = new Map(event.effects.flatMap((effect) => (effect.op === "delete" ? effect.messages.map((id) => [id, this.order.indexOf(id)] as const) : [])));
+    const before = new Map(event.effects.flatMap((effect) => (effect.op === "delete" ? effect.messages.map((id) => [id, this.placeOf(id)] as const) : [])));
     for (const effect of event.effects) this.install(effect);
     const told: Told[] = [];
     // The server alone makes a link follow a chat that has another name: nothing was branched, nothing edited.
@@ -29,13 +36,13 @@ export class Narrator {
         case "append":
         case "insert":
           for (const message of effect.messages) {
-            const index = this.order.lastIndexOf(message.id as string);
+            const index = this.placeOf(message.id as string);
             const isUsers = message.is_user === true || (message.is_user === undefined && message.role === "user");
             if (index >= 0) told.push([isUsers ? EventTypes.MESSAGE_SENT : EventTypes.MESSAGE_RECEIVED, index, { message_id: message.id }]);
           }
           break;
         case "patch": {
-          const index = this.order.lastIndexOf(effect.message);
+          const index = this.placeOf(effect.message);
           if (index >= 0 && isLink) told.push([EventTypes.MESSAGE_UPDATED, index, { message_id: effect.message }]);
           else if (index >= 0) told.push(...patched(index, effect.message, effect.patch));
           break;
@@ -76,13 +83,30 @@ export class Narrator {
   private install(effect: Effect): void {
     if (effect.op === "append" || effect.op === "insert") {
       // What came between the parts of a snapshot stands in the order already.
-      const ids = effect.messages.map((message) => message.id as string).filter((id) => !this.order.includes(id));
-      const after = effect.op === "append" ? this.order.length : effect.after === null ? 0 : this.order.indexOf(effect.after) + 1 || this.order.length;
+      const ids = effect.messages.map((message) => message.id as string).filter((id) => !this.places.has(id));
+      const after = effect.op === "append" ? this.order.length : effect.after === null ? 0 : this.placeOf(effect.after) + 1 || this.order.length;
       this.order.splice(after, 0, ...ids);
+      this.placeFrom(after);
     } else if (effect.op === "delete") {
-      const gone = new Set(effect.messages);
-      this.order = this.order.filter((id) => !gone.has(id));
+      let first = this.order.length;
+      for (const id of effect.messages) {
+        first = Math.min(first, this.places.get(id) ?? first);
+        this.places.delete(id);
+      }
+      let at = first;
+      for (const id of this.order.slice(first)) if (this.places.has(id)) this.order[at++] = id;
+      this.order.length = at;
+      this.placeFrom(first);
     }
+  }
+
+  private placeOf(id: string): number {
+    return this.places.get(id) ?? -1;
+  }
+
+  /** What stands from `first` on was moved, or is new. */
+  private placeFrom(first: number): void {
+    for (let at = first; at < this.order.length; at++) this.places.set(this.order[at]!, at);
   }
 }
 
