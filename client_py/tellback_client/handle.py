@@ -149,7 +149,15 @@ class Handle:
         the caller raises.
         """
         future: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
-        self.subscription.submit(PendingWrite(intent, waiter_of(future)))
+        answer = waiter_of(future)
+
+        def settled(outcome: WriteResult | Exception) -> None:
+            if future.done() and isinstance(outcome, Exception):
+                # Its caller was cancelled.
+                self.subscription.tell_later(outcome)
+            answer(outcome)
+
+        self.subscription.submit(PendingWrite(intent, settled))
         self._client.stepped()
         return await future
 
@@ -177,11 +185,12 @@ class Handle:
             raise self.subscription.error
 
     async def answered(self) -> None:
-        """As `saved`; that the chat is gone is raised once, and only when writes were lost with it."""
+        """As `saved`; that the chat is gone is raised once, and only when writes were lost with it. So is what was said
+        of a write whose caller had given up waiting.
+        """
         await self._decided()
-        if self.subscription.lost is not None:
-            lost, self.subscription.lost = self.subscription.lost, None
-            raise lost
+        if self.subscription.lost:
+            raise self.subscription.lost.popleft()
 
     async def _decided(self) -> None:
         """Wait until no own write is without an answer. Raises: ConflictError when one waits for a decision."""

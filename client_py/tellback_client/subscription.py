@@ -163,8 +163,9 @@ class Subscription(Writes):
                 for pending in writes:
                     self._conflict(pending, f"the chat cannot be opened: {error}", None, None, mine)
                 writes = []
+        if writes:
+            self.tell_later(error)
         for pending in writes:
-            self.lost = error
             if pending.on_settled is not None:
                 pending.on_settled(error)
         self.lane.writes.clear()

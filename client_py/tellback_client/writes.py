@@ -44,6 +44,9 @@ FUNCTION_ATTEMPTS_MAX = 10_000
 """Of a wish given as a function, which means the same on anything: each lost attempt is somebody else's success, and
 two tabs that count as fast as they can may let one of them lose a hundred times in a row."""
 
+LOST_MAX = 256
+"""Errors that wait for a program to ask; one that never does is not to fill its memory."""
+
 StateWaiter = Callable[[Exception | None], None]
 
 
@@ -68,8 +71,8 @@ class Writes(ABC):
         self.read_only = False
         self.error: TellbackError | None = None
         """Why the chat is gone."""
-        self.lost: TellbackError | None = None
-        """The same, until `saved` told it, when writes without an answer went with it and are no conflicts."""
+        self.lost: deque[Exception] = deque(maxlen=LOST_MAX)
+        """What became of writes that nobody waits for and that are no conflicts, until `saved` told it."""
         self.paused_until_s = 0.0
         """Writes wait until then, because the server asked for it."""
         self.events: list[Event] = []
@@ -133,7 +136,8 @@ class Writes(ABC):
         for other in others:
             left = other.left_behind if other.error is not None and other.replica is None else []
             if left and other.name in (self.name, address):
-                other.left_behind, other.lost = [], None
+                other.left_behind = []
+                other.lost.clear()
                 self.restore(left)
 
     # -- what the user asks ------------------------------------------------------------------------------------------
@@ -184,6 +188,11 @@ class Writes(ABC):
             not self.is_chat and replica is not None and namespace not in replica.versions
             and namespace_problem(namespace) is None
         )
+
+    def tell_later(self, error: Exception) -> None:
+        """Nobody waits for what this tells: `saved` does, once. A conflict is told until it is decided."""
+        if error not in self.lost and not isinstance(error, ConflictError):
+            self.lost.append(error)
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 

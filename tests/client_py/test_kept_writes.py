@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tellback_client import Chat, ClientClosed, ConflictError, DeletedError, SessionTakenOver, connect
+from tellback_client import Chat, ClientClosed, ConflictError, DeletedError, RefusedError, SessionTakenOver, connect
 from tellback_client.outbox import Journal
 from tellback_protocol.outcomes import OUTCOMES_MAX
 from tests.support.server import running
@@ -264,3 +264,23 @@ async def test_saved_tells_a_conflict_before_what_closed_the_client(tmp_path: Pa
             chat.conflicts[0].take_theirs()
             with pytest.raises(SessionTakenOver):
                 await client.saved()
+
+
+async def test_a_write_that_nobody_awaits_any_more_is_told_by_saved_when_it_is_refused(tmp_path: Path) -> None:
+    """[R20] Its caller gave up waiting; each is told once."""
+    async with running(tmp_path) as app, connect(app.urls[0]) as client:
+        chat = await client.create_chat(CHAT, messages=MESSAGES)
+        writing = [
+            asyncio.create_task(write)
+            for write in (chat.delete("x"), chat.append({"mes": "stored"}), chat.patch("y", replaced("nowhere")))
+        ]
+        await asyncio.sleep(0)
+        for task in writing:
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+        await until(lambda: not client.pending)
+        for saved in (client.saved, chat.saved):
+            with pytest.raises(RefusedError, match="message-unknown"):
+                await saved()
+        await chat.saved()
+        assert texts(chat) == ["Hello.", "Well?", "stored"]
