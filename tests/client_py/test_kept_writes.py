@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from tellback_client import Chat, ClientClosed, ConflictError, DeletedError, RefusedError, SessionTakenOver, connect
+from tellback_client import (
+    Chat,
+    Client,
+    ClientClosed,
+    ConflictError,
+    DeletedError,
+    RefusedError,
+    SessionTakenOver,
+    connect,
+)
 from tellback_client.outbox import Journal
 from tellback_protocol.outcomes import OUTCOMES_MAX
 from tests.support.server import running
@@ -30,6 +39,12 @@ def texts(chat: Chat) -> list[str]:
     return [message["mes"] for message in chat.messages]
 
 
+async def keep(client: Client, outbox: Path, writes: int) -> None:
+    """The process ends as soon as its file holds so many writes more than were answered."""
+    await until(lambda: outbox.read_bytes().count(b'{"add":') - outbox.read_bytes().count(b'{"done":') == writes)
+    await client.aclose(flush_timeout_s=0)
+
+
 async def leave_behind(folder: Path, outbox: Path, writes: Writes, *others: str) -> str:
     """A process asks for these, of the chat and the others, while there is no server, and ends. Returns the chat's id.
     """
@@ -40,8 +55,7 @@ async def leave_behind(folder: Path, outbox: Path, writes: Writes, *others: str)
         await chat.state_get("memory")
         beside = [await client.create_chat(name, messages=MESSAGES) for name in others]
     waiting = [asyncio.create_task(write) for write in writes(chat, *beside)]
-    await until(lambda: outbox.read_bytes().count(b'{"add":') == len(waiting))
-    await client.aclose(flush_timeout_s=0)
+    await keep(client, outbox, len(waiting))
     assert all(isinstance(one, ClientClosed) for one in await asyncio.gather(*waiting, return_exceptions=True))
     return chat.chat_id
 
@@ -284,3 +298,29 @@ async def test_a_write_that_nobody_awaits_any_more_is_told_by_saved_when_it_is_r
                 await saved()
         await chat.saved()
         assert texts(chat) == ["Hello.", "Well?", "stored"]
+
+
+async def test_what_is_kept_for_a_deleted_character_is_sent_when_it_is_back(tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox.jsonl"
+    (tmp_path / "default-user/characters").mkdir(parents=True)
+    (tmp_path / "default-user/characters/Alice.png").write_bytes(b"a card")
+    async with running(tmp_path) as app:
+        client = connect(app.urls[0], outbox_path=outbox)
+        await client.start()
+        alice = await client.character("Alice")
+        await alice.set_state("memory", {"n": 1})
+    waiting = [
+        asyncio.create_task(write) for write in (alice.set_state("memory", {"n": 2}), alice.set_state("mood", "calm"))
+    ]
+    await asyncio.gather(*waiting, keep(client, outbox, len(waiting)), return_exceptions=True)
+    async with running(tmp_path) as app:
+        url = app.urls[0]
+        async with connect(url) as other:
+            await other.delete_character("Alice")
+        async with connect(url, outbox_path=outbox) as client:
+            with pytest.raises(DeletedError):
+                await client.saved()
+            await client.restore_character("Alice")
+            alice = await client.character("Alice")
+            await client.saved()
+            assert await alice.state_get_many() == {"memory": {"n": 2}, "mood": "calm"}
