@@ -51,6 +51,7 @@ from tellback_protocol.requests import (
     StateDelete,
     StateUpdate,
     Swipe,
+    owner_named,
 )
 from tellback_protocol.targets import merged_metadata, patched_metadata
 from tellback_protocol.values import loads
@@ -114,6 +115,12 @@ class Lane:
         pending.kept = pending.misnumbered = False
         pending.attempts += 1
         self.writes.append(pending)
+
+    def respell(self, pending: PendingWrite, name: str, request_id: int) -> None:
+        """Call the owner by another name. That is no other request: the number stays."""
+        assert isinstance(pending.write, StateUpdate | StateDelete), "what changes the name itself is for a person"
+        pending.write = msgspec.structs.replace(pending.write, owner=owner_named(name))
+        _encode(pending, request_id)
 
     def by_number(self, number: int) -> PendingWrite | None:
         """The write with this number, or None."""

@@ -24,7 +24,7 @@ from tellback_protocol.errors import ERRORS
 from tellback_protocol.frames import Error, IntegrityFrame, StateFrame
 from tellback_protocol.generation_requests import GenerationEnd
 from tellback_protocol.ids import Version, namespace_problem
-from tellback_protocol.requests import UNREADING, DocumentWrite, owner_named
+from tellback_protocol.requests import UNREADING, DocumentWrite, StateDelete, StateUpdate, owner_named
 from tellback_protocol.stream import Stream
 
 from .conflict import Conflict
@@ -217,6 +217,13 @@ class Writes(ABC):
         elif frame.code == "op-mismatch" and pending.kept:
             self.lane.misnumber(pending)
             self.resync()
+        elif (
+            frame.code == "renamed" and isinstance(frame.to, str) and not self.is_chat
+            and isinstance(pending.write, StateUpdate | StateDelete) and pending.write.owner != owner_named(frame.to)
+        ):
+            before = pending.request_id
+            self.lane.respell(pending, frame.to, self._new_request_id())
+            self.records.append(added(frame.to, pending, before))
         elif frame.code == "op-forgotten":
             self.lane.remove(pending)
             self._settle(pending, OutcomeUnknownError(pending.number))

@@ -300,8 +300,8 @@ async def test_a_write_that_nobody_awaits_any_more_is_told_by_saved_when_it_is_r
         assert texts(chat) == ["Hello.", "Well?", "stored"]
 
 
-async def test_what_is_kept_for_a_deleted_character_is_sent_when_it_is_back(tmp_path: Path) -> None:
-    outbox = tmp_path / "outbox.jsonl"
+async def leave_states_behind(tmp_path: Path, outbox: Path) -> None:
+    """As `leave_behind`, of a character."""
     (tmp_path / "default-user/characters").mkdir(parents=True)
     (tmp_path / "default-user/characters/Alice.png").write_bytes(b"a card")
     async with running(tmp_path) as app:
@@ -313,6 +313,11 @@ async def test_what_is_kept_for_a_deleted_character_is_sent_when_it_is_back(tmp_
         asyncio.create_task(write) for write in (alice.set_state("memory", {"n": 2}), alice.set_state("mood", "calm"))
     ]
     await asyncio.gather(*waiting, keep(client, outbox, len(waiting)), return_exceptions=True)
+
+
+async def test_what_is_kept_for_a_deleted_character_is_sent_when_it_is_back(tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox.jsonl"
+    await leave_states_behind(tmp_path, outbox)
     async with running(tmp_path) as app:
         url = app.urls[0]
         async with connect(url) as other:
@@ -323,4 +328,17 @@ async def test_what_is_kept_for_a_deleted_character_is_sent_when_it_is_back(tmp_
             await client.restore_character("Alice")
             alice = await client.character("Alice")
             await client.saved()
+            assert await alice.state_get_many() == {"memory": {"n": 2}, "mood": "calm"}
+
+
+async def test_what_is_kept_for_a_renamed_character_is_its_own(tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox.jsonl"
+    await leave_states_behind(tmp_path, outbox)
+    async with running(tmp_path) as app:
+        url = app.urls[0]
+        async with connect(url) as other:
+            await other.rename_character("Alice", "Alicia")
+        async with connect(url, outbox_path=outbox) as client:
+            await client.saved()
+            alice = await client.character("Alicia")
             assert await alice.state_get_many() == {"memory": {"n": 2}, "mood": "calm"}
