@@ -96,6 +96,9 @@ export class Handle extends Emitter<ChatEvents> {
 
   /** @internal */
   async applyMineAgain(conflict: Conflict): Promise<WriteResult> {
+    // Of what is gone nothing is given up: the conflict stays.
+    const { error } = this.subscription;
+    if (error) throw error;
     try {
       return await this.write(conflict.intent);
     } finally {

@@ -50,7 +50,7 @@ export class Backoff {
   constructor(private readonly firstMs = 250, private readonly maxMs = 30_000) {}
 
   next(): number {
-    return Math.random() * Math.min(this.maxMs, this.firstMs * 2 ** Math.min(this.attempts++, 32));
+    return Math.random() * Math.min(this.maxMs, this.firstMs * 2 ** this.attempts++);
   }
 
   worked(): void {

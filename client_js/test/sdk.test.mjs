@@ -273,6 +273,8 @@ test("closing a chat that is gone lets go of it", async () => {
   // What waits for a decision is not let go of.
   await refused(mine.close(), "conflict");
   assert.deepEqual(one.conflicts, mine.conflicts);
+  await refused(mine.conflicts[0].applyMineAgain(), "deleted");
+  assert.equal(mine.conflicts.length, 1);
   mine.conflicts[0].takeTheirs();
   await kept.remove();
   const told = { mine: [], kept: [] };
