@@ -166,7 +166,8 @@ class Client(Catalog, Backups, Lives):
         """Wait for the answers to all own writes, then end. A second call does nothing.
 
         When time runs out, whoever still awaits a write gets ClientClosed; with an outbox file the write itself is
-        kept and goes out when the file is next used.
+        kept and goes out when the file is next used. One that waits for a state document, or for the answers to others
+        that it builds on, has no request yet and is not kept.
         """
         if self._task is None or self._link is None:
             return

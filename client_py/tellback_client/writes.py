@@ -8,6 +8,7 @@
 Rules of this module:
 - A write has exactly one outcome, whatever happens to the connection.
 - Asking again takes a new number and a new base; the old number keeps its outcome (DESIGN section 5, op ids).
+- What an earlier process asked for has nobody who waits: when it is refused, a person decides.
 - What cannot be asked yet waits in order: for a state document (`stalled`), or for answers (`blocked`).
 """
 
