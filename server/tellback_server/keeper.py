@@ -39,10 +39,10 @@ from tellback_server.registrar import Registrar
 from tellback_server.releases import Envelope
 from tellback_server.replay import Missed
 from tellback_server.retention import Retention
-from tellback_server.rooms import Room, store_away
+from tellback_server.rooms import Room, refusal_of
 from tellback_server.save_strategy import Reason, Strategy
 from tellback_server.sessions import left_name
-from tellback_server.store.base import StoreError, StoreUnavailable
+from tellback_server.store.base import StoreError
 from tellback_server.store.files import FileStore
 from tellback_server.store.held import OutsideEdit
 from tellback_server.tab import Tab
@@ -166,7 +166,7 @@ class Keeper:
             return await self._find(user, chat_id)
         except (OSError, StoreError) as error:
             log.warning("look-failed", user=user, chat=chat_id, error=str(error))
-            raise _refusal_of(f"id:{chat_id}", error) from error
+            raise refusal_of(f"id:{chat_id}", error) from error
 
     async def _find(self, user: str, chat_id: str) -> str | None:
         if self.lifecycle.registrar.went_with(user, chat_id) is not None:
@@ -189,7 +189,7 @@ class Keeper:
         try:
             return await self._lookback.history(actor, request)
         except (LogError, OSError) as error:
-            raise _refusal_of(actor.name, error) from error
+            raise refusal_of(actor.name, error) from error
 
     async def missed(self, actor: Actor, request: Open) -> Missed | None:
         """See Shelf."""
@@ -265,7 +265,7 @@ class Keeper:
             actor.drain()
             return
         except Exception as error:
-            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor.name, error))
+            tab.answer_refusal(request, owner_json, size_bytes, refusal_of(actor.name, error))
             self._give_up(actor, error)
             return
         now_ms = clock.now_ms()
@@ -273,7 +273,7 @@ class Keeper:
         try:
             actor.created(loaded, tab, request, size_bytes)
         except LogPoisoned as error:
-            tab.answer_refusal(request, owner_json, size_bytes, _refusal_of(actor.name, error))
+            tab.answer_refusal(request, owner_json, size_bytes, refusal_of(actor.name, error))
             self._give_up(actor, error)
             return
         self._identified(actor)
@@ -287,7 +287,7 @@ class Keeper:
 
     def _give_up(self, actor: Actor, error: Exception) -> None:
         """The chat cannot be loaded now: everybody who waits is told, and the next request tries again."""
-        refusal = _refusal_of(actor.name, error)
+        refusal = refusal_of(actor.name, error)
         log.warning("chat-not-loaded", chat=actor.name, code=refusal.code, error=str(error))
         actor.failed(refusal)
         self._hub.end(actor)
@@ -476,22 +476,6 @@ class Keeper:
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await self._hub.loop.run_in_executor(self._room.executor, work)
-
-
-def _refusal_of(name: str, error: Exception) -> Refused:
-    """Missing, unsafe, unreadable and failed are different answers; the details stay in the server's log."""
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, FileUnsafe):
-        return Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
-    if isinstance(error, LogPoisoned):
-        return Refused("storage-failed", "The disk failed.")
-    if isinstance(error, StoreUnavailable):
-        return store_away()
-    if isinstance(error, OSError | StoreError):
-        return Refused("unreadable", "The chat exists and cannot be read now.")
-    log.error("load-failed", chat=name, exc_info=error)
-    return Refused("internal", "The chat could not be loaded; the server's log says why.")
 
 
 def _place(actor: Actor) -> Place:

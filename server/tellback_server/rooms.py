@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+import structlog
 
 from tellback_protocol.errors import Refused
 from tellback_protocol.ids import ChatName, Place, Version
@@ -24,7 +25,9 @@ from tellback_protocol.life import Facts
 from tellback_protocol.requests import ChatCreate, LifeWrite
 from tellback_protocol.stream import Stream
 from tellback_server.backup_folder import Source
+from tellback_server.fs import FileUnsafe
 from tellback_server.loaded import ChatMissing, LoadedStream, NewRecord
+from tellback_server.log import LogPoisoned
 from tellback_server.store.base import StoreError, StoreUnavailable
 from tellback_server.store.held import FileState
 
@@ -35,8 +38,11 @@ if TYPE_CHECKING:
     from tellback_server.store.groups import GroupEdit
 
 __all__ = [
-    "Around", "Folded", "Lookout", "NoLookout", "Plan", "Plans", "Room", "RoomFor", "store_away", "trouble_code",
+    "Around", "Folded", "Lookout", "NoLookout", "Plan", "Plans", "Room", "RoomFor", "refusal_of", "store_away",
+    "trouble_code",
 ]
+
+log = structlog.get_logger()
 
 
 class Folded(Protocol):
@@ -139,6 +145,22 @@ class Room(Protocol):
 def store_away() -> Refused:
     """What is asked of a store that cannot be reached."""
     return Refused("storage-unavailable", "The store cannot be reached now.", details={"after_ms": 1000})
+
+
+def refusal_of(name: str, error: Exception) -> Refused:
+    """Missing, unsafe, unreadable and failed are different answers; the details stay in the server's log."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, FileUnsafe):
+        return Refused("unsafe-file", "The chat's path is a link or no regular file; it is not followed.")
+    if isinstance(error, LogPoisoned):
+        return Refused("storage-failed", "The disk failed.")
+    if isinstance(error, StoreUnavailable):
+        return store_away()
+    if isinstance(error, OSError | StoreError):
+        return Refused("unreadable", "The chat exists and cannot be read now.")
+    log.error("load-failed", chat=name, exc_info=error)
+    return Refused("internal", "The chat could not be loaded; the server's log says why.")
 
 
 def trouble_code(error: Exception) -> str:
