@@ -31,7 +31,7 @@ from .backups import Backups
 from .catalog import Catalog
 from .chat import Chat
 from .connection import FRAME_BYTES_MAX, Connection, ConnectionStatus, Token
-from .errors import ClientClosed, ConnectionLost, NotFoundError, TellbackError, refused
+from .errors import ClientClosed, ConnectionLost, NotFoundError, OutboxError, TellbackError, refused
 from .events import ConnectionChanged, EventQueue
 from .handle import Handle
 from .life import Lives
@@ -204,9 +204,16 @@ class Client(Catalog, Backups, Lives):
         if self._journal is not None:
             journal, self._journal = self._journal, None
             records = self._link.journal()
-            await to_thread.run_sync(journal.write, records)
-            await to_thread.run_sync(journal.close)
-        self.stepped()
+            try:
+                await to_thread.run_sync(journal.write, records)
+            except OSError as error:
+                raise OutboxError(str(journal.path), str(error)) from error
+            finally:
+                # Else the next client would find the outbox in use.
+                journal.close()
+                self.stepped()
+        else:
+            self.stepped()
 
     # -- what is there -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ from tellback_client import (
     ClientClosed,
     ConflictError,
     DeletedError,
+    OutboxError,
     RefusedError,
     SessionTakenOver,
     connect,
@@ -342,3 +344,22 @@ async def test_what_is_kept_for_a_renamed_character_is_its_own(tmp_path: Path) -
             await client.saved()
             alice = await client.character("Alicia")
             assert await alice.state_get_many() == {"memory": {"n": 2}, "mood": "calm"}
+
+
+async def test_an_outbox_that_cannot_be_written_at_the_end_is_let_go_of_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = tmp_path / "outbox"
+    async with running(tmp_path / "data") as app:
+        client = connect(app.urls[0], outbox_path=outbox)
+        await client.start()
+
+        def full(_journal: Journal, _records: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "write", full)
+            with pytest.raises(OutboxError, match="No space left"):
+                await client.aclose()
+        async with connect(app.urls[0], outbox_path=outbox) as again:
+            assert again.status in ("connecting", "connected")

@@ -9,6 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from collections.abc import Iterable
@@ -240,6 +241,9 @@ def edit_group(files: FileStore, user: str, edit: GroupEdit) -> None:
             return
         data = edited(standing.data, edit)
         if data is None:
+            # Perhaps a try that was cut off wrote it and did not come to the sync.
+            with contextlib.suppress(FileMissing):
+                files.make_durable(path)
             return
         try:
             replace_state(files, path, data, standing.identity, "groups")
@@ -259,7 +263,6 @@ def list_beside(files: FileStore, user: str, chat: str, made: str, others: Itera
         for path in groups:
             try:
                 edit_group(files, user, GroupEdit(path=path, action="add", chat=name))
-                files.make_durable(files.checked_path(user, path))
             except FileMissing:
                 continue
             except (OSError, OutsideEdit) as error:
