@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from tellback_protocol.ids import CharacterChat, ChatName, GroupChat
+from tellback_server.store import keeping
 from tests.support.chat_desk import Desk
 from tests.support.injected_fs import InjectedFs, SimulatedCrash
 
@@ -119,6 +120,29 @@ async def test_a_kill_at_every_step_lists_a_recovered_chat_once(tmp_path: Path, 
         if not reached:
             return
     raise AssertionError("the adoption has more calls than are tried")
+
+
+@pytest.mark.parametrize("point", ["recovered.after_chat", "recovered.after_groups"])
+async def test_a_kill_between_the_chat_and_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """[F9] [F14] The start after it lists the one that stands."""
+    desk = await in_a_group(tmp_path / "data")
+    edit(desk)
+
+    def killed(name: str) -> None:
+        if name == point:
+            raise SimulatedCrash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "failpoint", killed)
+        with pytest.raises(SimulatedCrash):
+            await desk.adopt()
+    desk.stop()
+    await desk.open()
+    assert chats(desk) == ["other", "talk", "talk - recovered #1"]
+    assert [path.stem for path in desk.path.parent.glob("talk - recovered*.jsonl")] == ["talk - recovered #1"]
+    desk.stop()
 
 
 async def test_a_recovered_chat_that_a_kill_left_unlisted_is_listed_with_the_next(tmp_path: Path) -> None:
