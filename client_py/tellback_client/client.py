@@ -201,18 +201,16 @@ class Client(Catalog, Backups, Lives):
         if self._link.error is None:
             self._link.fail(error)
         self._connection.status = "closed"
-        if self._journal is not None:
-            journal, self._journal = self._journal, None
-            records = self._link.journal()
-            try:
-                await to_thread.run_sync(journal.write, records)
-            except OSError as error:
-                raise OutboxError(str(journal.path), str(error)) from error
-            finally:
+        journal, self._journal = self._journal, None
+        try:
+            if journal is not None:
+                await to_thread.run_sync(journal.write, self._link.journal())
+        except OSError as error:
+            raise OutboxError(str(self._outbox_path), str(error)) from error
+        finally:
+            if journal is not None:
                 # Else the next client would find the outbox in use.
                 journal.close()
-                self.stepped()
-        else:
             self.stepped()
 
     # -- what is there -----------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 PONG_TIMEOUT_S = 10.0
 """A mobile network can stall for some seconds; ten are a connection nobody wants to wait for."""
@@ -35,22 +34,20 @@ class Heartbeat:
         self._heard_at_s = now_s
         self._asked_at_s = None
 
-    def due(self, now_s: float) -> Literal["ping", "dead"] | None:
-        """What silence asks for now. `ping` is said once and counts as sent."""
-        if self._asked_at_s is not None:
-            return "dead" if self.is_dead(now_s) else None
-        if now_s < self._heard_at_s + self.idle_s:
-            return None
-        self._asked_at_s = now_s
-        return "ping"
+    def due(self, now_s: float) -> bool:
+        """Whether silence asks for a ping now: said once, and counts as sent."""
+        is_due = self._asked_at_s is None and now_s >= self.deadline_s
+        if is_due:
+            self._asked_at_s = now_s
+        return is_due
 
     def is_dead(self, now_s: float) -> bool:
         """True when a ping had no answer in time. Only asks: a ping that is due stays due."""
-        return self._asked_at_s is not None and now_s >= self._asked_at_s + self.timeout_s
+        return self._asked_at_s is not None and now_s >= self.deadline_s
 
     @property
     def deadline_s(self) -> float:
-        """When `due` has something to say, if nothing is heard until then."""
+        """When `due` or `is_dead` is true, if nothing is heard until then."""
         if self._asked_at_s is not None:
             return self._asked_at_s + self.timeout_s
         return self._heard_at_s + self.idle_s

@@ -142,7 +142,7 @@ class Link:
         self._now_s = now_s
         if self.state not in ("greeting", "ready"):
             return []
-        if self._heartbeat is not None and self.state == "ready" and self._heartbeat.due(now_s) == "ping":
+        if self._heartbeat is not None and self.state == "ready" and self._heartbeat.due(now_s):
             self._control.append(encode(Ping(self.new_request_id())))
         frames, self._control = self._control, []
         if self.state == "ready" and self.goaway is None:

@@ -24,7 +24,7 @@ import msgspec
 
 from tellback_protocol.ids import NAME_BYTES_MAX, GroupChat, Version
 from tellback_server.failpoint import failpoint
-from tellback_server.fs import FileMark, FileMissing, FileStat, FileTaken, Fs
+from tellback_server.fs import FileMark, FileMissing, FileStat, FileTaken
 from tellback_server.records import Anchor, Checkpointed
 from tellback_server.registrar import Registered, write_registered
 from tellback_server.store.files import CHAT_ENDING, FileStore
@@ -281,7 +281,7 @@ def _link(files: FileStore, operation: Operation, source: str, target: str, move
 
 def _is_same(files: FileStore, one: str, one_stat: FileStat, other: str, other_stat: FileStat) -> bool:
     """One file under two names; by its bytes where a file system gives each name an inode of its own."""
-    if (one_stat.inode, one_stat.device) == (other_stat.inode, other_stat.device):
+    if one_stat.is_file_of(other_stat):
         return True
     return one_stat.size_bytes == other_stat.size_bytes and files.fs.read(one) == files.fs.read(other)
 
@@ -296,7 +296,7 @@ def _put_aside(files: FileStore, operation: Operation, path: str) -> None:
             stem = chat.encode()[: NAME_BYTES_MAX + 64].decode("utf-8", "ignore")
             for number in range(1, ASIDE_MAX):
                 aside = f"{stem} - recovered #{number}"
-                if _is_linked(fs, path, os.path.join(folder, aside + CHAT_ENDING)):
+                if files.link(path, os.path.join(folder, aside + CHAT_ENDING)):
                     break
             else:
                 raise FileTaken(path, f"stands in the way, and {ASIDE_MAX} recovered chats have its name")
@@ -310,16 +310,6 @@ def _put_aside(files: FileStore, operation: Operation, path: str) -> None:
             ending = f".{os.path.basename(path)[-64:]}"
             files.backup(operation.user, operation.chat_id, operation.seq, 0, data, ending)
         fs.unlink(path)
-
-
-def _is_linked(fs: Fs, path: str, other: str) -> bool:
-    """Gives the file another name; False when that is another file's. One that a crash left with both has it."""
-    try:
-        fs.link(path, other)
-    except FileTaken:
-        one, there = fs.stat(path), fs.stat(other)
-        return one is not None and there is not None and (one.inode, one.device) == (there.inode, there.device)
-    return True
 
 
 def _unlink(files: FileStore, path: str, inode: int) -> None:

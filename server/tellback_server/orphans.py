@@ -87,10 +87,13 @@ class Orphans:
                 found[user, str(place)] = (place, paths)
         return found
 
-    def _take(self, user: str, place: Place, paths: list[str]) -> None:
+    def _take(self, user: str, place: Place, paths: list[str], *, at_once: bool = False) -> None:
         home = self._renames.home_of(user, place)
-        # Whoever has that chat open knows nothing of them yet: at the next look, then.
-        if home is None or not (self._is_live(user, str(home)) or self._renames.bring(user, place, home)):
+        # Whoever has that chat open knows nothing of them yet.
+        is_open = home is not None and self._is_live(user, str(home))
+        if is_open and not at_once:
+            return
+        if home is None or is_open or not self._renames.bring(user, place, home):
             put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
 
     def make_room(self, user: str, place: Place) -> None:
@@ -102,11 +105,8 @@ class Orphans:
             "/".join((*folders, name)) for name in names
             if name.startswith(start) and (owned := state_of(folders, name)) is not None and owned[0] == place
         ]
-        home = self._renames.home_of(user, place) if paths else None
-        if home is not None and not self._is_live(user, str(home)) and self._renames.bring(user, place, home):
-            return
         if paths:
-            put_aside(self._files, self._trash, user, place, paths, self._clock.now_ms())
+            self._take(user, place, paths, at_once=True)
 
 
 def put_aside(files: FileStore, trash: Trash, user: str, place: Place, paths: list[str], now_ms: int) -> None:

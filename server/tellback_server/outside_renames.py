@@ -147,5 +147,5 @@ class OutsideRenames:
 
     def _is_free(self, source: str, target: str) -> bool:
         """Whether nothing stands there, or the file itself already does: a move was cut off."""
-        standing, own = self._files.fs.stat(target), self._files.fs.stat(source)
-        return standing is None or (own is not None and (standing.inode, standing.device) == (own.inode, own.device))
+        standing = self._files.fs.stat(target)
+        return standing is None or standing.is_file_of(self._files.fs.stat(source))

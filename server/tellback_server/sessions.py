@@ -175,13 +175,12 @@ def fold_sessions(saved: SessionFile, stream: Stream) -> None:
     """Outcomes and history, whatever its epoch."""
     for session, kept in saved.sessions.items():
         first = kept.outcomes[0].op if kept.outcomes else kept.last + 1
-        ops = stream.sessions[session] = SessionOps(first - 1)
+        ops = stream.sessions[session] = SessionOps(first - 1, kept.used_ms)
         for outcome in kept.outcomes:
             ops.add(
                 outcome.op, Outcome(outcome.kind, outcome.fingerprint, outcome.body.encode(), outcome.integrity),
                 kept.used_ms,
             )
-        ops.used_ms = kept.used_ms
     stream.running = {one: Running(kept.text, kept.reasoning) for one, kept in saved.texts.items()}
     stream.history_from = saved.history_from
     epoch = saved.history_from.epoch

@@ -92,6 +92,34 @@ def test_e8_the_short_way_gives_the_same_bytes_as_the_general_way(
     assert state(one) == state(other)
 
 
+messages = st.dictionaries(st.text(max_size=6), values, max_size=5)
+
+
+@given(st.lists(st.tuples(messages, st.booleans(), st.booleans()), min_size=2, max_size=6), st.integers(0, 2**64))
+def test_e8_a_run_gives_the_same_bytes_as_the_general_way(
+    run: list[tuple[dict[str, object], bool, bool]], seed: int
+) -> None:
+    """Each on any base or on the one before it, asked with a number or without."""
+    one, other = stream(), stream()
+    integrities = [NEXT, *(f"00000000-0000-8000-8000-0000000001{n:02x}" for n in range(len(run)))]
+    requests = [
+        append(msgspec.json.encode(message), "*" if any_base else [START, *integrities][n], op=n + 1)
+        for n, (message, any_base, _is_asked) in enumerate(run)
+    ]
+    for request, (_message, _any_base, is_asked) in zip(requests, run, strict=True):
+        request.id = 5 if is_asked else None
+    found = short(one, *requests, seed=seed)
+    for n, request in enumerate(requests[: count(found)]):
+        decision = decided(other, request, integrities[n], seed + n)
+        assert found is not None
+        assert found.records[n] == decision.record
+        assert found.acks[n] == codec.answer("ack", request.id, OWNER, n + 1, decision.outcome.body)
+        assert found.pasts[n].frame(OWNER) == decision.frame(OWNER)
+        assert found.ids[n] == f"{(seed + n) & 0xFFFFFFFFFFFFFFFF:016x}"
+        install(other, SESSION, n + 1, decision, 99)
+    assert state(one) == state(other)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -115,6 +143,9 @@ def test_e8_what_is_not_plain_is_left_alone(request_: Append) -> None:
 
     assert short(chat, request_) is None
     assert state(chat) == state(stream())
+    behind = msgspec.structs.replace(request_, op=3 if request_.op == 2 else 2)
+    found = short(chat, append(b'{"mes":"1"}'), behind, append(b'{"mes":"3"}', op=3))
+    assert count(found) == 1, "nor behind a plain one"
 
 
 def test_e8_a_taken_id_and_a_damaged_chat_are_left_to_the_general_way() -> None:

@@ -24,6 +24,10 @@ class FileStat(msgspec.Struct, frozen=True, gc=False):
     is_regular: bool
     is_directory: bool
 
+    def is_file_of(self, other: FileStat | None) -> bool:
+        """Whether both are one file, perhaps under two names."""
+        return other is not None and (self.inode, self.device) == (other.inode, other.device)
+
 
 class FileMark(msgspec.Struct, frozen=True, gc=False):
     """Which state of a file this is, as far as a stat can tell."""

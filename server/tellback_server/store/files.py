@@ -363,19 +363,25 @@ class FileStore:
         self.make_folder(user, name)
         return self.publish_new(self.chat_path(user, name), data)
 
+    def link(self, source: str, target: str) -> bool:
+        """Gives a file another name; False when that is another file's. One that a crash left with both has it. Raises
+        FileMissing, OSError.
+        """
+        try:
+            self.fs.link(source, target)
+        except FileTaken:
+            stat = self.fs.stat(source)
+            return stat is not None and stat.is_file_of(self.fs.stat(target))
+        return True
+
     def move(self, source: str, target: str) -> None:
         """Gives a file another place, over nobody. Durable on return; one that was cut off is finished by the next.
         Nothing happens when there is no such file. Raises FileTaken, OSError.
         """
-        stat = self.fs.stat(source)
-        if stat is None:
+        if self.fs.stat(source) is None:
             return
-        try:
-            self.fs.link(source, target)
-        except FileTaken:
-            standing = self.fs.stat(target)
-            if standing is None or (standing.inode, standing.device) != (stat.inode, stat.device):
-                raise
+        if not self.link(source, target):
+            raise FileTaken(target, "exists already")
         failpoint("files.after_link")
         self.fs.fsync_directory(os.path.dirname(target))
         self.fs.unlink(source)
